@@ -1,0 +1,48 @@
+"""Integrative CAM: class activation maps fused over all layers of a network (arXiv:2412.01354)."""
+
+from ._version import __version__
+from .bias import Completeness
+from .cam import IntegrativeCAM, explain, integrate
+from .errors import (
+    CamError,
+    ExplanationError,
+    ImageError,
+    InputError,
+    MissingExtraError,
+    ModelError,
+    OutputError,
+    RecipeError,
+    TapError,
+    TargetError,
+)
+from .explanation import BiasLayer, Explanation, Layer
+from .recipe import Recipe
+from .taps import TapInfo
+from .trace import Trace, trace
+from .weighting import LayerScores
+
+__all__ = [
+    "BiasLayer",
+    "CamError",
+    "Completeness",
+    "Explanation",
+    "ExplanationError",
+    "ImageError",
+    "InputError",
+    "IntegrativeCAM",
+    "Layer",
+    "LayerScores",
+    "MissingExtraError",
+    "ModelError",
+    "OutputError",
+    "Recipe",
+    "RecipeError",
+    "TapError",
+    "TapInfo",
+    "TargetError",
+    "Trace",
+    "__version__",
+    "explain",
+    "integrate",
+    "trace",
+]

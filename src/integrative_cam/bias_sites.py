@@ -1,0 +1,133 @@
+"""Which constant a torch function adds to its output (method.md, section 4).
+
+Each entry takes the function's own arguments and gives the constant, shaped to broadcast to the output,
+or None where nothing constant is added.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+ShiftRule = Callable[..., "Tensor | None"]
+
+
+def shift_of(func: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
+    """The constant that this call adds, detached; None where there is none."""
+    rule = RULES.get(func)
+    if rule is None:
+        return None
+    with torch.no_grad():
+        shift = rule(*args, **kwargs)
+    return None if shift is None else shift.detach()
+
+
+def _channels(value: Tensor, input: Tensor) -> Tensor:
+    """(channel,) -> (channel, 1, ...), one 1 for each spatial axis of `input`."""
+    return value.reshape(-1, *[1] * (input.ndim - 2))
+
+
+def _conv(input: Tensor, weight: Tensor, bias: Tensor | None = None, *_: Any, **__: Any) -> Tensor | None:
+    # An unbatched input, (channel, *space), is one axis short of the weight.
+    return None if bias is None else bias.reshape(-1, *[1] * (weight.ndim - 2))
+
+
+def _linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor | None:
+    return bias
+
+
+def _addmm(input: Tensor, *_: Any, beta: float = 1, **__: Any) -> Tensor | None:
+    return input * beta if _is_constant(input) else None
+
+
+def _batch_norm(
+    input: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Tensor | None:
+    if training or running_mean is None or running_var is None:
+        # Statistics of the batch are no constants: only the affine bias is.
+        return None if bias is None else _channels(bias, input)
+    slope = (running_var + eps).rsqrt()
+    shift = -running_mean * (slope if weight is None else weight * slope)
+    return _channels(shift if bias is None else shift + bias, input)
+
+
+def _instance_norm(
+    input: Tensor,
+    running_mean: Tensor | None = None,
+    running_var: Tensor | None = None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    use_input_stats: bool = True,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Tensor | None:
+    return _batch_norm(input, running_mean, running_var, weight, bias, use_input_stats, momentum, eps)
+
+
+def _group_norm(
+    input: Tensor, num_groups: int, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5
+) -> Tensor | None:
+    return None if bias is None else _channels(bias, input)
+
+
+def _layer_norm(
+    input: Tensor,
+    normalized_shape: Any,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+) -> Tensor | None:
+    return bias
+
+
+def _is_constant(value: Any) -> bool:
+    """A parameter, a buffer or a number: nothing that was computed from the input."""
+    return isinstance(value, int | float) or (
+        isinstance(value, Tensor) and value.is_floating_point() and (value.is_leaf or not value.requires_grad)
+    )
+
+
+def _added(left: Any, right: Any, alpha: float, sign: float = 1) -> Tensor | None:
+    """Left + sign * alpha * right: the side that is constant, where the other is not."""
+    if _is_constant(right) and not _is_constant(left):
+        return torch.as_tensor(right, device=left.device) * (sign * alpha)
+    if _is_constant(left) and not _is_constant(right):
+        return torch.as_tensor(left, device=right.device) * 1
+    return None
+
+
+def _add(input: Any, other: Any, *, alpha: float = 1, out: Any = None) -> Tensor | None:
+    return _added(input, other, alpha)
+
+
+def _sub(input: Any, other: Any, *, alpha: float = 1, out: Any = None) -> Tensor | None:
+    return _added(input, other, alpha, sign=-1)
+
+
+def _rsub(input: Any, other: Any, *, alpha: float = 1) -> Tensor | None:
+    return _added(other, input, alpha, sign=-1)
+
+
+RULES: Mapping[str, ShiftRule] = {
+    **{f"conv{n}d": _conv for n in (1, 2, 3)},
+    **{f"conv_transpose{n}d": _conv for n in (1, 2, 3)},
+    "linear": _linear,
+    "addmm": _addmm,
+    "batch_norm": _batch_norm,
+    "instance_norm": _instance_norm,
+    "group_norm": _group_norm,
+    "layer_norm": _layer_norm,
+    "add": _add,
+    "sub": _sub,
+    "rsub": _rsub,
+}

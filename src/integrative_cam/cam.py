@@ -1,0 +1,197 @@
+"""One walk: trace -> evidence per tap -> layer weights -> fused map -> Explanation."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from .bias import complete_bias, completeness, residual_bias, site_maps
+from .errors import RecipeError
+from .evidence import evidence, over
+from .explanation import BiasLayer, Explanation, Layer
+from .fusion import fuse
+from .readout import rho_of
+from .recipe import Recipe
+from .taps import TapInfo
+from .targets import Target, logits_of
+from .trace import Trace, trace, wide
+from .weighting import layer_scores, layer_weights, shares
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
+
+class IntegrativeCAM:
+    """Explain a network's scores by a class activation map fused over all of its layers.
+
+    >>> cam = IntegrativeCAM(model)                          # the network stays exactly as it is
+    >>> cam(images).map                                      # (batch, *space), values in [0, 1]
+
+    Args:
+        model: any `torch.nn.Module`; in training mode it is run in evaluation mode.
+        recipe: the ingredients; default `Recipe()`.
+        **ingredients: single fields of `Recipe` to change, such as bias="none".
+
+    Raises:
+        RecipeError: an ingredient is unknown or out of range.
+    """
+
+    def __init__(self, model: nn.Module, recipe: Recipe | None = None, **ingredients: Any) -> None:
+        unknown = ingredients.keys() - Recipe.__dataclass_fields__.keys()
+        if unknown:
+            raise RecipeError(
+                f"unknown ingredient {', '.join(sorted(unknown))}; there are {', '.join(Recipe.__dataclass_fields__)}."
+            )
+        self.model = model
+        self.recipe = Recipe(**{**vars(recipe or Recipe()), **ingredients})
+        self.recipe.validate()
+
+    def __call__(self, images: Float[Tensor, "batch channel *space"], target: Target = None) -> Explanation:
+        """Explain `target` for each image: one forward and one gradient for the whole batch.
+
+        Args:
+            images: (batch, channel, *space) as the network takes them: normalised, on its device.
+            target: None (each image's own top class), a class index, a callable on one sample's output that
+                gives a scalar, or one of these per image.
+
+        Raises:
+            CamError: see `trace` and `readout.rho_of`.
+        """
+        return integrate(trace(self.model, images, target, self.recipe.taps), self.recipe)
+
+    def taps(self, images: Float[Tensor, "batch channel *space"]) -> list[TapInfo]:
+        """What would be fused for such images: name, kind and shape (channel, *space), in execution order."""
+        found = trace(self.model, images, _sum_of_output, self.recipe.taps).taps
+        return [TapInfo(tap.name, tap.kind, tap.shape) for tap in found]
+
+
+def explain(
+    model: nn.Module,
+    images: Float[Tensor, "batch channel *space"],
+    target: Target = None,
+    recipe: Recipe | None = None,
+    **ingredients: Any,
+) -> Explanation:
+    """`IntegrativeCAM(model, recipe, **ingredients)(images, target)` in one call."""
+    return IntegrativeCAM(model, recipe, **ingredients)(images, target)
+
+
+@torch.no_grad()
+def integrate(trace: Trace, recipe: Recipe) -> Explanation:
+    """Make the map of `recipe` from a trace; other ingredients need no other run of the network.
+
+    `recipe.taps` is not used: the trace holds the taps it was made with.
+    """
+    with torch.autocast(trace.score.device.type, enabled=False):
+        return _integrate(trace, recipe)
+
+
+def _integrate(trace: Trace, recipe: Recipe) -> Explanation:
+    split = completeness(trace)
+    scores = layer_scores(trace)
+    weights = layer_weights(scores, recipe.weighting, recipe.temper)
+    rho, direction = rho_of(recipe.readout, trace.score, margin(trace))
+    rho = (rho * direction).to(trace.score)
+    trace = directed(trace, direction)
+    sites = site_maps(trace, rho, recipe.negative) if recipe.bias in ("complete", "layers") else []
+
+    layers = []
+    guarded = torch.zeros_like(trace.score, dtype=torch.long)
+    for index, tap in enumerate(trace.taps):
+        found, touched = evidence(wide(tap.activation), wide(tap.gradient), rho, recipe.negative, recipe.aggregation)
+        if recipe.bias == "complete":
+            bias = complete_bias(trace, sites, index)
+        elif recipe.bias == "residual":
+            bias = residual_bias(trace, split, index)
+        else:
+            bias = torch.zeros_like(found)
+        guarded += touched
+        layers.append(
+            Layer(
+                name=tap.name,
+                kind=tap.kind,
+                map=found + bias,
+                bias=bias,
+                weight=weights[:, index],
+                gradient_score=scores.gradient[:, index],
+                activation_score=scores.activation[:, index],
+                joint_score=scores.joint[:, index],
+            )
+        )
+    bias_layers = _bias_layers(trace, sites, recipe) if recipe.bias == "layers" else ()
+
+    tap_share = 1 - recipe.bias_share if bias_layers else 1
+    maps = [layer.map for layer in (*layers, *bias_layers)]
+    fused = fuse(
+        maps if recipe.signed else [each.relu() for each in maps],
+        torch.cat([weights * tap_share, *(layer.weight[:, None] for layer in bias_layers)], 1),
+        trace.input_space,
+        recipe.fusion,
+    )
+    _warn_if_blank(fused)
+    return Explanation(
+        map=fused,
+        layers=tuple(layers),
+        bias_layers=bias_layers,
+        score=trace.score,
+        output=trace.output,
+        target=trace.index,
+        target_names=trace.target_names,
+        guarded=guarded,
+        completeness=split,
+        recipe=recipe,
+    )
+
+
+def directed(trace: Trace, direction: Float[Tensor, batch]) -> Trace:
+    """The trace of direction * S: where the read-out falls with S, evidence for and against change sides."""
+    if bool((direction == 1).all()):
+        return trace
+    return replace(
+        trace,
+        taps=tuple(replace(tap, gradient=tap.gradient * over(direction, tap.gradient)) for tap in trace.taps),
+        sites=tuple(replace(site, gradient=site.gradient * over(direction, site.gradient)) for site in trace.sites),
+    )
+
+
+def _bias_layers(trace: Trace, maps: Sequence[Tensor], recipe: Recipe) -> tuple[BiasLayer, ...]:
+    """The sites with space as layers, weighted by their tempered mass sum|bias * gradient|; all have bias_share."""
+    spatial = [
+        (site, found)
+        for site, found in zip(trace.sites, maps, strict=True)
+        if found.ndim - 1 == len(trace.input_space) and found[0].numel() > 1
+    ]
+    if not spatial:
+        return ()
+    mass = torch.stack([(wide(site.gradient) * site.shift).abs().flatten(1).sum(1) for site, _ in spatial], 1)
+    weights = recipe.bias_share * shares(shares(mass) ** recipe.temper)
+    return tuple(BiasLayer(site.name, found, weights[:, index]) for index, (site, found) in enumerate(spatial))
+
+
+def _warn_if_blank(fused: Float[Tensor, batch * space]) -> None:
+    blank = (fused.flatten(1).amax(1) == 0).nonzero()[:, 0].tolist()
+    if blank:
+        warnings.warn(
+            f"The map of image {', '.join(map(str, blank))} is blank: no layer holds evidence for its target.",
+            stacklevel=2,
+        )
+
+
+def margin(trace: Trace) -> Float[Tensor, batch] | None:
+    """S - logsumexp(all other logits); None where the target is no class. A single logit stands against 0."""
+    if trace.index is None:
+        return None
+    logits = wide(trace.output).double().flatten(1)
+    if logits.shape[1] == 1:
+        return trace.score
+    others = logits.scatter(1, trace.index[:, None], float("-inf")).logsumexp(1)
+    return trace.score.double() - others
+
+
+def _sum_of_output(output: Any) -> Tensor:
+    return logits_of(output).sum()

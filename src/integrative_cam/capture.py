@@ -1,0 +1,197 @@
+"""Watch one forward pass: which tensors could be taps, and where biases enter.
+
+A `TorchFunctionMode` sees every torch function the network calls, inside modules or not. It lives on
+the calling thread only and puts nothing on the model, so nothing can be left behind.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import GradientEdge, get_gradient_edge
+from torch.overrides import TorchFunctionMode
+
+from .bias_sites import shift_of
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
+ACTIVATIONS = (
+    *("celu", "clamp", "clamp_min", "clip", "elu", "gelu", "glu", "hardshrink", "hardsigmoid", "hardswish"),
+    *("hardtanh", "leaky_relu", "logsigmoid", "mish", "prelu", "relu", "relu6", "rrelu", "selu", "sigmoid"),
+    *("silu", "softplus", "softshrink", "softsign", "tanh", "tanhshrink", "threshold"),
+)
+KINDS: Mapping[str, str] = {
+    **dict.fromkeys(ACTIVATIONS, "activation"),
+    **{f"conv{n}d": "conv" for n in (1, 2, 3)},
+    **{f"conv_transpose{n}d": "conv" for n in (1, 2, 3)},
+    **dict.fromkeys(("linear", "addmm", "matmul", "bmm", "baddbmm"), "linear"),
+    **dict.fromkeys(("batch_norm", "group_norm", "instance_norm", "layer_norm", "rms_norm"), "norm"),
+    **{f"{mode}_pool{n}d": "pool" for mode in ("max", "avg", "adaptive_avg", "adaptive_max") for n in (1, 2, 3)},
+    **dict.fromkeys(("add", "sub", "rsub", "mul", "div", "cat"), "merge"),
+}
+_CHANNELS_LAST = "_icam_channels_last"
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A feature map met on the way: its value and the place in the autograd graph where it arose."""
+
+    name: str
+    kind: str
+    value: Float[Tensor, "batch channel *space"]
+    edge: GradientEdge
+    channels_last: bool
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(channel, *space)."""
+        return tuple(self.value.shape[1:])
+
+
+@dataclass(frozen=True)
+class Shift:
+    """A constant that the network adds: `value` broadcasts to the output whose edge this is."""
+
+    name: str
+    value: Tensor
+    edge: GradientEdge
+    channels_last: bool
+
+
+class Capture(TorchFunctionMode):
+    """Record candidates that `wanted(name, kind)` asks for, and (with `biases`) every constant shift.
+
+    Values stay those of the moment: a tensor that the network overwrites later is copied just before.
+    A buffer of the model that it overwrites is put back on leaving.
+    """
+
+    def __init__(self, model: nn.Module, batch: int, wanted: Callable[[str, str], bool], biases: bool) -> None:
+        super().__init__()
+        self.candidates: list[Candidate] = []
+        self.shifts: list[Shift] = []
+        self.seen: list[str] = []
+        self._batch = batch
+        self._wanted = wanted
+        self._biases = biases
+        self._modules = {id(module): (name, module) for name, module in model.named_modules()}
+        self._buffers = {_storage(buffer): buffer for buffer in model.buffers()}
+        self._assigned = [(module, dict(module._buffers)) for module in model.modules() if module._buffers]
+        self._overwritten: list[tuple[Tensor, Tensor]] = []
+        self._by_storage: dict[int, list[int]] = {}
+        self._calls: Counter[str] = Counter()
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        super().__exit__(exc_type, exc, traceback)  # type: ignore[no-untyped-call]
+        with torch.no_grad():
+            for buffer, before in self._overwritten:
+                buffer.copy_(before)
+        for module, buffers in self._assigned:
+            for name, value in buffers.items():
+                if module._buffers.get(name) is not value:
+                    module._buffers[name] = value
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        kwargs = kwargs or {}
+        called = getattr(func, "__name__", "")
+        name = called.rstrip("_") if not called.startswith("__") else called
+        written = _written(called, args, kwargs)
+        if written is not None:
+            self._preserve(written)
+        output = func(*args, **kwargs)
+        kind = KINDS.get(name)
+        if (
+            kind is not None
+            and isinstance(output, Tensor)
+            and output.requires_grad
+            and output.is_floating_point()
+            and not output.is_leaf
+        ):
+            self._record(name, kind, args, kwargs, output)
+        return output
+
+    def _record(self, func: str, kind: str, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> None:
+        channels_last = self._channels_last(func, kind, args)
+        if channels_last:
+            setattr(output, _CHANNELS_LAST, True)
+        shift = shift_of(func, args, kwargs) if self._biases else None
+        name = self._name(func)
+        self.seen.append(name)
+        edge = get_gradient_edge(output)
+        if shift is not None:
+            self.shifts.append(Shift(name, shift, edge, channels_last))
+        if output.ndim > 2 and output.shape[0] == self._batch and self._wanted(name, kind):
+            value = output.detach()
+            value = value.movedim(-1, 1) if channels_last else value
+            if value.shape[2:].numel() > 1:
+                self._by_storage.setdefault(_storage(output), []).append(len(self.candidates))
+                self.candidates.append(Candidate(name, kind, value, edge, channels_last))
+
+    def _channels_last(self, func: str, kind: str, args: tuple[Any, ...]) -> bool:
+        # Features follow a Linear or a LayerNorm on the last axis, and stay there through activations.
+        if func in ("linear", "layer_norm"):
+            return isinstance(args[0], Tensor) and args[0].ndim > 2
+        return kind in ("activation", "merge") and any(
+            getattr(value, _CHANNELS_LAST, False) for value in args if isinstance(value, Tensor)
+        )
+
+    def _name(self, func: str) -> str:
+        """Path of the innermost module that runs now, `:function` where it is not a torch.nn layer, `#call`."""
+        frame = sys._getframe(3)
+        path, layer = "", False
+        while frame is not None:
+            code = frame.f_code
+            if code.co_argcount and code.co_varnames[0] == "self":
+                found = self._modules.get(id(frame.f_locals.get("self")))
+                if found is not None:
+                    path, module = found
+                    layer = type(module).__module__.startswith("torch.nn.")
+                    break
+            frame = frame.f_back  # type: ignore[assignment]
+        name = path if layer and path else f"{path}:{func}"
+        self._calls[name] += 1
+        calls = self._calls[name]
+        return name if calls == 1 else f"{name}#{calls}"
+
+    def _preserve(self, tensor: Tensor) -> None:
+        storage = _storage(tensor)
+        for index in self._by_storage.pop(storage, ()):
+            old = self.candidates[index]
+            self.candidates[index] = Candidate(old.name, old.kind, old.value.clone(), old.edge, old.channels_last)
+        buffer = self._buffers.pop(storage, None)
+        if buffer is not None:
+            self._overwritten.append((buffer, buffer.detach().clone()))
+
+
+def _storage(tensor: Tensor) -> int:
+    return tensor.untyped_storage().data_ptr()
+
+
+def _written(called: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
+    """The tensor that this call overwrites, if any."""
+    out = kwargs.get("out")
+    if isinstance(out, Tensor):
+        return out
+    in_place = (
+        called == "__setitem__" or (called.endswith("_") and not called.endswith("__")) or kwargs.get("inplace") is True
+    )
+    first = args[0] if args else kwargs.get("input")
+    return first if in_place and isinstance(first, Tensor) else None

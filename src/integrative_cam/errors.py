@@ -1,0 +1,46 @@
+"""The errors a caller can meet; each message says what was wanted, what came and what to do."""
+
+from __future__ import annotations
+
+
+class CamError(Exception):
+    """Base of every error raised on purpose by this package."""
+
+
+class InputError(CamError, ValueError):
+    """The images or the model cannot be used as given."""
+
+
+class OutputError(CamError, ValueError):
+    """The model's output cannot be explained: no tensor, not finite, or independent of the input."""
+
+
+class TargetError(CamError, ValueError):
+    """The target does not name one scalar per sample."""
+
+
+class TapError(CamError, ValueError):
+    """No feature map fits the choice of taps."""
+
+
+class RecipeError(CamError, ValueError):
+    """An ingredient of the method is unknown or invalid, such as a read-out that is not smooth."""
+
+
+class ModelError(CamError, ValueError):
+    """A network could not be built by that name, or its weights could not be read."""
+
+
+class ImageError(CamError, ValueError):
+    """A file could not be read as an image."""
+
+
+class ExplanationError(CamError, ValueError):
+    """A saved explanation is missing, incomplete or unreadable, or a folder may not be overwritten."""
+
+
+class MissingExtraError(CamError, ImportError):
+    """An optional dependency is not installed; the message names the extra that brings it."""
+
+    def __init__(self, purpose: str, extra: str, cause: ImportError) -> None:
+        super().__init__(f"{purpose} needs the package `{cause.name}`: pip install 'integrative-cam[{extra}]'")

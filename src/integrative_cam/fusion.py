@@ -1,0 +1,80 @@
+"""Maps and weights -> one map (method.md, section 6)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .evidence import over
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
+Fusion = Literal["sum", "max", "geometric", "product"]
+FUSIONS: dict[str, str] = {
+    "sum": "weighted sum",
+    "max": "largest weighted value at each position",
+    "geometric": "weighted geometric mean: every layer must agree",
+    "product": "product: the geometric mean to the power of the number of layers",
+}
+_MODES = {1: "linear", 2: "bilinear", 3: "trilinear"}
+
+
+def fuse(
+    maps: Sequence[Float[Tensor, batch * layer_space]],
+    weights: Float[Tensor, "batch layer"],
+    space: tuple[int, ...],
+    fusion: Fusion,
+) -> Float[Tensor, batch * space]:
+    """Fuse signed maps of any resolution to one map of size `space` in [0, 1]; its maximum is 1 or it is blank.
+
+    Each map is divided by its own largest magnitude, weighted and fused; then cut at zero and divided by the
+    maximum. No minimum is subtracted: a constant positive map stays positive.
+    """
+    scaled = [by_magnitude(each) for each in maps]
+    if fusion == "sum":
+        total = _weighted_sum(scaled, weights, space)
+    elif fusion == "max":
+        total = torch.zeros(1, dtype=weights.dtype, device=weights.device)
+        for index, each in enumerate(scaled):
+            total = torch.maximum(total, over(weights[:, index], each) * resize(each, space))
+    else:
+        total = _geometric_mean(scaled, weights, space)
+        if fusion == "product":
+            total = by_magnitude(total) ** len(scaled)
+    return by_magnitude(total.relu())
+
+
+def _weighted_sum(maps: Sequence[Tensor], weights: Tensor, space: tuple[int, ...]) -> Tensor:
+    # Interpolation is linear: add what has one size, then resize once per size.
+    same_size: dict[tuple[int, ...], Tensor] = {}
+    for index, each in enumerate(maps):
+        weighted = over(weights[:, index], each) * each
+        size = tuple(each.shape[1:])
+        same_size[size] = same_size[size] + weighted if size in same_size else weighted
+    return torch.stack([resize(each, space) for each in same_size.values()]).sum(0)
+
+
+def _geometric_mean(maps: Sequence[Tensor], weights: Tensor, space: tuple[int, ...]) -> Tensor:
+    logarithm = torch.zeros(1, dtype=weights.dtype, device=weights.device)
+    for index, each in enumerate(maps):
+        # xlogy: a layer without weight has no veto.
+        logarithm = logarithm + torch.xlogy(over(weights[:, index], each), resize(each, space).relu())
+    return logarithm.exp()
+
+
+def by_magnitude(values: Float[Tensor, batch * space]) -> Float[Tensor, batch * space]:
+    """Each sample divided by its largest magnitude; zeros stay zeros."""
+    largest = values.abs().flatten(1).amax(1)
+    return values / over(torch.where(largest > 0, largest, torch.ones_like(largest)), values)
+
+
+def resize(values: Float[Tensor, batch * space], space: tuple[int, ...]) -> Float[Tensor, batch * new_space]:
+    """Linear interpolation with pixel centres aligned (align_corners=False), in 1, 2 or 3 dimensions."""
+    if tuple(values.shape[1:]) == tuple(space):
+        return values
+    return F.interpolate(values[:, None], size=space, mode=_MODES[len(space)], align_corners=False)[:, 0]

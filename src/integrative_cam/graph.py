@@ -1,0 +1,78 @@
+"""What the autograd graph says about order: which biases lie behind a tap, and which taps are cuts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import Node
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool
+
+
+def towards_input(root: Node) -> list[Node]:
+    """Every node reachable from `root`, each after all the nodes that its gradient flows to."""
+    order: list[Node] = []
+    seen = {root}
+    stack = [(root, iter(_next(root)))]
+    while stack:
+        node, following = stack[-1]
+        for successor in following:
+            if successor not in seen:
+                seen.add(successor)
+                stack.append((successor, iter(_next(successor))))
+                break
+        else:
+            stack.pop()
+            order.append(node)
+    return order
+
+
+def behind(order: Sequence[Node], taps: Sequence[Node], sites: Sequence[Node]) -> Bool[Tensor, "tap site"]:
+    """True where the site's value is computed from the tap's, so that its bias enters behind the tap."""
+    own = _bits(taps)
+    before: dict[Node, int] = {}
+    for node in order:
+        reached = 0
+        for successor in _next(node):
+            reached |= before[successor] | own.get(successor, 0)
+        before[node] = reached
+    return torch.tensor(
+        [[bool(before.get(site, 0) >> index & 1) for site in sites] for index in range(len(taps))]
+    ).reshape(len(taps), len(sites))
+
+
+def paths_to(order: Sequence[Node], source: Node) -> dict[Node, int]:
+    """How many paths lead from each node to `source`; 0 where its value does not depend on it."""
+    paths: dict[Node, int] = {}
+    for node in order:
+        paths[node] = 1 if node is source else sum(paths[successor] for successor in _next(node))
+    return paths
+
+
+def cuts(order: Sequence[Node], taps: Sequence[Node], to_source: Mapping[Node, int]) -> list[bool]:
+    """Whether every path from the score (last of `order`) to the input passes the tap.
+
+    It does where (paths score -> tap) * (paths tap -> input) are all the paths there are.
+    """
+    root = order[-1]
+    from_root = dict.fromkeys(order, 0)
+    from_root[root] = 1
+    for node in reversed(order):
+        for successor in _next(node):
+            from_root[successor] += from_root[node]
+    return [from_root[tap] * to_source[tap] == to_source[root] for tap in taps]
+
+
+def _next(node: Node) -> list[Node]:
+    return [successor for successor, _ in node.next_functions if successor is not None]
+
+
+def _bits(nodes: Sequence[Node]) -> dict[Node, int]:
+    bits: dict[Node, int] = {}
+    for index, node in enumerate(nodes):
+        bits[node] = bits.get(node, 0) | 1 << index
+    return bits

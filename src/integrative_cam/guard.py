@@ -1,0 +1,99 @@
+"""Contexts that keep the user's model, random numbers and compiled code as they were."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
+from typing import ContextManager
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import nn
+
+from .errors import InputError
+
+_lock = threading.RLock()
+_in_evaluation: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()
+_eager_users = 0
+_eager_stack = ExitStack()
+
+
+@contextmanager
+def evaluation(model: nn.Module) -> Iterator[None]:
+    """Run in evaluation mode, then give every module its own training flag back.
+
+    A module in training mode is counted, so that of several threads explaining one model the last to
+    leave restores it. A model already in evaluation mode is not touched at all.
+    """
+    held: list[nn.Module] = []
+    try:
+        with _lock:
+            for module in model.modules():
+                if module.training or module in _in_evaluation:
+                    _in_evaluation[module] = _in_evaluation.get(module, 0) + 1
+                    held.append(module)
+                    module.training = False
+        yield
+    finally:
+        with _lock:
+            for module in held:
+                _in_evaluation[module] -= 1
+                if not _in_evaluation[module]:
+                    del _in_evaluation[module]
+                    module.training = True
+
+
+@contextmanager
+def preserved_randomness(device: torch.device) -> Iterator[None]:
+    """Put the random number generators back where a network drew from them.
+
+    Restored only when they moved: a deterministic network never rewinds another thread's generator.
+    """
+    cuda = device.type == "cuda"
+    cpu_before = torch.get_rng_state()
+    cuda_before = torch.cuda.get_rng_state(device) if cuda else None
+    try:
+        yield
+    finally:
+        if not torch.equal(cpu_before, torch.get_rng_state()):
+            torch.set_rng_state(cpu_before)
+        if cuda_before is not None and not torch.equal(cuda_before, torch.cuda.get_rng_state(device)):
+            torch.cuda.set_rng_state(cuda_before, device)
+
+
+def uncompiled(model: nn.Module) -> nn.Module:
+    """The module that `torch.compile` wrapped, or the model itself."""
+    original = getattr(model, "_orig_mod", model)
+    return original if isinstance(original, nn.Module) else model
+
+
+def eager(model: nn.Module) -> ContextManager[None]:
+    """Run compiled parts of `model` eagerly, since a compiled graph hides its feature maps."""
+    compiled = any(
+        hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None) is not None
+        for module in model.modules()
+    )
+    return _eager_stance() if compiled else nullcontext()
+
+
+@contextmanager
+def _eager_stance() -> Iterator[None]:
+    # The stance is global to the process: the first thread in sets it, the last one out restores it.
+    global _eager_users
+    if not hasattr(torch.compiler, "set_stance"):
+        raise InputError(
+            "The model contains compiled modules, which torch >= 2.6 can run eagerly and "
+            f"torch {torch.__version__} cannot. Explain the model before compiling it."
+        )
+    with _lock:
+        _eager_users += 1
+        if _eager_users == 1:
+            _eager_stack.enter_context(torch.compiler.set_stance("force_eager"))
+    try:
+        yield
+    finally:
+        with _lock:
+            _eager_users -= 1
+            if not _eager_users:
+                _eager_stack.close()

@@ -1,0 +1,82 @@
+"""A method as data: which taps, which evidence, which bias, which weighting, which fusion."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import asdict, dataclass
+from difflib import get_close_matches
+from typing import Any, get_args
+
+from .bias import Bias
+from .errors import RecipeError
+from .evidence import Aggregation
+from .fusion import Fusion
+from .readout import READOUTS, Readout
+from .taps import Taps
+from .weighting import WEIGHTINGS, Weighting
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The ingredients of a fused map; the defaults are Integrative CAM.
+
+    Args:
+        taps: feature maps to fuse: "activations", "stages", "last", a name, glob, module path or resolution
+            ("14x14"), a list of these, or a callable on a tap.
+        readout: smooth f of the score: "exp" (Grad-CAM++), "identity", "softmax", "sigmoid", "softplus",
+            "log_softmax", or an elementwise callable.
+        aggregation: "position" keeps evidence where it arose; "channel" weighs whole channels (Grad-CAM++).
+        negative: share of the evidence against the target that is subtracted, 0 to 1.
+        bias: "layers", "complete", "residual" or "none".
+        bias_share: share of the weight that all bias layers have together, 0 to 1; used by bias="layers".
+        weighting: "joint", "product", "average", "geometric", "uniform", "last", or a callable on LayerScores.
+        temper: power that the weights are raised to, > 0; 1/2 flattens them.
+        signed: keep layers' maps signed and cut at zero once, after fusion; else cut each layer's.
+        fusion: "sum", "max", "geometric" or "product".
+    """
+
+    taps: Taps = "activations"
+    readout: str | Readout = "exp"
+    aggregation: Aggregation = "position"
+    negative: float = 0.5
+    bias: Bias = "layers"
+    bias_share: float = 0.2
+    weighting: str | Weighting = "joint"
+    temper: float = 0.5
+    signed: bool = True
+    fusion: Fusion = "sum"
+
+    def validate(self) -> None:
+        """Raise RecipeError where an ingredient is unknown or out of range."""
+        if not callable(self.readout):
+            _one_of("readout", self.readout, READOUTS, "or an elementwise callable")
+        if not callable(self.weighting):
+            _one_of("weighting", self.weighting, WEIGHTINGS, "or a callable on LayerScores")
+        _one_of("aggregation", self.aggregation, get_args(Aggregation))
+        _one_of("bias", self.bias, get_args(Bias))
+        _one_of("fusion", self.fusion, get_args(Fusion))
+        _within("negative", self.negative, 0 <= self.negative <= 1, "between 0 and 1")
+        _within("bias_share", self.bias_share, 0 <= self.bias_share < 1, "at least 0 and below 1")
+        _within("temper", self.temper, 0 < self.temper < float("inf"), "above 0")
+
+    def described(self) -> dict[str, Any]:
+        """The ingredients as plain values; a callable by its name."""
+        return {
+            field: getattr(value, "__qualname__", repr(value)) if callable(value) else value
+            for field, value in asdict(self).items()
+        }
+
+
+def _one_of(argument: str, value: object, choices: Collection[str], alternative: str = "") -> None:
+    if value not in choices:
+        close = get_close_matches(str(value), choices, n=1)
+        hint = f" Did you mean {close[0]!r}?" if close else ""
+        raise RecipeError(
+            f"{argument} must be one of {', '.join(choices)}{' ' + alternative if alternative else ''}, "
+            f"but got {value!r}.{hint}"
+        )
+
+
+def _within(argument: str, value: float, fits: bool, wanted: str) -> None:
+    if not fits:
+        raise RecipeError(f"{argument} must be {wanted}, but got {value!r}.")

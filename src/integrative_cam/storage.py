@@ -1,0 +1,131 @@
+"""Explanations on disk: one safetensors file and a JSON manifest, written whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from ._version import __version__
+from .bias import Completeness
+from .errors import ExplanationError
+from .explanation import BiasLayer, Explanation, Layer
+from .recipe import Recipe
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+ARRAYS = "arrays.safetensors"
+
+
+def save(explanation: Explanation, folder: Path) -> Path:
+    """See `Explanation.save`."""
+    with replaced_folder(folder, MANIFEST) as draft:
+        save_file(_arrays(explanation), draft / ARRAYS)
+        (draft / MANIFEST).write_text(json.dumps(_manifest(explanation), indent=2) + "\n")
+    return folder
+
+
+def load(folder: Path) -> Explanation:
+    """See `Explanation.load`."""
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text())
+        arrays = load_file(folder / ARRAYS)
+    except FileNotFoundError as error:
+        raise ExplanationError(
+            f"{folder} holds no complete explanation: {Path(error.filename).name} is missing."
+        ) from None
+    except (json.JSONDecodeError, UnicodeDecodeError, SafetensorError, OSError) as error:
+        raise ExplanationError(f"{folder} holds no readable explanation: {error}") from None
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        raise ExplanationError(
+            f"{folder / MANIFEST} is not an explanation of format {FORMAT}; read it with the version that wrote it."
+        )
+    try:
+        return _explanation(manifest, arrays)
+    except (KeyError, TypeError) as error:
+        raise ExplanationError(f"{folder} holds an incomplete explanation: {error} is missing or wrong.") from None
+
+
+@contextmanager
+def replaced_folder(folder: Path, marker: str) -> Iterator[Path]:
+    """A draft folder that takes the place of `folder` once all is written, and vanishes on any error.
+
+    `folder` may be absent, empty, or an earlier output, which holds the file `marker`.
+    """
+    if folder.exists() and not (folder / marker).is_file() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ExplanationError(
+            f"{folder} exists and is no earlier output of this package; choose another place or remove it."
+        )
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    draft.chmod(0o755)
+    try:
+        yield draft
+        if folder.is_dir():
+            retired = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+            os.replace(folder, retired)
+            os.replace(draft, folder)
+            shutil.rmtree(retired)
+        else:
+            os.replace(draft, folder)
+    except BaseException:
+        shutil.rmtree(draft, ignore_errors=True)
+        raise
+
+
+def _names(kind: type) -> list[str]:
+    return [field.name for field in fields(kind)]
+
+
+def _arrays(explanation: Explanation) -> dict[str, Tensor]:
+    found: dict[str, Any] = {}
+    groups = [("", explanation), ("completeness.", explanation.completeness)]
+    groups += [(f"layers.{index}.", layer) for index, layer in enumerate(explanation.layers)]
+    groups += [(f"bias_layers.{index}.", layer) for index, layer in enumerate(explanation.bias_layers)]
+    for prefix, part in groups:
+        found |= {f"{prefix}{name}": getattr(part, name) for name in _names(type(part))}
+    return {name: value.cpu().contiguous().clone() for name, value in found.items() if isinstance(value, Tensor)}
+
+
+def _manifest(explanation: Explanation) -> dict[str, Any]:
+    return {
+        "format": FORMAT,
+        "integrative_cam": __version__,
+        "torch": torch.__version__,
+        "recipe": explanation.recipe.described(),
+        "target_names": explanation.target_names,
+        "layers": [{"name": layer.name, "kind": layer.kind} for layer in explanation.layers],
+        "bias_layers": [{"name": layer.name} for layer in explanation.bias_layers],
+    }
+
+
+def _explanation(manifest: dict[str, Any], arrays: dict[str, Tensor]) -> Explanation:
+    def part(prefix: str, kind: type, names: dict[str, Any]) -> Any:
+        return kind(**names, **{name: arrays[f"{prefix}{name}"] for name in _names(kind) if name not in names})
+
+    def parts(group: str, kind: type) -> tuple[Any, ...]:
+        return tuple(part(f"{group}.{index}.", kind, names) for index, names in enumerate(manifest[group]))
+
+    return Explanation(
+        map=arrays["map"],
+        layers=parts("layers", Layer),
+        bias_layers=parts("bias_layers", BiasLayer),
+        score=arrays["score"],
+        output=arrays["output"],
+        target=arrays.get("target"),
+        target_names=tuple(manifest["target_names"]),
+        guarded=arrays["guarded"],
+        completeness=part("completeness.", Completeness, {}),
+        recipe=Recipe(**manifest["recipe"]),
+    )

@@ -1,0 +1,157 @@
+"""What is explained: one scalar score per sample, from whatever the model returns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from .errors import OutputError, TargetError
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int
+
+SampleTarget = Callable[[Any], Tensor]
+"""Takes one sample's output (any structure, its batch axis removed) and gives a scalar tensor."""
+Target = int | Tensor | SampleTarget | Sequence[int | SampleTarget] | None
+
+
+@dataclass(frozen=True)
+class Scored:
+    """The scores to differentiate, and how they came about."""
+
+    score: Float[Tensor, batch]
+    logits: Tensor
+    index: Int[Tensor, batch] | None
+    names: tuple[str, ...]
+
+
+def score(output: Any, target: Target, batch: int) -> Scored:
+    """Score each sample's target; None takes each sample's own highest logit.
+
+    Raises:
+        OutputError: no tensor in the output, or its batch differs from the input's.
+        TargetError: too few or too many targets, an index out of range, a callable that gives no scalar.
+    """
+    logits = logits_of(output)
+    if logits.ndim == 0 or logits.shape[0] != batch:
+        raise OutputError(
+            f"The model's output has shape {tuple(logits.shape)} for {batch} images; its first axis must be the batch."
+        )
+    targets = _per_sample(target, batch)
+    if targets is None:
+        index = _class_scores(logits, "target=None").argmax(1)
+    elif all(isinstance(each, int) for each in targets):
+        index = _checked(torch.tensor(targets, device=logits.device), _class_scores(logits, f"target={target}"))
+    else:
+        scores = [_scalar(each, output, logits, sample) for sample, each in enumerate(targets)]
+        return Scored(torch.stack(scores), logits, None, tuple(map(_name, targets)))
+    scores_of_class = _class_scores(logits, "target")
+    chosen = scores_of_class.gather(1, index[:, None])[:, 0]
+    return Scored(chosen, logits, index, tuple(str(each) for each in index.tolist()))
+
+
+def logits_of(output: Any) -> Tensor:
+    """The tensor to explain: the output itself, its `logits`, or its first floating-point tensor.
+
+    Raises:
+        OutputError: there is none.
+    """
+    if isinstance(output, Tensor):
+        return output
+    named = output.get("logits") if isinstance(output, Mapping) else getattr(output, "logits", None)
+    if isinstance(named, Tensor):
+        return named
+    values: Sequence[Any] = ()
+    if isinstance(output, Mapping):
+        values = list(output.values())
+    elif isinstance(output, Sequence) and not isinstance(output, str):
+        values = output
+    for value in values:
+        if isinstance(value, Tensor) and value.is_floating_point():
+            return value
+    raise OutputError(
+        f"The model returned {type(output).__name__} without a floating-point tensor or `logits`. "
+        "Wrap the model so that it returns a tensor, or a tuple or dict that holds one."
+    )
+
+
+def sample_of(output: Any, sample: int) -> Any:
+    """One sample of a structured output: every tensor in it loses its batch axis."""
+    if isinstance(output, Tensor):
+        return output[sample]
+    if isinstance(output, Mapping):
+        return {key: sample_of(value, sample) for key, value in output.items()}
+    if isinstance(output, tuple) and hasattr(output, "_fields"):
+        return type(output)(*(sample_of(value, sample) for value in output))
+    if isinstance(output, tuple | list):
+        return type(output)(sample_of(value, sample) for value in output)
+    return output
+
+
+def _per_sample(target: Target, batch: int) -> list[int | SampleTarget] | None:
+    if target is None:
+        return None
+    if isinstance(target, bool) or isinstance(target, str):
+        raise TargetError(f"target must be a class index or a callable, but got {target!r}.")
+    if isinstance(target, Tensor):
+        if target.is_floating_point() or target.is_complex() or target.dtype == torch.bool or target.ndim > 1:
+            raise TargetError(
+                "target as a tensor must hold one class index per image (integers, shape (batch,)), "
+                f"but got {target.dtype} of shape {tuple(target.shape)}."
+            )
+        target = target.tolist()
+    if isinstance(target, int) or callable(target):
+        return [target] * batch
+    try:
+        targets = [each if callable(each) else int(each.__index__()) for each in target]
+    except (TypeError, AttributeError):
+        raise TargetError(
+            "target must be None, a class index, a callable on one sample's output, or one of these per image, "
+            f"but got {target!r}."
+        ) from None
+    if len(targets) != batch:
+        raise TargetError(f"target has {len(targets)} entries for {batch} images; give one per image or one for all.")
+    return targets
+
+
+def _class_scores(logits: Tensor, asked: str) -> Float[Tensor, "batch classes"]:
+    if logits.ndim == 1:
+        return logits[:, None]
+    if logits.ndim > 2 and logits[0, 0].numel() > 1:
+        raise TargetError(
+            f"{asked} picks a class, but the model's output has shape {tuple(logits.shape)}: more than one value "
+            "per class. Give a callable, such as target=lambda output: output[3].mean()."
+        )
+    return logits.flatten(1)
+
+
+def _checked(index: Int[Tensor, batch], logits: Float[Tensor, "batch classes"]) -> Int[Tensor, batch]:
+    classes = logits.shape[1]
+    outside = index[(index < 0) | (index >= classes)]
+    if len(outside):
+        raise TargetError(
+            f"target {outside[0].item()} is out of range: the model has {classes} outputs, 0 to {classes - 1}."
+        )
+    return index
+
+
+def _scalar(target: int | SampleTarget, output: Any, logits: Tensor, sample: int) -> Tensor:
+    if isinstance(target, int):
+        scores = _class_scores(logits, f"target={target}")
+        index = _checked(torch.tensor([target], device=logits.device), scores)
+        return scores[sample, index[0]]
+    value = target(sample_of(output, sample))
+    if not isinstance(value, Tensor) or value.numel() != 1 or not value.is_floating_point():
+        came = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+        raise TargetError(
+            f"target {_name(target)} must give one floating-point scalar tensor per sample, but gave {came}."
+        )
+    return value.reshape(())
+
+
+def _name(target: int | SampleTarget) -> str:
+    return str(target) if isinstance(target, int) else getattr(target, "__qualname__", type(target).__name__)

@@ -1,0 +1,86 @@
+"""How much each layer counts: scores from gradient and activation, and the weights made of them (section 5)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from .errors import RecipeError
+from .trace import Trace, wide
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
+
+@dataclass(frozen=True)
+class LayerScores:
+    """Per sample and tap. `gradient` = mean|g| and `activation` = mean|A|, each summing to 1 over the taps;
+    `joint` = sum|g A|, as it is.
+    """
+
+    gradient: Float[Tensor, "batch tap"]
+    activation: Float[Tensor, "batch tap"]
+    joint: Float[Tensor, "batch tap"]
+
+
+Weighting = Callable[[LayerScores], Tensor]
+
+
+def layer_scores(trace: Trace) -> LayerScores:
+    """Score every tap of `trace`."""
+    gradients, activations, joints = [], [], []
+    for tap in trace.taps:
+        gradient, activation = wide(tap.gradient).flatten(1).abs(), wide(tap.activation).flatten(1).abs()
+        gradients.append(gradient.mean(1))
+        activations.append(activation.mean(1))
+        joints.append((gradient * activation).sum(1))
+    return LayerScores(shares(torch.stack(gradients, 1)), shares(torch.stack(activations, 1)), torch.stack(joints, 1))
+
+
+def _product(scores: LayerScores) -> Tensor:
+    return shares(scores.gradient * scores.activation)
+
+
+def _last(scores: LayerScores) -> Tensor:
+    weights = torch.zeros_like(scores.joint)
+    weights[:, -1] = 1
+    return weights
+
+
+WEIGHTINGS: Mapping[str, Weighting] = {
+    "joint": lambda scores: scores.joint,
+    "product": _product,
+    "average": lambda scores: (scores.gradient + scores.activation) / 2,
+    "geometric": lambda scores: (_product(scores) * shares(scores.joint)).sqrt(),
+    "uniform": lambda scores: torch.ones_like(scores.joint),
+    "last": _last,
+}
+
+
+def layer_weights(scores: LayerScores, weighting: str | Weighting, temper: float) -> Float[Tensor, "batch tap"]:
+    """Weights that sum to 1 over the taps: the weighting's, raised to `temper` (1/2 flattens) and renormalised.
+
+    Raises:
+        RecipeError: a callable's weights are negative, not finite or of another shape.
+    """
+    weigh = WEIGHTINGS[weighting] if isinstance(weighting, str) else weighting
+    weights = weigh(scores)
+    if not isinstance(weights, Tensor) or weights.shape != scores.joint.shape:
+        came = f"shape {tuple(weights.shape)}" if isinstance(weights, Tensor) else type(weights).__name__
+        raise RecipeError(
+            f"weighting must give a tensor of shape (batch, taps) = {tuple(scores.joint.shape)}, but gave {came}."
+        )
+    if callable(weighting) and not (weights.isfinite() & (weights >= 0)).all():
+        raise RecipeError("weighting must give finite weights >= 0.")
+    # Shares first: a power of very small or large scores could leave the range of float32.
+    return shares(shares(weights) ** temper)
+
+
+def shares(values: Float[Tensor, "batch layer"]) -> Float[Tensor, "batch layer"]:
+    """Scale non-negative rows to sum 1; a row of zeros becomes uniform."""
+    total = values.sum(1, keepdim=True)
+    return torch.where(total > 0, values / total, torch.full_like(values, 1 / max(values.shape[1], 1)))
