@@ -126,7 +126,7 @@ def _integrate(trace: Trace, recipe: Recipe) -> Explanation:
     bias_layers = _bias_layers(trace, sites, recipe) if recipe.bias == "layers" else ()
 
     tap_share = 1 - recipe.bias_share if bias_layers else 1
-    maps = [layer.map for layer in (*layers, *bias_layers)]
+    maps = [layer.map for layer in layers] + [layer.map for layer in bias_layers]
     fused = fuse(
         maps if recipe.signed else [each.relu() for each in maps],
         torch.cat([weights * tap_share, *(layer.weight[:, None] for layer in bias_layers)], 1),

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
-from typing import ContextManager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from weakref import WeakKeyDictionary
 
 import torch
@@ -68,7 +67,7 @@ def uncompiled(model: nn.Module) -> nn.Module:
     return original if isinstance(original, nn.Module) else model
 
 
-def eager(model: nn.Module) -> ContextManager[None]:
+def eager(model: nn.Module) -> AbstractContextManager[None]:
     """Run compiled parts of `model` eagerly, since a compiled graph hides its feature maps."""
     compiled = any(
         hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None) is not None

@@ -108,7 +108,7 @@ def differentiate(readout: Readout, score: Float[Tensor, batch]) -> Derivatives:
                 f"readout {name} must map a tensor of scores to a tensor of the same shape "
                 f"{tuple(point.shape)}, elementwise; it gave {came}."
             )
-        alone = torch.cat([readout(each) for each in point.detach().split(1)])
+        alone = torch.cat([readout(each) for each in point.detach()[:, None]])
         if not torch.allclose(alone, value.detach(), rtol=1e-9, atol=1e-12, equal_nan=True):
             raise RecipeError(
                 f"readout {name} must be elementwise: a sample's value changes with the other scores. "

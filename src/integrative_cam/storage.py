@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -74,11 +73,11 @@ def replaced_folder(folder: Path, marker: str) -> Iterator[Path]:
         yield draft
         if folder.is_dir():
             retired = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-            os.replace(folder, retired)
-            os.replace(draft, folder)
+            folder.replace(retired)
+            draft.replace(folder)
             shutil.rmtree(retired)
         else:
-            os.replace(draft, folder)
+            draft.replace(folder)
     except BaseException:
         shutil.rmtree(draft, ignore_errors=True)
         raise

@@ -51,7 +51,7 @@ def may_want(taps: Taps) -> Callable[[str, str], bool]:
     """A cheap test of (name, kind), asked during the forward pass, that lets through all that `select` may take."""
     patterns = None if callable(taps) else _patterns(taps)
     if patterns is not None and all(_is_of_activations(pattern) for pattern in patterns):
-        return lambda name, kind: kind == "activation"
+        return lambda _, kind: kind == "activation"
     return lambda name, kind: (
         patterns is None
         or any(

@@ -95,7 +95,7 @@ def sample_of(output: Any, sample: int) -> Any:
 def _per_sample(target: Target, batch: int) -> list[int | SampleTarget] | None:
     if target is None:
         return None
-    if isinstance(target, bool) or isinstance(target, str):
+    if isinstance(target, bool | str):
         raise TargetError(f"target must be a class index or a callable, but got {target!r}.")
     if isinstance(target, Tensor):
         if target.is_floating_point() or target.is_complex() or target.dtype == torch.bool or target.ndim > 1:

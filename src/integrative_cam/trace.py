@@ -127,22 +127,24 @@ def _differentiate(leaf: Tensor, scored: targets.Scored, chosen: Sequence[Candid
         [get_gradient_edge(leaf), *(each.edge for each in chosen), *(each.edge for each in shifts)],
         allow_unused=True,
     )
-    if gradients[0] is None:
+    at_input, *rest = (None if each is None else _unscaled(each, scale) for each in gradients)
+    if at_input is None or total.grad_fn is None:
         raise OutputError("The score does not depend on the images: the model ignores its input.")
-    by_edge = iter([None if each is None else _unscaled(each, scale) for each in gradients[1:]])
+    at_taps, at_shifts = rest[: len(chosen)], rest[len(chosen) :]
     order = graph.towards_input(total.grad_fn)
     to_input = graph.paths_to(order, get_gradient_edge(leaf).node)
     reached = [
-        (each, gradient) for each, gradient in zip(chosen, by_edge) if gradient is not None and to_input[each.edge.node]
+        (each, gradient)
+        for each, gradient in zip(chosen, at_taps, strict=True)
+        if gradient is not None and to_input[each.edge.node]
     ]
     if not reached:
         raise TapError("The score does not depend on any of the chosen taps. List them with cam.taps(images).")
     sites = [
         (_site(each, gradient, len(leaf)), each.edge.node)
-        for each, gradient in zip(shifts, by_edge, strict=True)
+        for each, gradient in zip(shifts, at_shifts, strict=True)
         if gradient is not None and to_input[each.edge.node] and len(gradient) % len(leaf) == 0
     ]
-
     tap_nodes = [each.edge.node for each, _ in reached]
     is_cut = graph.cuts(order, tap_nodes, to_input)
     return Trace(
@@ -156,7 +158,7 @@ def _differentiate(leaf: Tensor, scored: targets.Scored, chosen: Sequence[Candid
         output=scored.logits.detach(),
         index=scored.index,
         target_names=scored.names,
-        input_part=(wide(leaf.detach()) * _unscaled(gradients[0], scale)).flatten(1).sum(1),
+        input_part=(wide(leaf.detach()) * at_input).flatten(1).sum(1),
         input_space=tuple(leaf.shape[-(reached[0][0].value.ndim - 2) :]),
     )
 
@@ -231,7 +233,8 @@ def _check(model: Any, images: Any) -> None:
         raise InputError(f"images are on {images.device}, the model is on {weight.device}; move one of them.")
     if weight.dtype != images.dtype and not torch.is_autocast_enabled(images.device.type):
         raise InputError(
-            f"images are {images.dtype}, the model's parameters {weight.dtype}; use images.to({weight.dtype}) or autocast."
+            f"images are {images.dtype}, the model's parameters {weight.dtype}; "
+            f"use images.to({weight.dtype}) or autocast."
         )
 
 
