@@ -1,0 +1,34 @@
+"""The command `icam`."""
+
+from __future__ import annotations
+
+import sys
+
+from ..errors import CamError, MissingExtraError
+
+
+def main() -> None:
+    """Run the command; an error is one line on standard error and exit code 2, a traceback only with --debug."""
+    debug = "--debug" in sys.argv
+    try:
+        try:
+            from .app import app
+        except ImportError as error:
+            if isinstance(error, MissingExtraError):
+                raise
+            raise MissingExtraError("The command icam", "cli", error) from error
+        app()
+    except CamError as error:
+        if debug:
+            raise
+        sys.exit(_failed(str(error)))
+    except Exception as error:
+        if debug:
+            raise
+        reason = (str(error).splitlines() or [""])[0]
+        sys.exit(_failed(f"unexpected {type(error).__name__}: {reason} (--debug shows the traceback)"))
+
+
+def _failed(message: str) -> int:
+    print(f"icam: {message}", file=sys.stderr)
+    return 2

@@ -1,0 +1,126 @@
+"""What `icam explain` prints."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from rich.bar import Bar
+from rich.console import Console
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from .explain import Result
+
+CLASSES_SHOWN = 5
+LAYERS_SHOWN = 8
+FILES = {"overlay": "overlay.png", "panel": "panel.png", "explanation": "explanation"}
+
+
+def print_explanation(result: Result) -> None:
+    """The top classes, the layers that weigh most, how the score splits, and the files."""
+    console = Console()
+    console.print(f"[bold]{result.image}[/bold] seen by {result.network.name}", highlight=False, soft_wrap=True)
+    classes = Table(title="Top classes", title_justify="left", box=None, pad_edge=False)
+    classes.add_column("index", justify="right")
+    classes.add_column("class")
+    classes.add_column("probability", justify="right")
+    for index, probability in _top_classes(result):
+        mark = "  <- explained" if index == result.target else ""
+        classes.add_row(str(index), f"{result.network.label(index)}{mark}", f"{probability:.1%}")
+    console.print(classes)
+
+    explanation = result.explanation
+    weights = explanation.weights[0]
+    strongest = weights.argsort(descending=True)[:LAYERS_SHOWN].tolist()
+    title = f"\nLayers that weigh most, of {len(weights)}"
+    layers = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    layers.add_column("layer", overflow="fold")
+    layers.add_column("size", justify="right")
+    layers.add_column("weight", justify="right")
+    layers.add_column("", width=30)
+    for index in strongest:
+        layer, weight = explanation.layers[index], float(weights[index])
+        size = "x".join(map(str, layer.map.shape[1:]))
+        layers.add_row(layer.name, size, f"{weight:.1%}", Bar(float(weights.max()), 0, weight, color="dark_orange"))
+    console.print(layers)
+
+    parts = explanation.completeness
+    console.print(
+        f"\nScore (logit) {float(parts.score[0]):.2f} = input {float(parts.input[0]):+.2f}, "
+        f"biases {float(parts.bias[0]):+.2f}, remainder {float(parts.remainder[0]):+.2f} "
+        "(clipping, gates, smooth activations)",
+        highlight=False,
+        soft_wrap=True,
+    )
+    console.print(
+        f"At {explanation.layers[-1].name}, the last layer: activations {float(parts.activation[0, -1]):+.2f}, "
+        f"biases behind it {float(parts.tap_bias[0, -1]):+.2f}, rest {float(parts.bypass[0, -1]):+.2f}",
+        highlight=False,
+        soft_wrap=True,
+    )
+    console.print(f"Map: {float(_area(result)):.0%} of the image holds more than half of the maximum", highlight=False)
+    if int(explanation.guarded[0]):
+        console.print(f"Pole guard: limited alpha at {int(explanation.guarded[0])} entries", highlight=False)
+    for note in result.notes:
+        console.print(f"Note: {note}", highlight=False, soft_wrap=True)
+    for file in FILES.values():
+        console.print(f"  {result.folder / file}", highlight=False, soft_wrap=True)
+
+
+def print_summary(results: Sequence[Result]) -> None:
+    """One row per image and target."""
+    table = Table(title=f"{len(results)} explanations")
+    for column in ("image", "class", "strongest layer", "files"):
+        table.add_column(column, overflow="fold")
+    for result in results:
+        strongest = result.explanation.layers[int(result.explanation.weights[0].argmax())].name
+        table.add_row(result.image.name, result.named(result.target), strongest, str(result.folder))
+    Console().print(table)
+    for note in dict.fromkeys(f"{result.image}: {note}" for result in results for note in result.notes):
+        Console().print(f"Note: {note}", highlight=False, soft_wrap=True)
+
+
+def as_record(result: Result) -> dict[str, Any]:
+    """The same facts as plain values for --json."""
+    explanation, parts = result.explanation, result.explanation.completeness
+    return {
+        "image": str(result.image),
+        "model": result.network.name,
+        "target": {"index": result.target, "label": result.network.label(result.target)},
+        "probability": float(result.probabilities[result.target]),
+        "top": [
+            {"index": index, "label": result.network.label(index), "probability": probability}
+            for index, probability in _top_classes(result)
+        ],
+        "score": float(explanation.score[0]),
+        "parts": {
+            "input": float(parts.input[0]),
+            "bias": float(parts.bias[0]),
+            "remainder": float(parts.remainder[0]),
+        },
+        "area_above_half": _area(result),
+        "guarded": int(explanation.guarded[0]),
+        "layers": [
+            {
+                "name": layer.name,
+                "size": list(layer.map.shape[1:]),
+                "weight": float(layer.weight[0]),
+                "gradient_score": float(layer.gradient_score[0]),
+                "activation_score": float(layer.activation_score[0]),
+            }
+            for layer in explanation.layers
+        ],
+        "recipe": explanation.recipe.described(),
+        "files": {name: str(result.folder / file) for name, file in FILES.items()},
+        "notes": list(result.notes),
+    }
+
+
+def _top_classes(result: Result) -> list[tuple[int, float]]:
+    top = result.probabilities.topk(min(CLASSES_SHOWN, len(result.probabilities)))
+    return list(zip(top.indices.tolist(), top.values.tolist(), strict=True))
+
+
+def _area(result: Result) -> float:
+    return float((result.explanation.map[0] > 0.5).double().mean())

@@ -1,0 +1,46 @@
+"""A network with what it needs to meet a photograph and a reader."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from difflib import get_close_matches
+
+from torch import nn
+
+from ..errors import TargetError
+from .image import Preprocessing
+
+
+@dataclass(frozen=True)
+class Network:
+    """A model in evaluation mode, its preprocessing, and its class names in index order (may be empty)."""
+
+    name: str
+    model: nn.Module
+    preprocessing: Preprocessing
+    labels: tuple[str, ...] = ()
+
+    def label(self, index: int) -> str:
+        """The name of a class, or "class 7" where names are not known."""
+        return self.labels[index] if 0 <= index < len(self.labels) else f"class {index}"
+
+    def index(self, target: str) -> int:
+        """The class that an index or a name stands for; case does not matter, one synonym is enough.
+
+        Raises:
+            TargetError: unknown or ambiguous name.
+        """
+        if target.lstrip("-").isdigit():
+            return int(target)
+        wanted = target.strip().lower()
+        names = [[label.lower(), *(part.strip() for part in label.lower().split(","))] for label in self.labels]
+        found = [index for index, synonyms in enumerate(names) if wanted in synonyms]
+        if len(found) == 1:
+            return found[0]
+        if found:
+            several = ", ".join(f"{index} ({self.labels[index]})" for index in found)
+            raise TargetError(f"target {target!r} names several classes: {several}. Give the index.")
+        close = get_close_matches(wanted, [name for synonyms in names for name in synonyms], n=3)
+        hint = f" Did you mean {', '.join(dict.fromkeys(close))}?" if close else ""
+        known = hint if self.labels else " The class names of this network are not known; give an index."
+        raise TargetError(f"target {target!r} is no class of {self.name}.{known}")

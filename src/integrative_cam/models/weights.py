@@ -1,0 +1,89 @@
+"""Weights from local files, without running code that a file may carry."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from ..errors import ModelError
+
+StateDict = dict[str, Tensor]
+
+
+def read_weights(path: str | Path) -> StateDict:
+    """The state dict in a safetensors file, or in a torch file that holds nothing but tensors and containers.
+
+    A dict that wraps it as `state_dict` or `model`, and the prefix `module.` of DataParallel, are taken off.
+
+    Raises:
+        ModelError: no such file, unreadable, or it holds more than plain weights.
+    """
+    path = Path(path)
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise ModelError(f"weights {path}: no such file.") from None
+    except pickle.UnpicklingError:
+        raise ModelError(
+            f"weights {path}: not a file of plain weights. Files that hold pickled objects are not loaded, since they "
+            "can run code; save model.state_dict() instead."
+        ) from None
+    except (SafetensorError, RuntimeError, OSError, EOFError) as error:
+        raise ModelError(f"weights {path}: cannot be read ({_first_line(error)}).") from None
+    for key in ("state_dict", "model"):
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            content = content[key]
+    if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
+        raise ModelError(f"weights {path}: holds {type(content).__name__}, not a dict of tensors.")
+    return {str(name).removeprefix("module."): value for name, value in content.items()}
+
+
+def fill(model: nn.Module, weights: Mapping[str, Tensor], source: object) -> None:
+    """Load `weights`, all of them and nothing else.
+
+    Raises:
+        ModelError: names or shapes differ; the message says how many and shows one of each.
+    """
+    own = model.state_dict()
+    # A counter that only training uses; older files lack it.
+    missing = [name for name in own if name not in weights and not name.endswith("num_batches_tracked")]
+    unexpected = [name for name in weights if name not in own]
+    reshaped = [name for name in own if name in weights and own[name].shape != weights[name].shape]
+    problems = []
+    if missing:
+        problems.append(f"{len(missing)} of {len(own)} tensors are missing (such as {missing[0]})")
+    if unexpected:
+        problems.append(f"{len(unexpected)} are not part of this network (such as {unexpected[0]})")
+    if reshaped:
+        name = reshaped[0]
+        problems.append(
+            f"{len(reshaped)} have another shape (such as {name}: {tuple(weights[name].shape)}, "
+            f"wanted {tuple(own[name].shape)})"
+        )
+    if problems:
+        raise ModelError(f"weights {source} do not fit {type(model).__name__}: {'; '.join(problems)}.")
+    model.load_state_dict(dict(weights), strict=False)
+
+
+def classes_in(weights: Mapping[str, Tensor], model: nn.Module) -> int | None:
+    """How many classes the weights were trained for, where only the classifier differs from `model`; else None."""
+    own = model.state_dict()
+    sizes = {
+        value.shape[0]
+        for name, value in weights.items()
+        if name in own and value.shape != own[name].shape and value.shape[1:] == own[name].shape[1:]
+    }
+    return sizes.pop() if len(sizes) == 1 else None
+
+
+def _first_line(error: BaseException) -> Any:
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,186 @@
+"""A network by name: `torchvision/NAME`, `timm/NAME`, `FILE.py:FACTORY`, or the bundled default."""
+
+from __future__ import annotations
+
+import importlib.util
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from ..errors import MissingExtraError, ModelError
+from .bundled import NAME as DEFAULT
+from .bundled import efficientnet_lite0
+from .image import Preprocessing
+from .network import Network
+from .weights import classes_in, fill, read_weights
+
+
+@dataclass(frozen=True)
+class _Source:
+    """One library's network: how to build it, what its images go through, and the names of its own classes."""
+
+    name: str
+    create: Callable[..., nn.Module]
+    preprocessing: Callable[[nn.Module], Preprocessing]
+    labels: Callable[[nn.Module], tuple[str, ...]]
+
+    def network(self, model: nn.Module) -> Network:
+        return Network(self.name, model.eval(), self.preprocessing(model), self.labels(model))
+
+
+def load(name: str = DEFAULT, weights: str | Path | None = None) -> Network:
+    """A network ready to explain: pretrained, or with the weights of a local file.
+
+    A classifier of another size than usual is recognised from the weights.
+
+    Args:
+        name: "efficientnet-lite0" (bundled), "torchvision/resnet18", "timm/resnet18", "resnet18" (torchvision
+            first) or "file.py:factory", whose factory() returns a module or a `Network`. The file is executed.
+        weights: safetensors, or a torch file with a state dict; without it, the library's pretrained weights.
+
+    Raises:
+        ModelError: unknown name, download failed, weights missing, unreadable or of another network.
+        MissingExtraError: the library is not installed.
+    """
+    if weights is None and (name == DEFAULT or ".py:" in name):
+        return build(name)
+    if weights is None:
+        source = _source(name)
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                model = source.create(pretrained=True)
+        except Exception as error:  # hubs fail in many ways
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise ModelError(
+                f"{source.name}: pretrained weights could not be had ({reason}). Give a local file with --weights."
+            ) from error
+        return source.network(model)
+
+    state = read_weights(weights)
+    network = build(name)
+    classes = classes_in(state, network.model)
+    if classes is not None and name != DEFAULT and ".py:" not in name:
+        source = _source(name)
+        network = replace(source.network(source.create(num_classes=classes)), labels=())
+    fill(network.model, state, weights)
+    return network
+
+
+def build(name: str = DEFAULT) -> Network:
+    """The network with random weights: enough to list its taps. The bundled one always has its own."""
+    if name == DEFAULT:
+        return efficientnet_lite0()
+    if ".py:" in name:
+        return _from_file(name)
+    source = _source(name)
+    return source.network(source.create())
+
+
+def _source(name: str) -> _Source:
+    library, _, short = name.rpartition("/")
+    if library not in ("", "torchvision", "timm"):
+        raise ModelError(f"model {name!r}: unknown library {library!r}; there are torchvision and timm.")
+    try:
+        import timm
+        import torchvision
+    except ImportError as error:
+        raise MissingExtraError(f"model {name!r}", "models", error) from error
+    in_torchvision = torchvision.models.list_models(module=torchvision.models)
+    in_timm = timm.list_models()
+    if library in ("", "torchvision") and short in in_torchvision:
+        return _torchvision(short)
+    # A tag selects weights: "resnet18.a1_in1k".
+    if library in ("", "timm") and short.split(".")[0] in in_timm:
+        return _timm(short)
+    known = {"torchvision": in_torchvision, "timm": in_timm}.get(library, [DEFAULT, *in_torchvision, *in_timm])
+    close = get_close_matches(short, dict.fromkeys(known), n=3, cutoff=0.5)
+    hint = f" Did you mean {', '.join(close)}?" if close else ""
+    raise ModelError(
+        f"model {name!r} is not known.{hint} Give a torchvision or timm name, or file.py:factory for your own."
+    )
+
+
+def _torchvision(name: str) -> _Source:
+    import torchvision
+
+    published = torchvision.models.get_model_weights(name).DEFAULT
+
+    def create(pretrained: bool = False, **options: Any) -> nn.Module:
+        if name in ("googlenet", "inception_v3") and not pretrained:
+            options["init_weights"] = False  # minutes of drawing that the weights replace
+        model: nn.Module = torchvision.models.get_model(name, weights=published if pretrained else None, **options)
+        return model
+
+    def preprocessing(_: nn.Module) -> Preprocessing:
+        transform = published.transforms()
+        return Preprocessing(
+            transform.resize_size[0],
+            (transform.crop_size[0], transform.crop_size[0]),
+            transform.interpolation.value,
+            tuple(transform.mean),
+            tuple(transform.std),
+        )
+
+    return _Source(f"torchvision/{name}", create, preprocessing, lambda _: tuple(published.meta["categories"]))
+
+
+def _timm(name: str) -> _Source:
+    import timm
+    from timm.data import ImageNetInfo, infer_imagenet_subset, resolve_data_config
+
+    def preprocessing(model: nn.Module) -> Preprocessing:
+        config = resolve_data_config(model=model)
+        height, width = config["input_size"][1:]
+        return Preprocessing(
+            int(height / config["crop_pct"]),
+            (height, width),
+            config["interpolation"],
+            tuple(config["mean"]),
+            tuple(config["std"]),
+            squash=config["crop_mode"] == "squash",
+        )
+
+    def labels(model: nn.Module) -> tuple[str, ...]:
+        subset = infer_imagenet_subset(model)
+        if subset is None:
+            return ()
+        names = ImageNetInfo(subset)
+        return tuple(names.index_to_description(index) for index in range(names.num_classes()))
+
+    def create(pretrained: bool = False, **options: Any) -> nn.Module:
+        model: nn.Module = timm.create_model(name, pretrained=pretrained, **options)
+        return model
+
+    return _Source(f"timm/{name}", create, preprocessing, labels)
+
+
+def _from_file(name: str) -> Network:
+    path, _, factory = name.rpartition(":")
+    file = Path(path)
+    if not file.is_file():
+        raise ModelError(f"model {name!r}: no such file {file}.")
+    spec = importlib.util.spec_from_file_location(file.stem, file)
+    if spec is None or spec.loader is None:
+        raise ModelError(f"model {name!r}: {file} cannot be imported.")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+        make = getattr(module, factory, None)
+        if not callable(make):
+            raise ModelError(f"model {name!r}: {file} has no function {factory!r}.")
+        made = make()
+    except ModelError:
+        raise
+    except Exception as error:
+        raise ModelError(f"model {name!r}: {type(error).__name__} in {file}: {error}") from error
+    if isinstance(made, Network):
+        return replace(made, model=made.model.eval())
+    if isinstance(made, nn.Module):
+        return Network(name, made.eval(), Preprocessing())
+    raise ModelError(f"model {name!r}: {factory}() must return a torch.nn.Module, but returned {type(made).__name__}.")

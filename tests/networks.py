@@ -1,0 +1,201 @@
+"""Tiny networks in 1, 2 and 3 dimensions: deterministic, in evaluation mode, with biases and statistics that count."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+CONV = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
+NORM = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
+MAX_POOL = {1: nn.MaxPool1d, 2: nn.MaxPool2d, 3: nn.MaxPool3d}
+AVERAGE_POOL = {1: nn.AvgPool1d, 2: nn.AvgPool2d, 3: nn.AvgPool3d}
+GLOBAL_POOL = {1: nn.AdaptiveAvgPool1d, 2: nn.AdaptiveAvgPool2d, 3: nn.AdaptiveAvgPool3d}
+
+SPACES = {1: (16,), 2: (8, 4), 3: (8, 4, 4)}
+"""Every axis a power of two: feature maps halve exactly."""
+ODD_SPACES = {1: (11,), 2: (9, 6), 3: (5, 4, 6)}
+CHANNELS = 2
+CLASSES = 4
+
+
+@dataclass(frozen=True)
+class Options:
+    """How the convolutions look; `norm` is "affine", "plain" (no weight, no bias) or None."""
+
+    dims: int = 2
+    seed: int = 0
+    norm: str | None = None
+    bias: bool = True
+    stride: int = 1
+    groups: int = 1
+    dilation: int = 1
+    inplace: bool = False
+    classes: int = CLASSES
+
+
+def options(dims: st.SearchStrategy[int] | None = None) -> st.SearchStrategy[Options]:
+    """Any of them."""
+    return st.builds(
+        Options,
+        dims=dims or st.sampled_from([1, 2, 3]),
+        seed=st.integers(0, 10_000),
+        norm=st.sampled_from(["affine", "plain", None]),
+        bias=st.booleans(),
+        stride=st.sampled_from([1, 2]),
+        groups=st.sampled_from([1, 2]),
+        dilation=st.sampled_from([1, 2]),
+        inplace=st.booleans(),
+    )
+
+
+def unit(option: Options, inputs: int, outputs: int, stride: int = 1, kernel: int = 3) -> nn.Sequential:
+    """Convolution, batch norm where asked for, ReLU."""
+    return nn.Sequential(*linear_unit(option, inputs, outputs, stride, kernel), nn.ReLU(inplace=option.inplace))
+
+
+def linear_unit(option: Options, inputs: int, outputs: int, stride: int = 1, kernel: int = 3) -> nn.Sequential:
+    """Convolution and batch norm where asked for."""
+    dilation = option.dilation if kernel > 1 else 1
+    conv = CONV[option.dims](
+        inputs,
+        outputs,
+        kernel,
+        stride=stride,
+        padding=dilation * (kernel // 2),
+        dilation=dilation,
+        groups=option.groups,
+        bias=option.bias,
+    )
+    norm = [NORM[option.dims](outputs, affine=option.norm == "affine")] if option.norm else []
+    return nn.Sequential(conv, *norm)
+
+
+def head(option: Options, channels: int) -> nn.Sequential:
+    """Global average pooling and one linear layer."""
+    return nn.Sequential(GLOBAL_POOL[option.dims](1), nn.Flatten(), nn.Linear(channels, option.classes))
+
+
+def plain(option: Options) -> nn.Module:
+    """Three convolutions, each with a ReLU."""
+    return nn.Sequential(
+        unit(option, CHANNELS, 4), unit(option, 4, 6, option.stride), unit(option, 6, 4), head(option, 4)
+    )
+
+
+def vgg(option: Options) -> nn.Module:
+    """Convolutions, max pooling, and two linear layers with a ReLU in between."""
+    pool = MAX_POOL[option.dims]
+    return nn.Sequential(
+        unit(option, CHANNELS, 4),
+        pool(2),
+        unit(option, 4, 4, option.stride),
+        unit(option, 4, 6),
+        GLOBAL_POOL[option.dims](1),
+        nn.Flatten(),
+        nn.Linear(6, 5),
+        nn.ReLU(inplace=option.inplace),
+        nn.Linear(5, option.classes),
+    )
+
+
+class Block(nn.Module):
+    """ReLU(convolutions of x + x), with x through a strided convolution where the shape changes."""
+
+    def __init__(self, option: Options, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.first = unit(option, inputs, outputs, stride)
+        self.second = linear_unit(option, outputs, outputs)
+        changes = stride > 1 or inputs != outputs
+        self.skip = linear_unit(option, inputs, outputs, stride, kernel=1) if changes else nn.Sequential()
+        self.relu = nn.ReLU(inplace=option.inplace)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.second(self.first(x))
+        out += self.skip(x)
+        return self.relu(out)
+
+
+def resnet(option: Options) -> nn.Module:
+    """A stem, a block with identity skip, a block with a convolution in its skip."""
+    return nn.Sequential(
+        unit(option, CHANNELS, 4), Block(option, 4, 4, 1), Block(option, 4, 6, option.stride), head(option, 6)
+    )
+
+
+class Branches(nn.Module):
+    """Different views of x side by side: concatenated."""
+
+    def __init__(self, *branches: nn.Module) -> None:
+        super().__init__()
+        self.branches = nn.ModuleList(branches)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([branch(x) for branch in self.branches], 1)
+
+
+def inception(option: Options) -> nn.Module:
+    """Branches 1x1, 1x1-3x3, average pool-1x1 and x itself, concatenated, after and before a plain unit."""
+    average = AVERAGE_POOL[option.dims]
+    return nn.Sequential(
+        unit(option, CHANNELS, 4),
+        Branches(
+            unit(option, 4, 2, kernel=1),
+            nn.Sequential(unit(option, 4, 2, kernel=1), unit(option, 2, 2)),
+            nn.Sequential(average(3, stride=1, padding=1), unit(option, 4, 2, kernel=1)),
+            nn.Identity(),
+        ),
+        unit(option, 10, 4, option.stride),
+        average(2),
+        head(option, 4),
+    )
+
+
+BUILDERS: dict[str, Callable[[Options], nn.Module]] = {
+    "plain": plain,
+    "vgg": vgg,
+    "resnet": resnet,
+    "inception": inception,
+}
+
+
+def build(kind: str, option: Options) -> nn.Module:
+    """A float64 network in evaluation mode, the same for the same seed."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(option.seed)
+        model = BUILDERS[kind](option).double().eval()
+        for layer in model.modules():
+            if isinstance(layer, (*CONV.values(), nn.Linear)):
+                nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+    return perturbed(model, option.seed + 1)
+
+
+def perturbed(model: nn.Module, seed: int) -> nn.Module:
+    """Shift every bias and every running mean by noise of 0.1; draw scales and running variances from 0.5 to 1.5."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def noise(like: Tensor) -> Tensor:
+        return torch.randn(like.shape, generator=generator, dtype=like.dtype) * 0.1
+
+    def spread(like: Tensor) -> Tensor:
+        return torch.rand(like.shape, generator=generator, dtype=like.dtype) + 0.5
+
+    with torch.no_grad():
+        for module in model.modules():
+            if getattr(module, "bias", None) is not None:
+                module.bias += noise(module.bias)
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.running_mean += noise(module.running_mean)
+                module.running_var.copy_(spread(module.running_var))
+                if module.weight is not None:
+                    module.weight.copy_(spread(module.weight))
+    return model
+
+
+def images(option: Options, space: tuple[int, ...] | None = None, batch: int = 2) -> Tensor:
+    """Normal noise of the option's dimensions, float64."""
+    generator = torch.Generator().manual_seed(option.seed + 2)
+    return torch.randn(batch, CHANNELS, *(space or SPACES[option.dims]), generator=generator, dtype=torch.float64)

@@ -1,0 +1,66 @@
+"""Layer scores and layer weights (section 5), one sample at a time."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from .arrays import Array, positions
+
+Row = list[float]
+
+
+def mean_magnitude(values: Array) -> float:
+    """mean|values|."""
+    result = 0.0
+    for place in positions(values.shape):
+        result += abs(float(values[place]))
+    return result / values.size
+
+
+def joint_score(activation: Array, gradient: Array) -> float:
+    """sum|g A|."""
+    result = 0.0
+    for place in positions(activation.shape):
+        result += abs(float(activation[place]) * float(gradient[place]))
+    return result
+
+
+def shares(values: Sequence[float]) -> Row:
+    """Parts of the sum; equal ones where there is nothing to share."""
+    everything = sum(values)
+    return [value / everything if everything > 0 else 1 / len(values) for value in values]
+
+
+def layer_scores(activations: Sequence[Array], gradients: Sequence[Array]) -> tuple[Row, Row, Row]:
+    """(G, C, J): shares of mean|g|, shares of mean|A|, and sum|g A|."""
+    gradient = shares([mean_magnitude(each) for each in gradients])
+    activation = shares([mean_magnitude(each) for each in activations])
+    joint = [joint_score(a, g) for a, g in zip(activations, gradients, strict=True)]
+    return gradient, activation, joint
+
+
+def product(gradient: Row, activation: Row) -> Row:
+    """G C, renormalised."""
+    return shares([g * c for g, c in zip(gradient, activation, strict=True)])
+
+
+def weights(gradient: Row, activation: Row, joint: Row, weighting: str, temper: float) -> Row:
+    """The weighting's shares, raised to the power `temper`, as shares again."""
+    layers = range(len(joint))
+    if weighting == "joint":
+        found = joint
+    elif weighting == "product":
+        found = product(gradient, activation)
+    elif weighting == "average":
+        found = [(gradient[layer] + activation[layer]) / 2 for layer in layers]
+    elif weighting == "geometric":
+        of_product, of_joint = product(gradient, activation), shares(joint)
+        found = [math.sqrt(of_product[layer] * of_joint[layer]) for layer in layers]
+    elif weighting == "uniform":
+        found = [1.0 for _ in layers]
+    elif weighting == "last":
+        found = [float(layer == len(joint) - 1) for layer in layers]
+    else:
+        raise ValueError(weighting)
+    return shares([share**temper for share in shares(found)])
