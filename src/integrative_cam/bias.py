@@ -33,15 +33,15 @@ class Completeness:
     activations); at any other tap it also holds what flows around the tap.
     """
 
-    score: Float[Tensor, batch]
-    input: Float[Tensor, batch]
-    bias: Float[Tensor, batch]
+    score: Float[Tensor, "batch"]
+    input: Float[Tensor, "batch"]
+    bias: Float[Tensor, "batch"]
     activation: Float[Tensor, "batch tap"]
     tap_bias: Float[Tensor, "batch tap"]
-    is_cut: Bool[Tensor, tap]
+    is_cut: Bool[Tensor, "tap"]
 
     @property
-    def remainder(self) -> Float[Tensor, batch]:
+    def remainder(self) -> Float[Tensor, "batch"]:
         """Score - input - bias."""
         return self.score - self.input - self.bias
 
@@ -66,14 +66,14 @@ def completeness(trace: Trace) -> Completeness:
     )
 
 
-def site_maps(trace: Trace, rho: Float[Tensor, batch], negative: float) -> list[Float[Tensor, batch * space]]:
+def site_maps(trace: Trace, rho: Float[Tensor, "batch"], negative: float) -> list[Float[Tensor, "batch *space"]]:
     """Each bias site's saturated map at its own resolution; (batch,) where the site has no space."""
     return [saturated_shift(wide(site.gradient), site.shift, rho, negative) for site in trace.sites]
 
 
 def complete_bias(
-    trace: Trace, maps: list[Float[Tensor, batch * site_space]], tap: int
-) -> Float[Tensor, batch * space]:
+    trace: Trace, maps: list[Float[Tensor, "batch *site_space"]], tap: int
+) -> Float[Tensor, "batch *space"]:
     """Sum of the maps of all sites behind `tap`, at the tap's resolution and with their sums preserved.
 
     A site without the tap's spatial axes gives every position an equal share.
@@ -93,7 +93,7 @@ def complete_bias(
     return total
 
 
-def residual_bias(trace: Trace, split: Completeness, tap: int) -> Float[Tensor, batch * space]:
+def residual_bias(trace: Trace, split: Completeness, tap: int) -> Float[Tensor, "batch *space"]:
     """S - <g, A>, spread evenly and halved as unsaturated evidence is (alpha = 1/2)."""
     space = trace.taps[tap].activation.shape[2:]
     rest = (split.score - split.activation[:, tap]) / (2 * space.numel())

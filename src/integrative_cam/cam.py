@@ -18,7 +18,7 @@ from .fusion import fuse
 from .readout import rho_of
 from .recipe import Recipe
 from .taps import TapInfo
-from .targets import Target, logits_of
+from .targets import Target, class_scores, logits_of
 from .trace import Trace, trace, wide
 from .weighting import layer_scores, layer_weights, shares
 
@@ -148,7 +148,7 @@ def _integrate(trace: Trace, recipe: Recipe) -> Explanation:
     )
 
 
-def directed(trace: Trace, direction: Float[Tensor, batch]) -> Trace:
+def directed(trace: Trace, direction: Float[Tensor, "batch"]) -> Trace:
     """The trace of direction * S: where the read-out falls with S, evidence for and against change sides."""
     if bool((direction == 1).all()):
         return trace
@@ -173,7 +173,7 @@ def _bias_layers(trace: Trace, maps: Sequence[Tensor], recipe: Recipe) -> tuple[
     return tuple(BiasLayer(site.name, found, weights[:, index]) for index, (site, found) in enumerate(spatial))
 
 
-def _warn_if_blank(fused: Float[Tensor, batch * space]) -> None:
+def _warn_if_blank(fused: Float[Tensor, "batch *space"]) -> None:
     blank = (fused.flatten(1).amax(1) == 0).nonzero()[:, 0].tolist()
     if blank:
         warnings.warn(
@@ -182,11 +182,11 @@ def _warn_if_blank(fused: Float[Tensor, batch * space]) -> None:
         )
 
 
-def margin(trace: Trace) -> Float[Tensor, batch] | None:
+def margin(trace: Trace) -> Float[Tensor, "batch"] | None:
     """S - logsumexp(all other logits); None where the target is no class. A single logit stands against 0."""
     if trace.index is None:
         return None
-    logits = wide(trace.output).double().flatten(1)
+    logits = class_scores(trace.output, "margin").double()
     if logits.shape[1] == 1:
         return trace.score
     others = logits.scatter(1, trace.index[:, None], float("-inf")).logsumexp(1)

@@ -112,7 +112,7 @@ class Capture(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         called = getattr(func, "__name__", "")
-        name = called.rstrip("_") if not called.startswith("__") else called
+        name = called.strip("_")  # relu_ is relu in place, __rsub__ is the operator of rsub
         written = _written(called, args, kwargs)
         if written is not None:
             self._preserve(written)

@@ -24,10 +24,10 @@ FLOOR = 1.0
 def evidence(
     activation: Float[Tensor, "batch channel *space"],
     gradient: Float[Tensor, "batch channel *space"],
-    rho: Float[Tensor, batch],
+    rho: Float[Tensor, "batch"],
     negative: float,
     aggregation: Aggregation,
-) -> tuple[Float[Tensor, batch * space], Int[Tensor, batch]]:
+) -> tuple[Float[Tensor, "batch *space"], Int[Tensor, "batch"]]:
     """Evidence for the target minus the share `negative` of the evidence against it, and the guarded entries.
 
     "position": sum over channels of alpha g A, each product where it arose, as LayerCAM does.
@@ -43,8 +43,8 @@ def evidence(
 def saturation(
     activation: Float[Tensor, "batch channel *space"],
     gradient: Float[Tensor, "batch channel *space"],
-    rho: Float[Tensor, batch],
-) -> tuple[Float[Tensor, "batch channel *space"], Int[Tensor, batch]]:
+    rho: Float[Tensor, "batch"],
+) -> tuple[Float[Tensor, "batch channel *space"], Int[Tensor, "batch"]]:
     """Alpha = 1 / (2 + rho |g| sum(A)), at most 1, and the number of entries per sample where that cut in.
 
     |g|, so that evidence against saturates as evidence for does.
@@ -58,9 +58,9 @@ def saturation(
 def saturated_shift(
     gradient: Float[Tensor, "batch channel *space"],
     shift: Float[Tensor, "batch channel *space"],
-    rho: Float[Tensor, batch],
+    rho: Float[Tensor, "batch"],
     negative: float,
-) -> Float[Tensor, batch * space]:
+) -> Float[Tensor, "batch *space"]:
     """Evidence that a constant `shift` carries: per channel t / (2 + rho sum(t)), t = relu(shift * gradient).
 
     What pulls against the target, relu(-shift * gradient), saturates alike and is subtracted by its share.
@@ -83,6 +83,6 @@ def space_of(values: Tensor) -> tuple[int, ...]:
     return tuple(range(2, values.ndim))
 
 
-def over(per_sample: Float[Tensor, batch], values: Tensor) -> Tensor:
+def over(per_sample: Float[Tensor, "batch"], values: Tensor) -> Tensor:
     """(batch,) shaped to broadcast over (batch, ...), in the dtype of `values`."""
     return per_sample.to(values.dtype).reshape(-1, *[1] * (values.ndim - 1))

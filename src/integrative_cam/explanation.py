@@ -28,12 +28,12 @@ class Layer:
 
     name: str
     kind: str
-    map: Float[Tensor, batch * space]
-    bias: Float[Tensor, batch * space]
-    weight: Float[Tensor, batch]
-    gradient_score: Float[Tensor, batch]
-    activation_score: Float[Tensor, batch]
-    joint_score: Float[Tensor, batch]
+    map: Float[Tensor, "batch *space"]
+    bias: Float[Tensor, "batch *space"]
+    weight: Float[Tensor, "batch"]
+    gradient_score: Float[Tensor, "batch"]
+    activation_score: Float[Tensor, "batch"]
+    joint_score: Float[Tensor, "batch"]
 
 
 @dataclass(frozen=True)
@@ -41,8 +41,8 @@ class BiasLayer:
     """A bias site that joined the fusion (bias="layers"): its signed map and its weight in the fusion."""
 
     name: str
-    map: Float[Tensor, batch * space]
-    weight: Float[Tensor, batch]
+    map: Float[Tensor, "batch *space"]
+    weight: Float[Tensor, "batch"]
 
 
 @dataclass(frozen=True, repr=False)
@@ -62,14 +62,14 @@ class Explanation:
         recipe: the ingredients.
     """
 
-    map: Float[Tensor, batch * space]
+    map: Float[Tensor, "batch *space"]
     layers: tuple[Layer, ...]
     bias_layers: tuple[BiasLayer, ...]
-    score: Float[Tensor, batch]
+    score: Float[Tensor, "batch"]
     output: Tensor
-    target: Int[Tensor, batch] | None
+    target: Int[Tensor, "batch"] | None
     target_names: tuple[str, ...]
-    guarded: Int[Tensor, batch]
+    guarded: Int[Tensor, "batch"]
     completeness: Completeness
     recipe: Recipe
 

@@ -25,11 +25,11 @@ _MODES = {1: "linear", 2: "bilinear", 3: "trilinear"}
 
 
 def fuse(
-    maps: Sequence[Float[Tensor, batch * layer_space]],
+    maps: Sequence[Float[Tensor, "batch *layer_space"]],
     weights: Float[Tensor, "batch layer"],
     space: tuple[int, ...],
     fusion: Fusion,
-) -> Float[Tensor, batch * space]:
+) -> Float[Tensor, "batch *space"]:
     """Fuse signed maps of any resolution to one map of size `space` in [0, 1]; its maximum is 1 or it is blank.
 
     Each map is divided by its own largest magnitude, weighted and fused; then cut at zero and divided by the
@@ -67,13 +67,13 @@ def _geometric_mean(maps: Sequence[Tensor], weights: Tensor, space: tuple[int, .
     return logarithm.exp()
 
 
-def by_magnitude(values: Float[Tensor, batch * space]) -> Float[Tensor, batch * space]:
+def by_magnitude(values: Float[Tensor, "batch *space"]) -> Float[Tensor, "batch *space"]:
     """Each sample divided by its largest magnitude; zeros stay zeros."""
     largest = values.abs().flatten(1).amax(1)
     return values / over(torch.where(largest > 0, largest, torch.ones_like(largest)), values)
 
 
-def resize(values: Float[Tensor, batch * space], space: tuple[int, ...]) -> Float[Tensor, batch * new_space]:
+def resize(values: Float[Tensor, "batch *space"], space: tuple[int, ...]) -> Float[Tensor, "batch *new_space"]:
     """Linear interpolation with pixel centres aligned (align_corners=False), in 1, 2 or 3 dimensions."""
     if tuple(values.shape[1:]) == tuple(space):
         return values

@@ -66,8 +66,8 @@ USES_MARGIN = frozenset({"softmax", "log_softmax"})
 
 
 def rho_of(
-    readout: str | Readout, score: Float[Tensor, batch], margin: Float[Tensor, batch] | None
-) -> tuple[Float[Tensor, batch], Float[Tensor, batch]]:
+    readout: str | Readout, score: Float[Tensor, "batch"], margin: Float[Tensor, "batch"] | None
+) -> tuple[Float[Tensor, "batch"], Float[Tensor, "batch"]]:
     """Rho = f'''(S) / f''(S), within +-RHO_LIMIT, and the sign of f'(S); both float64 on the CPU or `score`'s device.
 
     `margin` is S - logsumexp(other logits), needed by "softmax" and "log_softmax". f with f'' = f''' = 0
@@ -92,7 +92,7 @@ def rho_of(
     return rho.clamp(-RHO_LIMIT, RHO_LIMIT), slope.sign()
 
 
-def differentiate(readout: Readout, score: Float[Tensor, batch]) -> Derivatives:
+def differentiate(readout: Readout, score: Float[Tensor, "batch"]) -> Derivatives:
     """f', f'' and f''' of an elementwise callable at `score`, by automatic differentiation in float64.
 
     Raises:

@@ -62,7 +62,7 @@ class Recipe:
     def described(self) -> dict[str, Any]:
         """The ingredients as plain values; a callable by its name."""
         return {
-            field: getattr(value, "__qualname__", repr(value)) if callable(value) else value
+            field: getattr(value, "__name__", repr(value)) if callable(value) else value
             for field, value in asdict(self).items()
         }
 

@@ -40,10 +40,9 @@ def load(folder: Path) -> Explanation:
     try:
         manifest = json.loads((folder / MANIFEST).read_text())
         arrays = load_file(folder / ARRAYS)
-    except FileNotFoundError as error:
-        raise ExplanationError(
-            f"{folder} holds no complete explanation: {Path(error.filename).name} is missing."
-        ) from None
+    except FileNotFoundError:
+        missing = next(name for name in (MANIFEST, ARRAYS) if not (folder / name).is_file())
+        raise ExplanationError(f"{folder} holds no complete explanation: {missing} is missing.") from None
     except (json.JSONDecodeError, UnicodeDecodeError, SafetensorError, OSError) as error:
         raise ExplanationError(f"{folder} holds no readable explanation: {error}") from None
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
@@ -126,5 +125,10 @@ def _explanation(manifest: dict[str, Any], arrays: dict[str, Tensor]) -> Explana
         target_names=tuple(manifest["target_names"]),
         guarded=arrays["guarded"],
         completeness=part("completeness.", Completeness, {}),
-        recipe=Recipe(**manifest["recipe"]),
+        recipe=_recipe(**manifest["recipe"]),
     )
+
+
+def _recipe(taps: str | list[str], **ingredients: Any) -> Recipe:
+    # JSON knows lists only.
+    return Recipe(taps=taps if isinstance(taps, str) else tuple(taps), **ingredients)

@@ -49,15 +49,15 @@ T = TypeVar("T", bound=TapLike)
 
 def may_want(taps: Taps) -> Callable[[str, str], bool]:
     """A cheap test of (name, kind), asked during the forward pass, that lets through all that `select` may take."""
-    patterns = None if callable(taps) else _patterns(taps)
-    if patterns is not None and all(_is_of_activations(pattern) for pattern in patterns):
+    if callable(taps):
+        return lambda *_: True
+    patterns = _patterns(taps)
+    if all(pattern in POLICIES for pattern in patterns):
         return lambda _, kind: kind == "activation"
+    of_activations = any(pattern in POLICIES or _RESOLUTION.fullmatch(pattern) for pattern in patterns)
     return lambda name, kind: (
-        patterns is None
-        or any(
-            kind == "activation" if _is_of_activations(pattern) else _matches(pattern, name) or _inside(pattern, name)
-            for pattern in patterns
-        )
+        (of_activations and kind == "activation")
+        or any(_matches(pattern, name) or _inside(pattern, name) for pattern in patterns)
     )
 
 
@@ -87,30 +87,26 @@ def _select_one(candidates: Sequence[T], pattern: str, seen: Sequence[str]) -> l
         chosen = list({candidates[index].shape[1:]: index for index in activations}.values())
     elif pattern == "last":
         chosen = activations[-1:]
-    elif _RESOLUTION.fullmatch(pattern):
-        size = tuple(map(int, pattern.split("x")))
-        chosen = [index for index in activations if candidates[index].shape[1:] == size]
     else:
         matching = [index for index, each in enumerate(candidates) if _matches(pattern, each.name)]
         chosen = [index for index in matching if candidates[index].kind == "activation"] or matching
         chosen = chosen or [index for index, each in enumerate(candidates) if _inside(pattern, each.name)][-1:]
+        if not chosen and _RESOLUTION.fullmatch(pattern):
+            size = tuple(map(int, pattern.split("x")))
+            chosen = [index for index in activations if candidates[index].shape[1:] == size]
     if not chosen:
         raise TapError(_nothing(pattern, candidates, seen))
     return chosen
 
 
 def _patterns(taps: str | Sequence[str]) -> list[str]:
-    patterns = [taps] if isinstance(taps, str) else list(taps)
+    patterns = [taps] if isinstance(taps, str) else list(taps) if isinstance(taps, Sequence) else []
     if not patterns or not all(isinstance(pattern, str) and pattern for pattern in patterns):
         raise TapError(
             f"taps must be one of {', '.join(POLICIES)}, a name, a glob, a module path, a resolution such as "
             f"'14x14', a list of these or a callable, but got {taps!r}."
         )
     return patterns
-
-
-def _is_of_activations(pattern: str) -> bool:
-    return pattern in POLICIES or _RESOLUTION.fullmatch(pattern) is not None
 
 
 def _matches(pattern: str, name: str) -> bool:

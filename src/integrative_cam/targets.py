@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -23,9 +24,9 @@ Target = int | Tensor | SampleTarget | Sequence[int | SampleTarget] | None
 class Scored:
     """The scores to differentiate, and how they came about."""
 
-    score: Float[Tensor, batch]
+    score: Float[Tensor, "batch"]
     logits: Tensor
-    index: Int[Tensor, batch] | None
+    index: Int[Tensor, "batch"] | None
     names: tuple[str, ...]
 
 
@@ -43,13 +44,13 @@ def score(output: Any, target: Target, batch: int) -> Scored:
         )
     targets = _per_sample(target, batch)
     if targets is None:
-        index = _class_scores(logits, "target=None").argmax(1)
+        index = class_scores(logits, "target=None").argmax(1)
     elif all(isinstance(each, int) for each in targets):
-        index = _checked(torch.tensor(targets, device=logits.device), _class_scores(logits, f"target={target}"))
+        index = _checked(torch.tensor(targets, device=logits.device), class_scores(logits, f"target={target}"))
     else:
         scores = [_scalar(each, output, logits, sample) for sample, each in enumerate(targets)]
         return Scored(torch.stack(scores), logits, None, tuple(map(_name, targets)))
-    scores_of_class = _class_scores(logits, "target")
+    scores_of_class = class_scores(logits, "target")
     chosen = scores_of_class.gather(1, index[:, None])[:, 0]
     return Scored(chosen, logits, index, tuple(str(each) for each in index.tolist()))
 
@@ -60,23 +61,26 @@ def logits_of(output: Any) -> Tensor:
     Raises:
         OutputError: there is none.
     """
+    found = _first_tensor(output)
+    if found is None:
+        raise OutputError(
+            f"The model returned {type(output).__name__} without a floating-point tensor or `logits`. "
+            "Wrap the model so that it returns a tensor, or a tuple or dict that holds one."
+        )
+    return found
+
+
+def _first_tensor(output: Any) -> Tensor | None:
     if isinstance(output, Tensor):
-        return output
-    named = output.get("logits") if isinstance(output, Mapping) else getattr(output, "logits", None)
-    if isinstance(named, Tensor):
-        return named
+        return output if output.is_floating_point() else None
     values: Sequence[Any] = ()
     if isinstance(output, Mapping):
-        values = list(output.values())
-    elif isinstance(output, Sequence) and not isinstance(output, str):
+        values = [output.get("logits"), *output.values()]
+    elif isinstance(output, tuple | list):
         values = output
-    for value in values:
-        if isinstance(value, Tensor) and value.is_floating_point():
-            return value
-    raise OutputError(
-        f"The model returned {type(output).__name__} without a floating-point tensor or `logits`. "
-        "Wrap the model so that it returns a tensor, or a tuple or dict that holds one."
-    )
+    elif hasattr(output, "logits"):
+        values = [output.logits]
+    return next((found for value in values if (found := _first_tensor(value)) is not None), None)
 
 
 def sample_of(output: Any, sample: int) -> Any:
@@ -104,11 +108,15 @@ def _per_sample(target: Target, batch: int) -> list[int | SampleTarget] | None:
                 f"but got {target.dtype} of shape {tuple(target.shape)}."
             )
         target = target.tolist()
-    if isinstance(target, int) or callable(target):
+    if callable(target):
         return [target] * batch
     try:
-        targets = [each if callable(each) else int(each.__index__()) for each in target]
-    except (TypeError, AttributeError):
+        return [operator.index(target)] * batch  # type: ignore[arg-type]
+    except TypeError:
+        pass  # no single integer of any library
+    try:
+        targets = [each if callable(each) else operator.index(each) for each in target]  # type: ignore[union-attr]
+    except TypeError:
         raise TargetError(
             "target must be None, a class index, a callable on one sample's output, or one of these per image, "
             f"but got {target!r}."
@@ -118,7 +126,12 @@ def _per_sample(target: Target, batch: int) -> list[int | SampleTarget] | None:
     return targets
 
 
-def _class_scores(logits: Tensor, asked: str) -> Float[Tensor, "batch classes"]:
+def class_scores(logits: Tensor, asked: str) -> Float[Tensor, "batch classes"]:
+    """The logits as one value per class; a single value per sample is one class.
+
+    Raises:
+        TargetError: several values per class, as in segmentation; `asked` is what wanted a class.
+    """
     if logits.ndim == 1:
         return logits[:, None]
     if logits.ndim > 2 and logits[0, 0].numel() > 1:
@@ -129,7 +142,7 @@ def _class_scores(logits: Tensor, asked: str) -> Float[Tensor, "batch classes"]:
     return logits.flatten(1)
 
 
-def _checked(index: Int[Tensor, batch], logits: Float[Tensor, "batch classes"]) -> Int[Tensor, batch]:
+def _checked(index: Int[Tensor, "batch"], logits: Float[Tensor, "batch classes"]) -> Int[Tensor, "batch"]:
     classes = logits.shape[1]
     outside = index[(index < 0) | (index >= classes)]
     if len(outside):
@@ -141,7 +154,7 @@ def _checked(index: Int[Tensor, batch], logits: Float[Tensor, "batch classes"]) 
 
 def _scalar(target: int | SampleTarget, output: Any, logits: Tensor, sample: int) -> Tensor:
     if isinstance(target, int):
-        scores = _class_scores(logits, f"target={target}")
+        scores = class_scores(logits, f"target={target}")
         index = _checked(torch.tensor([target], device=logits.device), scores)
         return scores[sample, index[0]]
     value = target(sample_of(output, sample))
@@ -154,4 +167,4 @@ def _scalar(target: int | SampleTarget, output: Any, logits: Tensor, sample: int
 
 
 def _name(target: int | SampleTarget) -> str:
-    return str(target) if isinstance(target, int) else getattr(target, "__qualname__", type(target).__name__)
+    return str(target) if isinstance(target, int) else getattr(target, "__name__", type(target).__name__)

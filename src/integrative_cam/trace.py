@@ -66,11 +66,11 @@ class Trace:
     taps: tuple[Tap, ...]
     sites: tuple[BiasSite, ...]
     behind: Bool[Tensor, "tap site"]
-    score: Float[Tensor, batch]
+    score: Float[Tensor, "batch"]
     output: Tensor
-    index: Int[Tensor, batch] | None
+    index: Int[Tensor, "batch"] | None
     target_names: tuple[str, ...]
-    input_part: Float[Tensor, batch]
+    input_part: Float[Tensor, "batch"]
     input_space: tuple[int, ...]
 
 
@@ -219,11 +219,14 @@ def _check(model: Any, images: Any) -> None:
         raise InputError(
             f"images must have shape (batch, channel, *space) with at least one element, but got {tuple(images.shape)}."
         )
+    weight = next((each for each in model.parameters() if each.is_floating_point()), None)
+    if weight is not None:
+        _check_together(weight, images)
     if not images.isfinite().all():
         raise InputError("images hold NaN or infinite values; replace them before explaining.")
-    weight = next((each for each in model.parameters() if each.is_floating_point()), None)
-    if weight is None:
-        return
+
+
+def _check_together(weight: Tensor, images: Tensor) -> None:
     if weight.is_inference():
         raise InputError(
             "The model's parameters were created under torch.inference_mode, where no gradient can pass. "

@@ -57,7 +57,7 @@ class Result:
     @property
     def probabilities(self) -> torch.Tensor:
         """(classes,): softmax of the logits; a single logit's sigmoid."""
-        logits = self.explanation.output.flatten(1)[0].double()
+        logits = self.explanation.output.reshape(-1).double()
         return logits.softmax(0) if len(logits) > 1 else logits.sigmoid()
 
     def named(self, index: int) -> str:
@@ -111,7 +111,7 @@ def explain_image(path: Path, folder: Path, network: Network, request: Request) 
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         first = cam(view.tensor, None if top else network.index(request.target))
-        logits = first.output.flatten(1)[0]
+        logits = first.output.reshape(-1)
         classes = logits.topk(min(int(top[1]), len(logits))).indices.tolist() if top else [int(first.target_names[0])]
         explanations = [first, *(cam(view.tensor, index) for index in classes[1:])]
     notes = tuple(dict.fromkeys(str(warning.message) for warning in caught))

@@ -10,7 +10,7 @@ from ..errors import InputError, MissingExtraError
 try:
     import matplotlib as mpl
     import numpy as np
-    from PIL import Image
+    from PIL import Image, ImageEnhance
 except ImportError as error:
     raise MissingExtraError("Drawing", "render", error) from error
 
@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 
 COLOURS = "inferno"
 """Perceptually uniform and readable with colour-blind eyes."""
-OPACITY = 0.75
+OPACITY = 0.85
+COLOUR_KEPT = 0.3
+"""Of the photograph: a red cup in full colour would look like evidence."""
 
 
 def overlay(saliency: Float[Tensor, "height width"], image: Image.Image) -> Image.Image:
@@ -31,11 +33,12 @@ def overlay(saliency: Float[Tensor, "height width"], image: Image.Image) -> Imag
             f"overlay draws maps of two dimensions, but this one has shape {tuple(saliency.shape)}; "
             "index the axis to show, or plot a signal's map as a curve."
         )
-    photograph = np.asarray(image.convert("RGB"), dtype=np.float32)
+    muted = ImageEnhance.Color(image.convert("RGB")).enhance(COLOUR_KEPT)
+    photograph = np.asarray(muted, dtype=np.float32)
     grown = Image.fromarray(saliency.float().cpu().numpy()).resize(image.size, Image.Resampling.BICUBIC)
     values = np.asarray(grown).clip(0, 1)
     colours = mpl.colormaps[COLOURS](values)[..., :3].astype(np.float32) * 255
-    opacity = OPACITY * np.sqrt(values)[..., None]
+    opacity = OPACITY * values[..., None]
     return Image.fromarray((photograph * (1 - opacity) + colours * opacity).round().astype(np.uint8))
 
 

@@ -1,0 +1,35 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from integrative_cam.models import Network, load
+
+# One thread: small operations gain nothing from more, and tests run in parallel processes.
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def lite0() -> Network:
+    """The bundled network with its real weights."""
+    return load()
+
+
+@pytest.fixture(scope="session")
+def photographs() -> Path:
+    """The folder of photographs in scikit-image's wheel: chelsea.png, coffee.png, astronaut.png, rocket.jpg."""
+    import skimage
+
+    return Path(skimage.__file__).parent / "data"
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """Real data and networks beside the repository; only extra checks may depend on it."""
+    folder = Path(os.environ.get("ICAM_SHARED", Path(__file__).parents[2] / "shared"))
+    if not folder.is_dir():
+        pytest.skip(f"{folder} is not there; set ICAM_SHARED")
+    return folder
