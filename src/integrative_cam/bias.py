@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor
 
-from .evidence import saturated_shift
+from .evidence import over, saturated_shift
 from .fusion import resize
 from .trace import Trace, wide
 
@@ -88,8 +88,10 @@ def complete_bias(
             same_size[size] = same_size[size] + site if size in same_size else site
     total = trace.score.new_zeros(len(trace.score), *space)
     for size, site in same_size.items():
-        resized = resize(site, space)
-        total = total + resized * (torch.Size(size).numel() / space.numel())
+        resized = resize(site, space) * (torch.Size(size).numel() / space.numel())
+        # Interpolation keeps sums only where one size divides the other: spread what is lost evenly.
+        lost = (site.flatten(1).sum(1) - resized.flatten(1).sum(1)) / space.numel()
+        total = total + resized + over(lost, resized)
     return total
 
 

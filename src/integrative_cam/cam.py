@@ -107,7 +107,7 @@ def _integrate(trace: Trace, recipe: Recipe) -> Explanation:
         if recipe.bias == "complete":
             bias = complete_bias(trace, sites, index)
         elif recipe.bias == "residual":
-            bias = residual_bias(trace, split, index)
+            bias = over(direction.to(found), found) * residual_bias(trace, split, index)
         else:
             bias = torch.zeros_like(found)
         guarded += touched

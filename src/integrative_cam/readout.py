@@ -108,22 +108,27 @@ def differentiate(readout: Readout, score: Float[Tensor, "batch"]) -> Derivative
                 f"readout {name} must map a tensor of scores to a tensor of the same shape "
                 f"{tuple(point.shape)}, elementwise; it gave {came}."
             )
+        if not value.requires_grad:
+            raise RecipeError(f"readout {name} must be differentiable, but its value carries no gradient.")
         alone = torch.cat([readout(each) for each in point.detach()[:, None]])
         if not torch.allclose(alone, value.detach(), rtol=1e-9, atol=1e-12, equal_nan=True):
             raise RecipeError(
                 f"readout {name} must be elementwise: a sample's value changes with the other scores. "
                 "Use readout='softmax' for a probability over classes."
             )
-        derivatives = []
+        derivatives = [value]
         for _ in range(3):
             if value.requires_grad:
                 (value,) = torch.autograd.grad(value.sum(), point, create_graph=True, materialize_grads=True)
             else:
                 value = torch.zeros_like(point)
             derivatives.append(value)
-    slope, second, third = (each.detach() for each in derivatives)
-    if not torch.stack([slope, second, third]).isfinite().all():
-        raise RecipeError(f"readout {name} has no finite derivatives up to the third at scores {score.tolist()}.")
+    found = torch.stack(derivatives).detach()
+    _, slope, second, third = found
+    if not found.isfinite().all():
+        raise RecipeError(
+            f"readout {name} has no finite derivatives up to the third, or no finite value, at scores {score.tolist()}."
+        )
     if ((second == 0) & (third != 0)).any():
         raise RecipeError(
             f"readout {name} has f'' = 0 but f''' != 0 at scores {score.tolist()}: rho = f'''/f'' is undefined."

@@ -1,0 +1,39 @@
+# `make demo` and `make test` need Python >= 3.10 and make, nothing else.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+# Small networks gain nothing from more threads; tests run in parallel processes.
+export OMP_NUM_THREADS ?= 1
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check format bench clean
+
+help: ## List the targets.
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
+
+demo: $(VENV)/.demo ## Set up, explain the bundled photograph with the bundled network, print where the pictures are.
+	$(BIN)/icam explain --out demo-out
+
+test: check ## Set up, run all checks and tests.
+	$(BIN)/python -m pytest -n auto --dist worksteal
+
+check: $(VENV)/.dev ## Lint, formatting and types.
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+format: $(VENV)/.dev ## Put the code into its canonical form.
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+bench: $(VENV)/.dev ## Print taps, completeness errors and the cost of a call, per network.
+	$(BIN)/python benchmarks/overview.py
+
+clean: ## Remove the virtual environment and all that was made.
+	rm -rf $(VENV) demo-out icam-out dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+# One environment; each file marks an extra that is installed.
+$(VENV)/.demo $(VENV)/.dev: $(VENV)/.%: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --editable '.[$*]'
+	touch $@

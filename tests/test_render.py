@@ -1,0 +1,85 @@
+"""Pictures: the evidence lies where the map says, and the same input gives the same bytes."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageEnhance
+
+from integrative_cam import InputError, explain
+from integrative_cam.models import Network, read_image
+from integrative_cam.render import overlay, panel
+
+GREY = Image.new("RGB", (120, 80), (128, 128, 128))
+
+
+def spot(row: int, column: int) -> torch.Tensor:
+    saliency = torch.zeros(8, 12)
+    saliency[row, column] = 1
+    return saliency
+
+
+@pytest.mark.parametrize(("row", "column"), [(0, 0), (7, 11), (2, 9), (5, 3)])
+def test_evidence_lies_where_the_map_says(row: int, column: int) -> None:
+    """An image ten times the map's size: the changed pixels centre on the cell's centre."""
+    changed = np.abs(np.asarray(overlay(spot(row, column), GREY), dtype=float) - 128).sum(2)
+    rows, columns = np.nonzero(changed > changed.max() / 2)
+    assert abs(rows.mean() - (10 * row + 4.5)) < 1.5
+    assert abs(columns.mean() - (10 * column + 4.5)) < 1.5
+
+
+def test_without_evidence_the_photograph_stays(photographs: Path) -> None:
+    photograph = read_image(photographs / "coffee.png")
+    muted = ImageEnhance.Color(photograph).enhance(0.3)
+    assert np.array_equal(np.asarray(overlay(torch.zeros(7, 7), photograph)), np.asarray(muted))
+
+
+def test_opacity_follows_evidence() -> None:
+    """What of the photograph shines through is the difference between a white and a black one."""
+    ramp = torch.linspace(0, 1, 12).expand(8, 12)
+    white, black = (np.asarray(overlay(ramp, Image.new("RGB", (12, 8), each)), float) for each in ("white", "black"))
+    np.testing.assert_allclose((white - black)[0, :, 0], 255 * (1 - 0.85 * ramp[0].numpy()), atol=1)
+
+
+def test_overlays_of_tensors_and_images(lite0: Network, photographs: Path) -> None:
+    photograph = read_image(photographs / "chelsea.png")
+    view = lite0.preprocessing(photograph)
+    found = explain(lite0.model, view.tensor)
+    (of_image,) = found.overlay(view.picture)
+    assert of_image.size == view.picture.size
+    (of_tensor,) = found.overlay(view.tensor)
+    assert of_tensor.size == (224, 224)
+    # The tensor is the photograph but for its range of brightness.
+    difference = np.asarray(of_image.resize((224, 224)), float) - np.asarray(of_tensor, float)
+    assert np.abs(difference - difference.mean()).mean() < 12
+    with pytest.raises(InputError, match="one image per map: 1 maps, but got 2 images"):
+        found.overlay([photograph, photograph])
+
+
+def test_only_maps_of_two_dimensions_are_drawn() -> None:
+    with pytest.raises(InputError, match=r"two dimensions, but this one has shape \(4, 5, 6\)"):
+        overlay(torch.zeros(4, 5, 6), GREY)
+
+
+def test_panel_tells_the_whole_story(lite0: Network, photographs: Path) -> None:
+    view = lite0.preprocessing(read_image(photographs / "chelsea.png"))
+    found = explain(lite0.model, view.tensor)
+    figure = panel(found, view.picture, "Why tiger cat")
+    titles = [axes.get_title() for axes in figure.axes]
+    assert titles[:2] == ["What the network saw", "Why tiger cat"]
+    strongest = found.weights[0].topk(6).indices.sort().values.tolist()
+    shown = [title for title in titles if "weight" in title]
+    assert [title.split("\n")[0] for title in shown] == [found.layers[index].name for index in strongest]
+    bars = figure.axes[-1].patches
+    assert [bar.get_height() for bar in bars] == pytest.approx(found.weights[0].tolist())
+
+    def picture() -> bytes:
+        written = io.BytesIO()
+        panel(found, view.picture, "Why tiger cat").savefig(written, dpi=50)
+        return written.getvalue()
+
+    assert picture() == picture()
