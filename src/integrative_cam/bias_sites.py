@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 ShiftRule = Callable[..., "Tensor | None"]
 
@@ -91,18 +91,33 @@ def _layer_norm(
 
 
 def _is_constant(value: Any) -> bool:
-    """A parameter, a buffer or a number: nothing that was computed from the input."""
-    return isinstance(value, int | float) or (
-        isinstance(value, Tensor) and value.is_floating_point() and (value.is_leaf or not value.requires_grad)
-    )
+    """A number, a parameter or a buffer, or made of these alone: nothing that was computed from the input."""
+    if not isinstance(value, Tensor):
+        return isinstance(value, int | float)
+    if not value.is_floating_point():
+        return False
+    return not value.requires_grad or isinstance(value, nn.Parameter) or _made_of_parameters(value)
+
+
+def _made_of_parameters(value: Tensor, nodes: int = 16) -> bool:
+    """Whether the autograd graph behind `value` ends within a few nodes, in parameters only."""
+    waiting = [value.grad_fn]
+    for _ in range(nodes):
+        if not waiting:
+            return True
+        node = waiting.pop()
+        if node is None or not isinstance(getattr(node, "variable", None), nn.Parameter | None):
+            return False
+        waiting.extend(following for following, _ in node.next_functions if following is not None)
+    return False
 
 
 def _added(left: Any, right: Any, alpha: float, sign: float = 1) -> Tensor | None:
-    """Left + sign * alpha * right: the side that is constant, where the other is not."""
+    """left + sign * alpha * right: the side that is constant, where the other is not."""
     if _is_constant(right) and not _is_constant(left):
-        return torch.as_tensor(right, device=left.device) * (sign * alpha)
+        return torch.as_tensor(right, dtype=left.dtype, device=left.device) * (sign * alpha)
     if _is_constant(left) and not _is_constant(right):
-        return torch.as_tensor(left, device=right.device) * 1
+        return torch.as_tensor(left, dtype=right.dtype, device=right.device) * 1
     return None
 
 

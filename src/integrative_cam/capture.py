@@ -125,6 +125,10 @@ class Capture(TorchFunctionMode):
             and output.is_floating_point()
             and not output.is_leaf
         ):
+            if written is None and output._is_view():
+                # Linear and instance norm end in a view of a tensor that nobody else sees. Writing into a view
+                # would give it another place in the graph and cut the recorded one off.
+                output = torch.ops.aten._unsafe_view(output, output.shape)
             self._record(name, kind, args, kwargs, output)
         return output
 
