@@ -64,6 +64,7 @@ def print_explanation(result: Result) -> None:
         console.print(f"Pole guard: limited alpha at {int(explanation.guarded[0])} entries", highlight=False)
     for note in result.notes:
         console.print(f"Note: {note}", highlight=False, soft_wrap=True)
+    console.print("Written:")
     for file in FILES.values():
         console.print(f"  {result.folder / file}", highlight=False, soft_wrap=True)
 
