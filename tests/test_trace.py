@@ -27,6 +27,7 @@ class Busy(nn.Module):
         self.head = nn.Linear(6, 4)
         self.register_buffer("calls", torch.zeros(()))
         self.register_buffer("last_mean", torch.zeros(()))
+        self.register_buffer("scale", torch.ones(6, 1, 1))
         self.fault = fault
         self.hook_calls = 0
         self.conv.register_forward_hook(self._count)
@@ -38,7 +39,8 @@ class Busy(nn.Module):
         self.calls += 1
         self.last_mean = x.detach().mean()
         x = self.relu(self.norm(self.conv(x)))
-        x = self.relu(self.second(x))
+        self.scale.mul_(0.5)
+        x = self.relu(self.second(x * self.scale))  # autograd holds on to the buffer as it is now
         x = x + 1e-3 * torch.rand_like(x)
         if self.fault is not None:
             raise self.fault("on purpose")

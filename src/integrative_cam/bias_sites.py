@@ -113,7 +113,7 @@ def _made_of_parameters(value: Tensor, nodes: int = 16) -> bool:
 
 
 def _added(left: Any, right: Any, alpha: float, sign: float = 1) -> Tensor | None:
-    """left + sign * alpha * right: the side that is constant, where the other is not."""
+    """The constant side of left + sign * alpha * right, where the other side is not."""
     if _is_constant(right) and not _is_constant(left):
         return torch.as_tensor(right, dtype=left.dtype, device=left.device) * (sign * alpha)
     if _is_constant(left) and not _is_constant(right):

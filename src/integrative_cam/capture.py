@@ -9,8 +9,7 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from types import TracebackType
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -19,6 +18,7 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.overrides import TorchFunctionMode
 
 from .bias_sites import shift_of
+from .guard import storage_of
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -67,41 +67,29 @@ class Shift:
 
 
 class Capture(TorchFunctionMode):
-    """Record candidates that `wanted(name, kind)` asks for, and (with `biases`) every constant shift.
+    """Record the candidates that `wanted(name, kind)` asks for, and every constant shift.
 
-    Values stay those of the moment: a tensor that the network overwrites later is copied just before.
-    A buffer of the model that it overwrites is put back on leaving.
+    Values stay those of the moment: a tensor that the network overwrites later is copied just before, and
+    `before_write` is told of it.
     """
 
-    def __init__(self, model: nn.Module, batch: int, wanted: Callable[[str, str], bool], biases: bool) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        batch: int,
+        wanted: Callable[[str, str], bool],
+        before_write: Callable[[Tensor], None],
+    ) -> None:
         super().__init__()
         self.candidates: list[Candidate] = []
         self.shifts: list[Shift] = []
         self.seen: list[str] = []
         self._batch = batch
         self._wanted = wanted
-        self._biases = biases
+        self._before_write = before_write
         self._modules = {id(module): (name, module) for name, module in model.named_modules()}
-        self._buffers = {_storage(buffer): buffer for buffer in model.buffers()}
-        self._assigned = [(module, dict(module._buffers)) for module in model.modules() if module._buffers]
-        self._overwritten: list[tuple[Tensor, Tensor]] = []
         self._by_storage: dict[int, list[int]] = {}
         self._calls: Counter[str] = Counter()
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        super().__exit__(exc_type, exc, traceback)  # type: ignore[no-untyped-call]
-        with torch.no_grad():
-            for buffer, before in self._overwritten:
-                buffer.copy_(before)
-        for module, buffers in self._assigned:
-            for name, value in buffers.items():
-                if module._buffers.get(name) is not value:
-                    module._buffers[name] = value
 
     def __torch_function__(
         self,
@@ -116,6 +104,7 @@ class Capture(TorchFunctionMode):
         written = _written(called, args, kwargs)
         if written is not None:
             self._preserve(written)
+            self._before_write(written)
         output = func(*args, **kwargs)
         kind = KINDS.get(name)
         if (
@@ -136,7 +125,7 @@ class Capture(TorchFunctionMode):
         channels_last = self._channels_last(func, kind, args)
         if channels_last:
             setattr(output, _CHANNELS_LAST, True)
-        shift = shift_of(func, args, kwargs) if self._biases else None
+        shift = shift_of(func, args, kwargs)
         name = self._name(func)
         self.seen.append(name)
         edge = get_gradient_edge(output)
@@ -146,7 +135,7 @@ class Capture(TorchFunctionMode):
             value = output.detach()
             value = value.movedim(-1, 1) if channels_last else value
             if value.shape[2:].numel() > 1:
-                self._by_storage.setdefault(_storage(output), []).append(len(self.candidates))
+                self._by_storage.setdefault(storage_of(output), []).append(len(self.candidates))
                 self.candidates.append(Candidate(name, kind, value, edge, channels_last))
 
     def _channels_last(self, func: str, kind: str, args: tuple[Any, ...]) -> bool:
@@ -176,17 +165,9 @@ class Capture(TorchFunctionMode):
         return name if calls == 1 else f"{name}#{calls}"
 
     def _preserve(self, tensor: Tensor) -> None:
-        storage = _storage(tensor)
-        for index in self._by_storage.pop(storage, ()):
-            old = self.candidates[index]
-            self.candidates[index] = Candidate(old.name, old.kind, old.value.clone(), old.edge, old.channels_last)
-        buffer = self._buffers.pop(storage, None)
-        if buffer is not None:
-            self._overwritten.append((buffer, buffer.detach().clone()))
-
-
-def _storage(tensor: Tensor) -> int:
-    return tensor.untyped_storage().data_ptr()
+        for index in self._by_storage.pop(storage_of(tensor), ()):
+            candidate = self.candidates[index]
+            self.candidates[index] = replace(candidate, value=candidate.value.clone())
 
 
 def _written(called: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:

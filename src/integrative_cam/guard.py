@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from weakref import WeakKeyDictionary
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from .errors import InputError
 
@@ -59,6 +59,38 @@ def preserved_randomness(device: torch.device) -> Iterator[None]:
             torch.set_rng_state(cpu_before)
         if cuda_before is not None and not torch.equal(cuda_before, torch.cuda.get_rng_state(device)):
             torch.cuda.set_rng_state(cuda_before, device)
+
+
+@contextmanager
+def preserved_buffers(model: nn.Module) -> Iterator[Callable[[Tensor], None]]:
+    """Give buffers that the network overwrites or assigns their values back.
+
+    Yields a function to call just before a tensor is written to in place.
+    """
+    owned = {storage_of(buffer): buffer for buffer in model.buffers()}
+    assigned = [(module, dict(module._buffers)) for module in model.modules() if module._buffers]
+    before: list[tuple[Tensor, Tensor]] = []
+
+    def before_write(tensor: Tensor) -> None:
+        buffer = owned.pop(storage_of(tensor), None)
+        if buffer is not None:
+            before.append((buffer, buffer.detach().clone()))
+
+    try:
+        yield before_write
+    finally:
+        with torch.no_grad():
+            for buffer, value in before:
+                buffer.copy_(value)
+        for module, buffers in assigned:
+            for name, original in buffers.items():
+                if module._buffers.get(name) is not original:
+                    module._buffers[name] = original
+
+
+def storage_of(tensor: Tensor) -> int:
+    """The same number for all tensors that share memory."""
+    return tensor.untyped_storage().data_ptr()
 
 
 def uncompiled(model: nn.Module) -> nn.Module:

@@ -13,7 +13,7 @@ from torch.autograd.graph import get_gradient_edge
 from . import graph, targets
 from .capture import Candidate, Capture, Shift
 from .errors import InputError, OutputError, TapError
-from .guard import eager, evaluation, preserved_randomness, uncompiled
+from .guard import eager, evaluation, preserved_buffers, preserved_randomness, uncompiled
 from .taps import Taps, may_want, select
 
 if TYPE_CHECKING:
@@ -102,9 +102,10 @@ def trace(
         eager(model),
         evaluation(model),
         preserved_randomness(images.device),
+        preserved_buffers(model) as before_write,
     ):
         leaf = images.detach().clone().requires_grad_()
-        capture = Capture(model, len(images), may_want(taps), biases=True)
+        capture = Capture(model, len(images), may_want(taps), before_write)
         with capture:
             output = model(leaf.clone())
         scored = targets.score(output, target, len(images))
