@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
+from hypothesis import Phase, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+
+from integrative_cam.trace import BiasSite, Tap, Trace
 
 CONV = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 NORM = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
@@ -20,6 +24,12 @@ SPACES = {1: (16,), 2: (8, 4), 3: (8, 4, 4)}
 ODD_SPACES = {1: (11,), 2: (9, 6), 3: (5, 4, 6)}
 CHANNELS = 2
 CLASSES = 4
+
+
+def examples(count: int) -> settings:
+    """So many examples, the same in every run, not shrunk: a smaller seed is no simpler."""
+    phases = (Phase.explicit, Phase.generate)
+    return settings(max_examples=count, deadline=None, derandomize=True, phases=phases)
 
 
 @dataclass(frozen=True)
@@ -162,11 +172,61 @@ BUILDERS: dict[str, Callable[[Options], nn.Module]] = {
 }
 
 
-def build(kind: str, option: Options) -> nn.Module:
+class Decoder(nn.Module):
+    """Down and up again with a skip, and constants added in every way there is, some of them in place."""
+
+    def __init__(self, option: Options) -> None:
+        super().__init__()
+        self.down = nn.Conv2d(CHANNELS, 4, 3, padding=1)
+        self.norm = nn.InstanceNorm2d(4, affine=True, track_running_stats=True)
+        self.deep = nn.Conv2d(4, 6, 3, stride=2, padding=1)
+        self.up = nn.ConvTranspose2d(6, 4, 2, stride=2)
+        self.mix = nn.Conv2d(8, 4, 1)
+        self.linear = nn.Linear(4, option.classes)
+        self.scale = nn.Parameter(torch.randn(4, 1, 1))
+        self.offset = nn.Parameter(torch.randn(4, 1, 1))
+        self.register_buffer("mean", torch.randn(1, CHANNELS, 1, 1))
+        self.inplace = option.inplace
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = 0.3 - torch.sub(x, self.mean, alpha=2) / 0.7
+        x = F.relu(self.norm(self.down(x)), inplace=self.inplace)
+        y = 0.1 + F.relu(self.deep(x))
+        y = F.leaky_relu(self.up(y), inplace=self.inplace)
+        y = F.interpolate(y, size=x.shape[2:], mode="bilinear")
+        y = self.mix(torch.cat([x, y], 1))
+        y += self.scale * self.offset
+        y = F.max_pool2d(F.relu(y), 2).mean((2, 3))
+        return torch.addmm(self.linear.bias, y, self.linear.weight.T)
+
+
+class Tokens(nn.Module):
+    """Convolution, then linear layers over positions, (batch, position, channel), with a residual sum."""
+
+    def __init__(self, option: Options) -> None:
+        super().__init__()
+        self.embed = nn.Conv1d(CHANNELS, 6, 3, padding=1)
+        self.wide = nn.Linear(6, 8)
+        self.relu = nn.ReLU(inplace=option.inplace)
+        self.back = nn.Linear(8, 6)
+        self.linear = nn.Linear(6, option.classes)
+        self.inplace = option.inplace
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.embed(x)).transpose(1, 2).contiguous()
+        y = self.back(self.relu(self.wide(x)))
+        if self.inplace:
+            y += x
+        else:
+            y = y + x
+        return self.linear(F.relu(y).mean(1))
+
+
+def build(kind: str | type[nn.Module], option: Options) -> nn.Module:
     """A float64 network in evaluation mode, the same for the same seed."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(option.seed)
-        model = BUILDERS[kind](option).double().eval()
+        model = (BUILDERS[kind] if isinstance(kind, str) else kind)(option).double().eval()
         for layer in model.modules():
             if isinstance(layer, (*CONV.values(), nn.Linear)):
                 nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
@@ -177,7 +237,7 @@ def perturbed(model: nn.Module, seed: int) -> nn.Module:
     """Shift every bias and every running mean by noise of 0.1; draw scales and running variances from 0.5 to 1.5."""
     generator = torch.Generator().manual_seed(seed)
 
-    def noise(like: Tensor) -> Tensor:
+    def shift(like: Tensor) -> Tensor:
         return torch.randn(like.shape, generator=generator, dtype=like.dtype) * 0.1
 
     def spread(like: Tensor) -> Tensor:
@@ -186,9 +246,9 @@ def perturbed(model: nn.Module, seed: int) -> nn.Module:
     with torch.no_grad():
         for module in model.modules():
             if getattr(module, "bias", None) is not None:
-                module.bias += noise(module.bias)
-            if isinstance(module, nn.modules.batchnorm._BatchNorm):
-                module.running_mean += noise(module.running_mean)
+                module.bias += shift(module.bias)
+            if isinstance(module, nn.modules.batchnorm._NormBase):
+                module.running_mean += shift(module.running_mean)
                 module.running_var.copy_(spread(module.running_var))
                 if module.weight is not None:
                     module.weight.copy_(spread(module.weight))
@@ -198,4 +258,30 @@ def perturbed(model: nn.Module, seed: int) -> nn.Module:
 def images(option: Options, space: tuple[int, ...] | None = None, batch: int = 2) -> Tensor:
     """Normal noise of the option's dimensions, float64."""
     generator = torch.Generator().manual_seed(option.seed + 2)
-    return torch.randn(batch, CHANNELS, *(space or SPACES[option.dims]), generator=generator, dtype=torch.float64)
+    return noise(generator, batch, CHANNELS, *(space or SPACES[option.dims]))
+
+
+Pair = tuple[Tensor, Tensor]
+
+
+def trace_of(
+    taps: Sequence[Pair], sites: Sequence[Pair] = (), behind: Tensor | None = None, score: Tensor | None = None
+) -> Trace:
+    """A trace with these (activation, gradient) at its taps and (shift, gradient) at its bias sites, no network."""
+    first = taps[0][0]
+    return Trace(
+        taps=tuple(Tap(f"tap{index}", "activation", *pair, is_cut=True) for index, pair in enumerate(taps)),
+        sites=tuple(BiasSite(f"site{index}", gradient, shift) for index, (shift, gradient) in enumerate(sites)),
+        behind=torch.ones(len(taps), len(sites), dtype=torch.bool) if behind is None else behind,
+        score=first.new_zeros(len(first)) if score is None else score,
+        output=first.new_zeros(len(first), CLASSES),
+        index=torch.zeros(len(first), dtype=torch.long),
+        target_names=("0",) * len(first),
+        input_part=first.new_zeros(len(first)),
+        input_space=tuple(first.shape[2:]),
+    )
+
+
+def noise(generator: torch.Generator, *shape: int) -> Tensor:
+    """Normal noise, float64."""
+    return torch.randn(*shape, generator=generator, dtype=torch.float64)

@@ -29,8 +29,9 @@ def site_map(gradient: Array, shift: Array, rho: float, negative: float) -> Arra
 
 
 def complete(maps: Sequence[Array], behind: Sequence[bool], space: Space) -> Array:
-    """The maps of all sites behind a tap, at the tap's size: a value stands for as many entries as it is spread
-    over, so that the sum stays; a site without space gives every position the same.
+    """The maps of all sites behind a tap, at the tap's size and with the same sum: a value stands for as many
+    entries as it is spread over, and what interpolation then lacks (where no size divides the other) is spread
+    evenly. A site without space gives every position the same.
     """
     result = np.zeros(space)
     count = int(np.prod(space))
@@ -41,9 +42,10 @@ def complete(maps: Sequence[Array], behind: Sequence[bool], space: Space) -> Arr
             for place in positions(space):
                 result[place] += total(found) / count
             continue
-        resized = interpolate(found, space)
+        resized = interpolate(found, space) * found.size / count
+        lacking = (total(found) - total(resized)) / count
         for place in positions(space):
-            result[place] += float(resized[place]) * found.size / count
+            result[place] += float(resized[place]) + lacking
     return result
 
 

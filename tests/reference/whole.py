@@ -92,7 +92,9 @@ def walk(sample: Sample, recipe: Ingredients) -> Walked:
         layer_biases.append(bias)
         guarded += touched
 
-    scores = weighting.layer_scores([each.activation for each in sample.layers], [each.gradient for each in sample.layers])
+    scores = weighting.layer_scores(
+        [each.activation for each in sample.layers], [each.gradient for each in sample.layers]
+    )
     weights = weighting.weights(*scores, recipe.weighting, recipe.temper)
 
     joining: list[Array] = []
@@ -131,7 +133,5 @@ def split(sample: Sample) -> Split:
     return Split(
         bias=sum(parts),
         activation=[inner(layer.activation, layer.gradient) for layer in sample.layers],
-        tap_bias=[
-            sum(part for part, is_behind in zip(parts, row, strict=True) if is_behind) for row in sample.behind
-        ],
+        tap_bias=[sum(part for part, is_behind in zip(parts, row, strict=True) if is_behind) for row in sample.behind],
     )

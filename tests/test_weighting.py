@@ -1,0 +1,160 @@
+"""Layer scores and layer weights: fractions by hand, the twins, and what weights must always satisfy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from fractions import Fraction
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from networks import examples, noise, trace_of
+from reference import weighting as reference
+from torch import Tensor
+
+from integrative_cam import LayerScores, RecipeError
+from integrative_cam.weighting import WEIGHTINGS, layer_scores, layer_weights, shares
+
+few = examples(30)
+
+
+def rows(*values: Fraction | float) -> Tensor:
+    """One image's row."""
+    return torch.tensor([[float(value) for value in values]], dtype=torch.float64)
+
+
+# Two layers: mean|g| = 3/2 and 1/2, mean|A| = 1 and 3, sum|g A| = 2 and 6.
+FIRST = torch.tensor([[[2.0, 0.0]]]).double(), torch.tensor([[[-1.0, 2.0]]]).double()
+SECOND = (
+    torch.tensor([[[1.0, 3.0, 5.0], [-3.0, 6.0, 0.0]]]).double(),
+    torch.tensor([[[0, -2.0, 0], [0, 0, 1.0]]]).double(),
+)
+
+
+def test_scores_by_hand() -> None:
+    scores = layer_scores(trace_of([FIRST, SECOND]))
+    torch.testing.assert_close(scores.gradient, rows(Fraction(3, 4), Fraction(1, 4)))
+    torch.testing.assert_close(scores.activation, rows(Fraction(1, 4), Fraction(3, 4)))
+    torch.testing.assert_close(scores.joint, rows(2, 6))
+
+
+BY_HAND = {
+    # Scores G = 3/4, 1/4; C = 1/4, 3/4; J = 2, 6.
+    "joint": (Fraction(1, 4), Fraction(3, 4)),
+    "product": (Fraction(1, 2), Fraction(1, 2)),
+    "average": (Fraction(1, 2), Fraction(1, 2)),
+    # sqrt(1/2 * 1/4) : sqrt(1/2 * 3/4) = 1 : sqrt(3)
+    "geometric": (1 / (1 + 3**0.5), 3**0.5 / (1 + 3**0.5)),
+    "uniform": (Fraction(1, 2), Fraction(1, 2)),
+    "last": (0, 1),
+}
+
+
+@pytest.mark.parametrize("weighting", WEIGHTINGS)
+def test_weights_by_hand(weighting: str) -> None:
+    scores = layer_scores(trace_of([FIRST, SECOND]))
+    torch.testing.assert_close(layer_weights(scores, weighting, 1), rows(*BY_HAND[weighting]))
+
+
+def test_tempering_by_hand() -> None:
+    # Shares 1/10, 9/10: square roots 1 : 3, squares 1 : 81.
+    scores = LayerScores(rows(1, 1), rows(1, 1), rows(2, 18))
+    torch.testing.assert_close(layer_weights(scores, "joint", 0.5), rows(Fraction(1, 4), Fraction(3, 4)))
+    torch.testing.assert_close(layer_weights(scores, "joint", 2), rows(Fraction(1, 82), Fraction(81, 82)))
+
+
+def test_gradient_and_activation_scores_differ_from_each_other() -> None:
+    scores = LayerScores(rows(Fraction(9, 10), Fraction(1, 10)), rows(Fraction(1, 2), Fraction(1, 2)), rows(1, 1))
+    torch.testing.assert_close(layer_weights(scores, "average", 1), rows(Fraction(7, 10), Fraction(3, 10)))
+    torch.testing.assert_close(layer_weights(scores, "product", 1), rows(Fraction(9, 10), Fraction(1, 10)))
+    torch.testing.assert_close(layer_weights(scores, "geometric", 1), rows(Fraction(3, 4), Fraction(1, 4)))
+
+
+@st.composite
+def layers(draw: st.DrawFn) -> list[tuple[Tensor, Tensor]]:
+    """(activation, gradient) of several layers of any size and scale, for two images."""
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 2**31)))
+    dims = draw(st.integers(1, 3))
+    found = []
+    for _ in range(draw(st.integers(1, 5))):
+        shape = (2, *(draw(st.integers(1, 4)) for _ in range(dims + 1)))
+        scale = 10.0 ** draw(st.integers(-6, 6))
+        found.append((noise(generator, *shape).relu() * scale, noise(generator, *shape)))
+    return found
+
+
+@few
+@given(layers(), st.sampled_from(sorted(WEIGHTINGS)), st.sampled_from([0.25, 0.5, 1.0, 3.0]))
+def test_twins(given_layers: list[tuple[Tensor, Tensor]], weighting: str, temper: float) -> None:
+    scores = layer_scores(trace_of(given_layers))
+    weights = layer_weights(scores, weighting, temper)
+    for sample in range(2):
+        expected = reference.layer_scores(
+            [activation[sample].numpy() for activation, _ in given_layers],
+            [gradient[sample].numpy() for _, gradient in given_layers],
+        )
+        for found, by_loop in zip((scores.gradient, scores.activation, scores.joint), expected, strict=True):
+            assert found[sample].tolist() == pytest.approx(by_loop, rel=1e-10)
+        assert weights[sample].tolist() == pytest.approx(reference.weights(*expected, weighting, temper), rel=1e-9)
+
+
+@few
+@given(layers(), st.sampled_from(sorted(WEIGHTINGS)), st.floats(0.05, 4))
+def test_weights_sum_to_one(given_layers: list[tuple[Tensor, Tensor]], weighting: str, temper: float) -> None:
+    weights = layer_weights(layer_scores(trace_of(given_layers)), weighting, temper)
+    assert (weights >= 0).all()
+    torch.testing.assert_close(weights.sum(1), torch.ones(2, dtype=torch.float64), rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("weighting", ["joint", "product", "average", "geometric", "uniform"])
+def test_layers_without_any_score_share_equally(weighting: str) -> None:
+    nothing = (torch.zeros(1, 2, 3), torch.zeros(1, 2, 3))
+    assert layer_weights(layer_scores(trace_of([nothing] * 4)), weighting, 0.5).tolist() == [[0.25] * 4]
+
+
+def test_shares_by_hand() -> None:
+    assert shares(torch.tensor([[1.0, 3.0], [0.0, 0.0]])).tolist() == [[0.25, 0.75], [0.5, 0.5]]
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1.0, 1e30])
+def test_tempering_stays_within_float32(scale: float) -> None:
+    """A power of the raw scores, (1e-30)^2, would be 0 or infinite; of their shares it is not."""
+    row = torch.tensor([[1.0, 3.0]])
+    weights = layer_weights(LayerScores(row / 4, row / 4, row * scale), "joint", 2)
+    torch.testing.assert_close(weights, torch.tensor([[0.1, 0.9]]))
+
+
+@few
+@given(layers(), st.floats(1e-3, 1e3))
+def test_the_scale_of_the_score_does_not_matter(given_layers: list[tuple[Tensor, Tensor]], scale: float) -> None:
+    scaled = [(activation, gradient * scale) for activation, gradient in given_layers]
+    for weighting in WEIGHTINGS:
+        torch.testing.assert_close(
+            layer_weights(layer_scores(trace_of(scaled)), weighting, 0.5),
+            layer_weights(layer_scores(trace_of(given_layers)), weighting, 0.5),
+            rtol=1e-9,
+            atol=1e-12,
+        )
+
+
+def test_a_callable_sees_the_scores_and_is_normalised_and_tempered() -> None:
+    scores = LayerScores(rows(0.2, 0.8), rows(0.5, 0.5), rows(1, 9))
+    assert layer_weights(scores, lambda seen: seen.gradient * 10, 1).tolist() == [[0.2, 0.8]]
+    torch.testing.assert_close(layer_weights(scores, lambda seen: seen.joint, 0.5), rows(0.25, 0.75))
+    assert layer_weights(scores, lambda seen: torch.zeros_like(seen.joint), 1).tolist() == [[0.5, 0.5]]
+
+
+@pytest.mark.parametrize(
+    ("weighting", "message"),
+    [
+        (lambda scores: scores.joint - 2, "finite weights >= 0"),
+        (lambda scores: scores.joint / 0, "finite weights >= 0"),
+        (lambda scores: scores.joint * float("nan"), "finite weights >= 0"),
+        (lambda scores: scores.joint[:, :1], r"shape \(batch, taps\) = \(1, 2\), but gave shape \(1, 1\)"),
+        (lambda scores: 3, "but gave int"),
+    ],
+)
+def test_unusable_weights_are_refused(weighting: Callable[[LayerScores], Tensor], message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        layer_weights(LayerScores(rows(0.5, 0.5), rows(0.5, 0.5), rows(1, 9)), weighting, 1)
