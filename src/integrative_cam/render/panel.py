@@ -56,8 +56,8 @@ def panel(explanation: Explanation, image: Image, title: str = "", sample: int =
         axes.set_axis_off()
     for axes, index in zip(cells, strongest, strict=False):
         layer = explanation.layers[index]
-        values = layer.map[sample].float().cpu()
-        limit = float(values.abs().max()) or 1.0
+        values = layer.map[sample].float().cpu().numpy()
+        limit = float(abs(values).max()) or 1.0
         axes.imshow(values, cmap=SIGNED_COLOURS, vmin=-limit, vmax=limit)
         size = " x ".join(map(str, values.shape))
         axes.set_title(f"{_shortened(layer.name)}\n{size}, weight {float(weights[index]):.1%}", fontsize=8)
