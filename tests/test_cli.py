@@ -154,6 +154,10 @@ def test_results_are_replaced_but_other_files_are_not(tmp_path: Path) -> None:
         (["explain", "--bias", "full"], 2, "bias must be one of complete, residual, layers, none, but got 'full'"),
         (["explain", "--negative", "2"], 2, "negative must be between 0 and 1, but got 2.0"),
         (["explain", "--taps", "blocks.9.*"], 1, "'blocks.9.*' matches no feature map"),
+        (["explain", "--method", "gradcm"], 2, "but got 'gradcm'. Did you mean 'gradcam'?"),
+        (["compare", "--methods", "gradcam,scoore"], 2, "method must be one of integrative, gradcam"),
+        (["compare", "--methods", ","], 2, "--methods names no method"),
+        (["compare", "--target", "top3"], 2, "compare draws one class; give top1, an index or a name"),
         (["explain", "none.png"], 1, "none.png: no such file"),
         (["explain", "--weights", "none.pth"], 2, "weights none.pth: no such file"),
         (["explain", "--labels", "none.txt"], 2, "labels none.txt: cannot be read"),
@@ -188,6 +192,31 @@ def test_taps(tmp_path: Path) -> None:
     run = icam("taps", "--model", "timm/resnet10t", "--all", "--json", cwd=tmp_path)
     kinds = {tap["kind"] for tap in json.loads(run.stdout)}
     assert kinds >= {"activation", "conv", "norm", "merge", "pool"}
+
+
+def test_compare_and_methods(tmp_path: Path, photographs: Path) -> None:
+    run = icam(
+        "compare", photographs / "coffee.png", "--methods", "integrative, gradcam,layercam-fused", "--target", "cup",
+        "--out", "results", "--json", cwd=tmp_path,
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr
+    answer = json.loads(run.stdout)
+    assert load().label(answer["target"]) == "cup"
+    assert list(answer["area_above_half"]) == ["integrative", "gradcam", "layercam-fused"]
+    picture = np.asarray(Image.open(tmp_path / answer["picture"]).convert("RGB"))
+    assert picture.std() > 30  # photographs, not a blank sheet
+    run = icam("methods", cwd=tmp_path)
+    assert "gradcam++" in run.stdout
+    assert "arXiv:1710.11063" in run.stdout
+
+
+def test_method_with_an_ingredient_changed(tmp_path: Path) -> None:
+    run = icam("explain", "--method", "gradcam", "--taps", "stages", "--json", cwd=tmp_path)
+    assert run.returncode == 0, run.stderr
+    recipe = json.loads(run.stdout)["explanations"][0]["recipe"]
+    assert (recipe["taps"], recipe["aggregation"], recipe["negative"], recipe["bias"]) == (
+        ["stages"], "channel", 1.0, "none",
+    )  # fmt: skip
 
 
 def test_help_teaches(tmp_path: Path) -> None:

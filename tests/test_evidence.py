@@ -64,6 +64,8 @@ def test_without_curvature_alpha_is_one_half() -> None:
         ("channel", 0, (Fraction(9, 40), Fraction(18, 40), Fraction(27, 40))),
         ("channel", 0.5, (Fraction(13, 80), Fraction(26, 80), Fraction(39, 80))),
         ("channel", 1, (Fraction(1, 10), Fraction(2, 10), Fraction(3, 10))),
+        # weight (1/8 + 3/10) / 6 = 17/240
+        ("active", 0, (Fraction(17, 240), Fraction(34, 240), Fraction(51, 240))),
     ],
 )
 def test_evidence_by_hand(aggregation: str, negative: float, expected: tuple[Fraction, ...]) -> None:
@@ -134,7 +136,7 @@ def feature_maps(draw: st.DrawFn) -> tuple[Tensor, Tensor, Tensor]:
 
 
 @networks.examples(40)
-@given(feature_maps(), st.sampled_from([0.0, 0.3, 1.0]), st.sampled_from(["position", "channel"]))
+@given(feature_maps(), st.sampled_from([0.0, 0.3, 1.0]), st.sampled_from(["position", "channel", "active"]))
 def test_twins_of_evidence(maps: tuple[Tensor, Tensor, Tensor], negative: float, aggregation: str) -> None:
     activation, gradient, rho = maps
     found, guarded = evidence(activation, gradient, rho, negative, aggregation)

@@ -22,7 +22,7 @@ IMAGES = torch.randn(2, 3, 8, 8)
     ("ingredients", "message"),
     [
         ({"readout": "expp"}, "readout must be one of exp, identity,.*callable, but got 'expp'. Did you mean 'exp'"),
-        ({"aggregation": "channels"}, "aggregation must be one of position, channel, but got 'channels'"),
+        ({"aggregation": "channels"}, "aggregation must be one of position, channel, active, but got 'channels'"),
         ({"bias": "full"}, "bias must be one of complete, residual, layers, none"),
         ({"weighting": "jont"}, "weighting must be one of .* Did you mean 'joint'"),
         ({"fusion": "mean"}, "fusion must be one of sum, max, geometric, product"),

@@ -12,7 +12,7 @@ from PIL import Image, ImageEnhance
 
 from integrative_cam import InputError, explain
 from integrative_cam.models import Network, read_image
-from integrative_cam.render import overlay, panel
+from integrative_cam.render import comparison, overlay, panel
 
 GREY = Image.new("RGB", (120, 80), (128, 128, 128))
 
@@ -83,3 +83,13 @@ def test_panel_tells_the_whole_story(lite0: Network, photographs: Path) -> None:
         return written.getvalue()
 
     assert picture() == picture()
+
+
+def test_comparison_shows_every_map_under_its_name() -> None:
+    maps = {"first": spot(0, 0), "second": spot(7, 11), "third": spot(3, 3), "fourth": spot(4, 4)}
+    figure = comparison(maps, GREY, "Why grey")
+    assert figure.get_suptitle() == "Why grey"
+    shown = {axes.get_title(): axes.images[0].get_array() for axes in figure.axes if axes.images}
+    assert list(shown) == ["photograph", *maps]
+    for name, saliency in maps.items():
+        assert np.array_equal(shown[name], np.asarray(overlay(saliency, GREY)))

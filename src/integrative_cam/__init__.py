@@ -16,6 +16,7 @@ from .errors import (
     TargetError,
 )
 from .explanation import BiasLayer, Explanation, Layer
+from .methods import Method, method, methods
 from .recipe import Recipe
 from .taps import TapInfo
 from .trace import Trace, trace
@@ -32,6 +33,7 @@ __all__ = [
     "IntegrativeCAM",
     "Layer",
     "LayerScores",
+    "Method",
     "MissingExtraError",
     "ModelError",
     "OutputError",
@@ -44,5 +46,7 @@ __all__ = [
     "__version__",
     "explain",
     "integrate",
+    "method",
+    "methods",
     "trace",
 ]

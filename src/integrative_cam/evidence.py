@@ -15,8 +15,13 @@ from torch import Tensor
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
 
-Aggregation = Literal["position", "channel"]
+Aggregation = Literal["position", "channel", "active"]
 
+AGGREGATIONS: dict[str, str] = {
+    "position": "evidence stays where it arose",
+    "channel": "one weight per channel (Grad-CAM++)",
+    "active": "one weight per channel, from where it is active (XGrad-CAM)",
+}
 FLOOR = 1.0
 """The pole guard: the least 2 + rho g sum(A) allowed, so that alpha <= 1, twice its linear value of 1/2."""
 
@@ -32,11 +37,16 @@ def evidence(
 
     "position": sum over channels of alpha g A, each product where it arose, as LayerCAM does.
     "channel": one weight per channel, sum over positions of alpha g, times A: Grad-CAM++.
+    "active": the same with the mean of alpha g, weighted by A: XGrad-CAM (arXiv:2008.02312).
     """
     alpha, guarded = saturation(activation, gradient, rho)
     slope = alpha * discounted(gradient, negative)
     if aggregation == "channel":
         slope = slope.sum(space_of(slope), keepdim=True)
+    elif aggregation == "active":
+        mass = activation.sum(space_of(activation), keepdim=True)
+        weighted = (slope * activation).sum(space_of(slope), keepdim=True)
+        slope = torch.where(mass == 0, 0, weighted / mass)
     return (slope * activation).sum(1), guarded
 
 

@@ -19,7 +19,7 @@ FUSIONS: dict[str, str] = {
     "sum": "weighted sum",
     "max": "largest weighted value at each position",
     "geometric": "weighted geometric mean: every layer must agree",
-    "product": "product: the geometric mean to the power of the number of layers",
+    "product": "the geometric mean to the power of the number of layers",
 }
 _MODES = {1: "linear", 2: "bilinear", 3: "trilinear"}
 

@@ -25,7 +25,8 @@ class Recipe:
             ("14x14"), a list of these, or a callable on a tap.
         readout: smooth f of the score: "exp" (Grad-CAM++), "identity", "softmax", "sigmoid", "softplus",
             "log_softmax", or an elementwise callable.
-        aggregation: "position" keeps evidence where it arose; "channel" weighs whole channels (Grad-CAM++).
+        aggregation: "position" keeps evidence where it arose; "channel" weighs whole channels (Grad-CAM++);
+            "active" too, by the mean slope where they are active (XGrad-CAM).
         negative: share of the evidence against the target that is subtracted, 0 to 1.
         bias: "layers", "complete", "residual" or "none".
         bias_share: share of the weight that all bias layers have together, 0 to 1; used by bias="layers".
@@ -49,12 +50,12 @@ class Recipe:
     def validate(self) -> None:
         """Raise RecipeError where an ingredient is unknown or out of range."""
         if not callable(self.readout):
-            _one_of("readout", self.readout, READOUTS, "or an elementwise callable")
+            one_of("readout", self.readout, READOUTS, "or an elementwise callable")
         if not callable(self.weighting):
-            _one_of("weighting", self.weighting, WEIGHTINGS, "or a callable on LayerScores")
-        _one_of("aggregation", self.aggregation, get_args(Aggregation))
-        _one_of("bias", self.bias, get_args(Bias))
-        _one_of("fusion", self.fusion, get_args(Fusion))
+            one_of("weighting", self.weighting, WEIGHTINGS, "or a callable on LayerScores")
+        one_of("aggregation", self.aggregation, get_args(Aggregation))
+        one_of("bias", self.bias, get_args(Bias))
+        one_of("fusion", self.fusion, get_args(Fusion))
         _within("negative", self.negative, 0 <= self.negative <= 1, "between 0 and 1")
         _within("bias_share", self.bias_share, 0 <= self.bias_share < 1, "at least 0 and below 1")
         _within("temper", self.temper, 0 < self.temper < float("inf"), "above 0")
@@ -67,7 +68,8 @@ class Recipe:
         }
 
 
-def _one_of(argument: str, value: object, choices: Collection[str], alternative: str = "") -> None:
+def one_of(argument: str, value: object, choices: Collection[str], alternative: str = "") -> None:
+    """Raise RecipeError unless `value` is one of `choices`, with the nearest one as a hint."""
     if value not in choices:
         close = get_close_matches(str(value), choices, n=1)
         hint = f" Did you mean {close[0]!r}?" if close else ""

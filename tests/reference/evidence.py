@@ -30,7 +30,8 @@ def alpha(activation: Array, gradient: Array, rho: float) -> tuple[Array, int]:
 def evidence(activation: Array, gradient: Array, rho: float, negative: float, aggregation: str) -> tuple[Array, int]:
     """alpha g A summed over channels, what has g < 0 with the share `negative`; and the guarded entries.
 
-    "position" keeps each product in its place; "channel" makes one weight per channel, sum(alpha g), first.
+    "position" keeps each product in its place; "channel" makes one weight per channel, sum(alpha g), first; "active"
+    makes it sum(alpha g A) / sum(A), and 0 where sum(A) is.
     """
     saturation, guarded = alpha(activation, gradient, rho)
     space = activation.shape[1:]
@@ -41,8 +42,11 @@ def evidence(activation: Array, gradient: Array, rho: float, negative: float, ag
             g = float(gradient[channel][place])
             slope[place] = float(saturation[channel][place]) * (g if g >= 0 else negative * g)
         weight = total(slope)
+        if aggregation == "active":
+            mass = total(activation[channel])
+            weight = total(slope * activation[channel]) / mass if mass else 0.0
         for place in positions(space):
-            factor = weight if aggregation == "channel" else float(slope[place])
+            factor = float(slope[place]) if aggregation == "position" else weight
             result[place] += factor * float(activation[channel][place])
     return result, guarded
 

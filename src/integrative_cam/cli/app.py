@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from .. import __version__
+from ..methods import method as named
 from ..models import DEFAULT
-from ..recipe import Recipe
 from . import options
+from .compare import compare_methods, print_methods
 from .explain import Request, run
 from .taps import list_taps
-
-_default = Recipe()
 
 app = typer.Typer(
     help="Ask a convolutional network why: a class activation map fused over all of its layers.",
@@ -41,13 +41,10 @@ def _main(
 
 @app.command()
 def explain(
-    images: Annotated[
-        list[Path] | None,
-        typer.Argument(metavar="[IMAGE]...", help="Photographs. Without any: the cat that comes with scikit-image."),
-    ] = None,
+    images: options.Images = None,
     model: options.Model = DEFAULT,
     weights: options.Weights = None,
-    labels: Annotated[Path | None, typer.Option(help="Text file with one class name per line.")] = None,
+    labels: options.Labels = None,
     target: Annotated[
         str,
         typer.Option(
@@ -56,17 +53,18 @@ def explain(
             help="What to explain: top1, top3, ... (the network's favourites), a class index or name.",
         ),
     ] = "top1",
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the results.")] = Path("icam-out"),
+    out: options.Out = Path("icam-out"),
+    method: options.Method = "integrative",
     taps: options.TapChoice = None,
-    readout: options.Readout = str(_default.readout),
-    aggregation: options.AggregationChoice = _default.aggregation,
-    negative: options.Negative = _default.negative,
-    bias: options.BiasChoice = _default.bias,
-    bias_share: options.BiasShare = _default.bias_share,
-    weighting: options.WeightingChoice = str(_default.weighting),
-    temper: options.Temper = _default.temper,
-    signed: options.Signed = _default.signed,
-    fusion: options.FusionChoice = _default.fusion,
+    readout: options.Readout = None,
+    aggregation: options.AggregationChoice = None,
+    negative: options.Negative = None,
+    bias: options.BiasChoice = None,
+    bias_share: options.BiasShare = None,
+    weighting: options.WeightingChoice = None,
+    temper: options.Temper = None,
+    signed: options.Signed = None,
+    fusion: options.FusionChoice = None,
     as_json: options.AsJson = False,
     debug: options.Debug = False,
 ) -> None:
@@ -77,19 +75,46 @@ def explain(
 
     An image that cannot be explained is reported at the end, with exit code 1; the others are done.
     """
-    recipe = Recipe(
-        taps=tuple(taps) if taps else _default.taps,
-        readout=readout,
-        aggregation=aggregation,  # type: ignore[arg-type]  # checked by the recipe
-        negative=negative,
-        bias=bias,  # type: ignore[arg-type]
-        bias_share=bias_share,
-        weighting=weighting,
-        temper=temper,
-        signed=signed,
-        fusion=fusion,  # type: ignore[arg-type]
-    )
+    given = {
+        "taps": tuple(taps) if taps else None,
+        "readout": readout,
+        "aggregation": aggregation,
+        "negative": negative,
+        "bias": bias,
+        "bias_share": bias_share,
+        "weighting": weighting,
+        "temper": temper,
+        "signed": signed,
+        "fusion": fusion,
+    }
+    changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    recipe = replace(named(method).recipe, **changes)
     raise typer.Exit(run(Request(tuple(images or ()), model, weights, labels, target, out, recipe, as_json, debug)))
+
+
+@app.command()
+def compare(
+    image: Annotated[Path | None, typer.Argument(help="A photograph; without it, the bundled cat.")] = None,
+    methods: Annotated[
+        str, typer.Option(help="Names with commas between them; see icam methods.")
+    ] = "integrative,gradcam,gradcam++,hirescam,layercam-fused",
+    model: options.Model = DEFAULT,
+    weights: options.Weights = None,
+    labels: options.Labels = None,
+    target: Annotated[str, typer.Option("--target", "-t", help="top1, a class index or name.")] = "top1",
+    out: options.Out = Path("icam-out"),
+    as_json: options.AsJson = False,
+    debug: options.Debug = False,
+) -> None:
+    """Draw several methods' maps of one photograph side by side."""
+    names = [name.strip() for name in methods.split(",") if name.strip()]
+    compare_methods(image, names, model, weights, labels, target, out, as_json)
+
+
+@app.command("methods")
+def show_methods() -> None:
+    """List the methods that have a name, with their sources."""
+    print_methods()
 
 
 @app.command()
@@ -102,4 +127,4 @@ def taps(
     debug: options.Debug = False,
 ) -> None:
     """List the layers that would be fused: name, kind, channels and size, from input to output."""
-    list_taps(model, weights, tuple(taps) if taps else _default.taps, every, as_json)
+    list_taps(model, weights, tuple(taps) if taps else "activations", every, as_json)

@@ -69,11 +69,8 @@ def run(request: Request) -> int:
     """Explain every image; 0, or 1 if any failed."""
     request.recipe.validate()
     images = request.images or (photograph(),)
-    network = load(request.model, request.weights)
-    if request.labels is not None:
-        network = replace(network, labels=_labels(request.labels))
-    if not TOP.fullmatch(request.target):
-        network.index(request.target)  # an unknown name is an error of the call, not of an image
+    network = network_of(request.model, request.weights, request.labels)
+    target_of(request.target, network)  # an unknown name is an error of the call, not of an image
 
     results: list[Result] = []
     failures: list[tuple[Path, str]] = []
@@ -110,7 +107,7 @@ def explain_image(path: Path, folder: Path, network: Network, request: Request) 
     top = TOP.fullmatch(request.target)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        first = cam(view.tensor, None if top else network.index(request.target))
+        first = cam(view.tensor, target_of(request.target, network))
         logits = first.output.reshape(-1)
         classes = logits.topk(min(int(top[1]), len(logits))).indices.tolist() if top else [int(first.target_names[0])]
         explanations = [first, *(cam(view.tensor, index) for index in classes[1:])]
@@ -131,6 +128,17 @@ def _write(result: Result, picture: Image) -> None:
         title = f"Why {result.named(result.target)}"
         panel(result.explanation, picture, title).savefig(draft / "panel.png", dpi=110)
         result.explanation.save(draft / "explanation")
+
+
+def network_of(model: str, weights: Path | None, labels: Path | None) -> Network:
+    """The network that the options ask for."""
+    network = load(model, weights)
+    return network if labels is None else replace(network, labels=_labels(labels))
+
+
+def target_of(target: str, network: Network) -> int | None:
+    """The class that the option names; None for the network's own favourites, top1, top2, ..."""
+    return None if TOP.fullmatch(target) else network.index(target)
 
 
 def photograph() -> Path:

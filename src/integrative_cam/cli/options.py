@@ -3,27 +3,34 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from ..bias import BIASES
+from ..evidence import AGGREGATIONS
 from ..fusion import FUSIONS
+from ..methods import methods
 from ..models import DEFAULT
 from ..readout import READOUTS
-from ..recipe import Recipe
 from ..taps import POLICIES
 from ..weighting import WEIGHTINGS
 
-INGREDIENTS = "Ingredients of the method"
-_default = Recipe()
+INGREDIENTS = "Ingredients that differ from the method's"
 
 
 def _choices(table: dict[str, str]) -> str:
     return "; ".join(f"{name}: {meaning}" for name, meaning in table.items())
 
 
-# typer reads these at run time: Optional, since `X | None` needs newer versions of it.
+def _ingredient(name: str, meaning: str) -> Any:
+    return typer.Option(name, help=meaning, rich_help_panel=INGREDIENTS)
+
+
+Images = Annotated[
+    list[Path] | None,
+    typer.Argument(metavar="[IMAGE]...", help="Photographs. Without any: the cat that comes with scikit-image."),
+]
 Model = Annotated[
     str,
     typer.Option(
@@ -36,52 +43,37 @@ Weights = Annotated[
     Path | None,
     typer.Option(help="Local weights: safetensors, or a torch state dict. Without it, the library's pretrained ones."),
 ]
+Labels = Annotated[Path | None, typer.Option(help="Text file with one class name per line.")]
+Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for the results.")]
+Method = Annotated[str, typer.Option(help=f"{', '.join(each.name for each in methods())}; see icam methods.")]
 TapChoice = Annotated[
     list[str] | None,
-    typer.Option(
+    _ingredient(
         "--taps",
-        help=f"Layers to fuse, repeatable. {_choices(POLICIES)}; or a name, glob, module path or resolution (14x14).",
-        rich_help_panel=INGREDIENTS,
-        show_default="activations",
+        f"Layers to fuse, repeatable. {_choices(POLICIES)}; or a name, glob, module path or resolution (14x14).",
     ),
 ]
 Readout = Annotated[
-    str,
-    typer.Option(
-        help=f"Smooth function of the score: {', '.join(READOUTS)}. exp saturates evidence as Grad-CAM++ does.",
-        rich_help_panel=INGREDIENTS,
+    str | None,
+    _ingredient(
+        "--readout",
+        f"Smooth function of the score: {', '.join(READOUTS)}. exp saturates evidence as Grad-CAM++ does.",
     ),
 ]
-AggregationChoice = Annotated[
-    str,
-    typer.Option(
-        help="position: evidence stays where it arose; channel: one weight per channel (Grad-CAM++).",
-        rich_help_panel=INGREDIENTS,
-    ),
-]
+AggregationChoice = Annotated[str | None, _ingredient("--aggregation", f"{_choices(AGGREGATIONS)}.")]
 Negative = Annotated[
-    float,
-    typer.Option(help="Share of the evidence against the target to subtract, 0 to 1.", rich_help_panel=INGREDIENTS),
+    float | None, _ingredient("--negative", "Share of the evidence against the target to subtract, 0 to 1.")
 ]
-BiasChoice = Annotated[str, typer.Option("--bias", help=f"{_choices(BIASES)}.", rich_help_panel=INGREDIENTS)]
+BiasChoice = Annotated[str | None, _ingredient("--bias", f"{_choices(BIASES)}.")]
 BiasShare = Annotated[
-    float, typer.Option(help="With --bias layers: their share of the weight, 0 to 1.", rich_help_panel=INGREDIENTS)
+    float | None, _ingredient("--bias-share", "With --bias layers: their share of the weight, 0 to 1.")
 ]
-WeightingChoice = Annotated[
-    str,
-    typer.Option("--weighting", help=f"Layer weights: {', '.join(WEIGHTINGS)}.", rich_help_panel=INGREDIENTS),
-]
-Temper = Annotated[
-    float, typer.Option(help="Power of the weights; below 1 it flattens them.", rich_help_panel=INGREDIENTS)
-]
+WeightingChoice = Annotated[str | None, _ingredient("--weighting", f"Layer weights: {', '.join(WEIGHTINGS)}.")]
+Temper = Annotated[float | None, _ingredient("--temper", "Power of the weights; below 1 it flattens them.")]
 Signed = Annotated[
-    bool,
-    typer.Option(
-        "--signed/--unsigned",
-        help="Fuse signed maps and cut at zero once, or cut each layer's map.",
-        rich_help_panel=INGREDIENTS,
-    ),
+    bool | None,
+    _ingredient("--signed/--unsigned", "Fuse signed maps and cut at zero once, or cut each layer's map."),
 ]
-FusionChoice = Annotated[str, typer.Option("--fusion", help=f"{_choices(FUSIONS)}.", rich_help_panel=INGREDIENTS)]
+FusionChoice = Annotated[str | None, _ingredient("--fusion", f"{_choices(FUSIONS)}.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of tables.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks of errors.")]

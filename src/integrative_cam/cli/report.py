@@ -9,6 +9,8 @@ from rich.bar import Bar
 from rich.console import Console
 from rich.table import Table
 
+from ..explanation import Explanation
+
 if TYPE_CHECKING:
     from .explain import Result
 
@@ -59,7 +61,7 @@ def print_explanation(result: Result) -> None:
         highlight=False,
         soft_wrap=True,
     )
-    console.print(f"Map: {float(_area(result)):.0%} of the image holds more than half of the maximum", highlight=False)
+    console.print(f"Map: {area(explanation):.0%} of the image holds more than half of the maximum", highlight=False)
     if int(explanation.guarded[0]):
         console.print(f"Pole guard: limited alpha at {int(explanation.guarded[0])} entries", highlight=False)
     for note in result.notes:
@@ -100,7 +102,7 @@ def as_record(result: Result) -> dict[str, Any]:
             "bias": float(parts.bias[0]),
             "remainder": float(parts.remainder[0]),
         },
-        "area_above_half": _area(result),
+        "area_above_half": area(explanation),
         "guarded": int(explanation.guarded[0]),
         "layers": [
             {
@@ -123,5 +125,6 @@ def _top_classes(result: Result) -> list[tuple[int, float]]:
     return list(zip(top.indices.tolist(), top.values.tolist(), strict=True))
 
 
-def _area(result: Result) -> float:
-    return float((result.explanation.map[0] > 0.5).double().mean())
+def area(explanation: Explanation) -> float:
+    """The share of the first image that holds more than half of the maximum."""
+    return float((explanation.map[0] > 0.5).double().mean())

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
+from .comparison import comparison
 from .overlay import overlay, overlays
 from .panel import panel
 
-__all__ = ["overlay", "overlays", "panel"]
+__all__ = ["comparison", "overlay", "overlays", "panel"]

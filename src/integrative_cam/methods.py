@@ -1,0 +1,99 @@
+"""Methods of the CAM family as recipes: the same walk over the same trace with other choices."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from .recipe import Recipe, one_of
+
+_LINEAR = {"readout": "identity", "bias": "none", "temper": 1.0}
+
+
+@dataclass(frozen=True)
+class Method:
+    """A recipe with a name, a line about it, and its source."""
+
+    name: str
+    description: str
+    source: str
+    recipe: Recipe
+
+
+def _single(**ingredients: object) -> Recipe:
+    """One layer, the last activation."""
+    return Recipe(**{**_LINEAR, "taps": "last", "weighting": "last", **ingredients})  # type: ignore[arg-type]
+
+
+def _stages(**ingredients: object) -> Recipe:
+    """The last activation at each resolution, positive evidence, equal weights."""
+    fused = {"taps": "stages", "weighting": "uniform", "negative": 0.0, "signed": False}
+    return Recipe(**{**_LINEAR, **fused, **ingredients})  # type: ignore[arg-type]
+
+
+_ALL = (
+    Method(
+        "integrative",
+        "all layers, saturated evidence, biases as layers, weights from gradient and activation",
+        "arXiv:2412.01354",
+        Recipe(),
+    ),
+    Method(
+        "gradcam",
+        "last layer, each channel weighted by its mean gradient",
+        "arXiv:1610.02391",
+        _single(aggregation="channel", negative=1.0),
+    ),
+    Method(
+        "gradcam++",
+        "last layer, each channel weighted by its positive gradients times alpha",
+        "arXiv:1710.11063",
+        _single(aggregation="channel", negative=0.0, readout="exp"),
+    ),
+    Method(
+        "xgradcam",
+        "last layer, each channel weighted by its mean gradient where it is active",
+        "arXiv:2008.02312",
+        _single(aggregation="active", negative=1.0),
+    ),
+    Method(
+        "hirescam",
+        "last layer, gradient times activation at each position",
+        "arXiv:2011.08891",
+        _single(negative=1.0),
+    ),
+    Method(
+        "layercam",
+        "last layer, positive gradient times activation at each position",
+        "10.1109/TIP.2021.3089943",
+        _single(negative=0.0),
+    ),
+    Method(
+        "layercam-fused",
+        "the same at each resolution, their largest value",
+        "10.1109/TIP.2021.3089943",
+        _stages(fusion="max"),
+    ),
+    Method(
+        "refinecam",
+        "Grad-CAM++ at each resolution, their product",
+        "arXiv:2605.14641",
+        _stages(aggregation="channel", readout="exp", fusion="product"),
+    ),
+)
+
+
+def methods() -> Sequence[Method]:
+    """All methods that have a name, `integrative` first."""
+    return _ALL
+
+
+def method(name: str) -> Method:
+    """The method of that name.
+
+    Raises:
+        RecipeError: there is none.
+    """
+    named = {each.name: each for each in _ALL}
+    one_of("method", name, named)
+    return named[name]

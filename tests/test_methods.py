@@ -1,0 +1,117 @@
+"""Named methods: each is what its paper says, and what pytorch-grad-cam computes where that is right."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import networks
+import numpy as np
+import pytest
+import pytorch_grad_cam
+import torch
+from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+from reference import evidence, fusion, measure
+from reference import methods as reference
+from reference.arrays import Array
+from torch import Tensor, nn
+
+from integrative_cam import RecipeError, explain, method, methods
+
+PAPERS: dict[str, Callable[[Array, Array], Array]] = {
+    "gradcam": reference.grad_cam,
+    "gradcam++": lambda activation, gradient: evidence.grad_cam_plus_plus(activation, gradient, 0.0),
+    "xgradcam": reference.xgrad_cam,
+    "hirescam": reference.hires_cam,
+    "layercam": reference.layer_cam,
+}
+
+
+def positive_part(values: Array) -> Array:
+    """Cut at zero and divided by the maximum."""
+    positive = np.maximum(values, 0)
+    return positive / (positive.max() or 1)
+
+
+@pytest.mark.filterwarnings("ignore:The map of image")
+@pytest.mark.parametrize("dims", [1, 2, 3])
+@pytest.mark.parametrize("name", PAPERS)
+def test_single_layer_methods_equal_their_papers(name: str, dims: int) -> None:
+    option = networks.Options(dims=dims, seed=21, norm="affine")
+    model, images = networks.build("resnet", option), networks.images(option)
+    measured = measure.measure(model, images)
+    last = measured.calls[measured.of(nn.ReLU)[-1]]
+    found = explain(model, images, recipe=method(name).recipe)
+    assert len(found.layers) == 1
+    for sample in range(len(images)):
+        expected = PAPERS[name](last.value[sample].numpy(), last.gradient[sample].numpy())
+        raw = found.layers[0].map[sample].numpy()
+        scale = np.abs(raw).max() / np.abs(expected).max()
+        np.testing.assert_allclose(raw, expected * scale, rtol=1e-9, atol=1e-12)
+        upsampled = fusion.interpolate(expected / np.abs(expected).max(), tuple(images.shape[2:]))
+        np.testing.assert_allclose(found.map[sample], positive_part(upsampled), rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.filterwarnings("ignore:The map of image")
+@pytest.mark.parametrize("name", ["layercam-fused", "refinecam"])
+def test_fused_methods_equal_their_papers(name: str) -> None:
+    option = networks.Options(dims=2, seed=23, norm="affine", stride=2)
+    model, images = networks.build("vgg", option), networks.images(option)
+    measured = measure.measure(model, images)
+    by_size = {measured.calls[at].value.shape[2:]: at for at in measured.of(nn.ReLU)}
+    assert len(by_size) > 1
+    single = PAPERS["layercam" if name == "layercam-fused" else "gradcam++"]
+    found = explain(model, images, recipe=method(name).recipe)
+    assert len(found.layers) == len(by_size)
+    for sample in range(len(images)):
+        calls = [measured.calls[at] for at in by_size.values()]
+        raw = [single(call.value[sample].numpy(), call.gradient[sample].numpy()) for call in calls]
+        maps = [fusion.interpolate(positive_part(each), tuple(images.shape[2:])) for each in raw]
+        fused = np.max(maps, 0) if name == "layercam-fused" else np.prod(maps, 0)
+        np.testing.assert_allclose(found.map[sample], positive_part(fused), rtol=1e-7, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("name", "peer"),
+    [
+        ("gradcam", pytorch_grad_cam.GradCAM),
+        ("xgradcam", pytorch_grad_cam.XGradCAM),
+        ("hirescam", pytorch_grad_cam.HiResCAM),
+        ("layercam", pytorch_grad_cam.LayerCAM),
+    ],
+)
+def test_methods_equal_pytorch_grad_cam(name: str, peer: type) -> None:
+    """Features as large as the image, so that no resizing comes between; theirs is scaled from minimum to maximum."""
+    torch.manual_seed(4)
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 8, 3, padding=1), nn.ReLU(),
+        nn.Flatten(), nn.Linear(8 * 144, 4),
+    ).eval()  # fmt: skip
+    images = torch.randn(2, 3, 12, 12)
+    theirs = peer(model=model, target_layers=[model[3]])(images, [ClassifierOutputTarget(1)] * 2)
+    ours = explain(model, images, 1, method(name).recipe).map
+    low = ours.amin((1, 2), keepdim=True)
+    torch.testing.assert_close((ours - low) / (1 - low), torch.from_numpy(theirs).to(ours), atol=2e-4, rtol=0)
+
+
+def test_silent_channels_do_not_divide_by_zero() -> None:
+    class Silent(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.cat([x, -x.abs()], 1).relu().sum((2, 3))
+
+    found = explain(Silent(), torch.rand(1, 1, 4, 4), 0, method("xgradcam").recipe)
+    assert found.map.isfinite().all()
+    assert found.map.max() == 1
+
+
+def test_names_and_sources() -> None:
+    assert methods()[0].name == "integrative"
+    assert len({each.name for each in methods()}) == len(methods())
+    for each in methods():
+        assert method(each.name) is each
+        assert each.description
+        assert each.source.startswith(("arXiv:", "10."))
+        each.recipe.validate()
+    with pytest.raises(
+        RecipeError, match=r"method must be one of integrative, .* but got 'gradcm'. Did you mean 'gradcam'"
+    ):
+        method("gradcm")
