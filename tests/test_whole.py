@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -206,6 +207,13 @@ def test_in_place_activations_change_nothing() -> None:
             for inplace in (False, True)
         ]
         assert torch.equal(*maps)
+
+
+def test_float32_agrees_to_its_rounding(made: Case) -> None:
+    found = explain(copy.deepcopy(made.model).float(), made.images.float(), made.target)
+    assert found.map.dtype == torch.float32
+    expected = explain(made.model, made.images, made.target).map.float()
+    torch.testing.assert_close(found.map, expected, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("bias", ["layers", "complete", "residual", "none"])
