@@ -162,6 +162,17 @@ def test_values_from_parameters_alone_are_no_bias_sites() -> None:
     assert [site.name for site in found.sites] == ["0:conv2d", "2"]
 
 
+def test_constants_added_to_a_number_shared_by_the_batch_go_to_the_remainder() -> None:
+    """One value for all images belongs to none of them."""
+
+    class Gated(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return (x.relu() * (x.mean() + 1)).sum((2, 3))
+
+    found = trace(Gated(), IMAGES, target=0)
+    assert found.sites == ()
+
+
 def test_frozen_batch_norm_of_torchvision_is_complete() -> None:
     norm = torchvision.ops.FrozenBatchNorm2d(2)
     norm.bias.copy_(torch.tensor([0.5, -1.0]))

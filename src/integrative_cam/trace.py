@@ -144,7 +144,7 @@ def _differentiate(leaf: Tensor, scored: targets.Scored, chosen: Sequence[Candid
     sites = [
         (_site(each, gradient, len(leaf)), each.edge.node)
         for each, gradient in zip(shifts, at_shifts, strict=True)
-        if gradient is not None and to_input[each.edge.node] and len(gradient) % len(leaf) == 0
+        if gradient is not None and to_input[each.edge.node] and gradient.ndim and len(gradient) % len(leaf) == 0
     ]
     tap_nodes = [each.edge.node for each, _ in reached]
     is_cut = graph.cuts(order, tap_nodes, to_input)
