@@ -47,7 +47,8 @@ def evaluation(model: nn.Module) -> Iterator[None]:
 def preserved_randomness(device: torch.device) -> Iterator[None]:
     """Put the random number generators back where a network drew from them.
 
-    Restored only when they moved: a deterministic network never rewinds another thread's generator.
+    Restored only when they moved. The generators are the process's own: what other threads draw from them
+    meanwhile is drawn again.
     """
     cuda = device.type == "cuda"
     cpu_before = torch.get_rng_state()

@@ -9,10 +9,12 @@ from typing import Annotated, Any
 import typer
 
 from .. import __version__
+from ..evaluate.benchmark import METRICS
 from ..methods import method as named
 from ..models import DEFAULT
 from . import options
 from .compare import compare_methods, print_methods
+from .evaluate import Settings, run_evaluation
 from .explain import Request, run
 from .taps import list_taps
 
@@ -107,8 +109,49 @@ def compare(
     debug: options.Debug = False,
 ) -> None:
     """Draw several methods' maps of one photograph side by side."""
-    names = [name.strip() for name in methods.split(",") if name.strip()]
-    compare_methods(image, names, model, weights, labels, target, out, as_json)
+    compare_methods(image, _names(methods), model, weights, labels, target, out, as_json)
+
+
+@app.command()
+def evaluate(
+    dataset: Annotated[Path, typer.Argument(help="A folder of photographs, or a CSV file with a column `file`.")],
+    models: Annotated[
+        list[str] | None, typer.Option("--model", "-m", help="A network, repeatable, as in icam explain.")
+    ] = None,
+    weights: Annotated[list[str] | None, typer.Option(help="MODEL=FILE, repeatable: local weights.")] = None,
+    methods: Annotated[
+        str, typer.Option(help="Names with commas between them; see icam methods.")
+    ] = "integrative,gradcam,gradcam++,hirescam,layercam-fused",
+    metrics: Annotated[
+        str, typer.Option(help=f"Any of {', '.join(METRICS)}.")
+    ] = "insertion,deletion,ins-del,drop,increase,area",
+    limit: Annotated[int | None, typer.Option(help="At most so many photographs, at even distances.", min=1)] = None,
+    steps: Annotated[int, typer.Option(help="Steps of insertion and deletion.", min=1)] = 16,
+    reference: Annotated[str, typer.Option(help="The method that the others are paired with.")] = "integrative",
+    out: options.Out = Path("icam-evaluation"),
+    seed: Annotated[int, typer.Option(help="Of ties and of the bootstrap.")] = 0,
+    debug: options.Debug = False,
+) -> None:
+    """Measure methods over many photographs, for each network's own top class.
+
+    Prints means with 95 % bootstrap intervals and paired differences, and writes one row per network, photograph,
+    method and metric to results.parquet and results.csv. Run the same command again after an interruption, and it
+    goes on where it stopped.
+    """
+    settings = Settings(
+        dataset=str(dataset),
+        models=tuple(models or (DEFAULT,)),
+        methods=_names(methods),
+        metrics=_names(metrics),
+        limit=limit,
+        steps=steps,
+        seed=seed,
+    )
+    raise typer.Exit(run_evaluation(settings, weights or (), out, reference))
+
+
+def _names(listed: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in listed.split(",") if name.strip())
 
 
 @app.command("methods")
