@@ -1,0 +1,200 @@
+"""Metrics by name on a method's map, and the command that measures many photographs."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import polars
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from integrative_cam import RecipeError, explain, method
+from integrative_cam.evaluate import faithfulness, simplicity
+from integrative_cam.evaluate.benchmark import METRICS, evaluate
+
+torch.manual_seed(0)
+MODEL = nn.Sequential(
+    nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(8, 8, 3), nn.ReLU(), nn.Flatten(),
+    nn.Linear(8 * 36, 4),
+).eval()  # fmt: skip
+IMAGES = torch.randn(3, 3, 16, 16)
+
+
+def test_every_metric_is_its_function_on_the_methods_map() -> None:
+    recipe = method("hirescam").recipe
+    found = evaluate(MODEL, IMAGES, recipe, tuple(METRICS), steps=4, seed=3)
+    explanation = explain(MODEL, IMAGES, recipe=recipe)
+    maps, target = explanation.map, explanation.target
+    insertion = faithfulness.insertion(MODEL, IMAGES, maps, target, 4)
+    deletion = faithfulness.deletion(MODEL, IMAGES, maps, target, 4)
+    again = explain(MODEL, IMAGES * maps[:, None], target, recipe).map
+    coherency, complexity = simplicity.coherency(maps, again), simplicity.complexity(maps)
+    drop = faithfulness.average_drop(MODEL, IMAGES, maps, target)
+    generator = torch.Generator().manual_seed(3)
+    road = faithfulness.road_combined(MODEL, IMAGES, maps, target, noise=0.01, generator=generator)
+    expected: dict[str, Tensor] = {
+        "insertion": insertion,
+        "deletion": deletion,
+        "ins-del": insertion - deletion,
+        "drop": drop,
+        "increase": faithfulness.increase(MODEL, IMAGES, maps, target),
+        "road": road,
+        "coherency": coherency,
+        "complexity": complexity,
+        "adcc": simplicity.adcc(drop, coherency, complexity),
+        "arcc": simplicity.arcc(road, coherency, complexity),
+        "area": simplicity.area(maps),
+        "variation": simplicity.total_variation(maps),
+    }
+    assert found.keys() == expected.keys()
+    for name, values in expected.items():
+        torch.testing.assert_close(found[name], values, msg=name)
+
+
+def test_unknown_metrics() -> None:
+    with pytest.raises(RecipeError, match=r"metric must be one of .* but got 'deletoin'. Did you mean 'deletion'"):
+        evaluate(MODEL, IMAGES, method("gradcam").recipe, ["insertion", "deletoin"])
+    with pytest.raises(RecipeError, match="at least one of insertion"):
+        evaluate(MODEL, IMAGES, method("gradcam").recipe, [])
+
+
+FACTORY = """
+import torch
+from torch import nn
+from integrative_cam.models import Network, Preprocessing
+
+def small():
+    torch.manual_seed(0)
+    layers = nn.Conv2d(3, 8, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(8, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1)
+    return Network("small", nn.Sequential(*layers, nn.Flatten(), nn.Linear(8, 5)), Preprocessing(40, (32, 32)))
+"""
+
+
+@pytest.fixture
+def dataset(tmp_path: Path, photographs: Path) -> Path:
+    """Photographs in a tree, with a list of some of them and a network beside it."""
+    (tmp_path / "photos" / "deep").mkdir(parents=True)
+    for name, place in {"chelsea.png": "a.png", "coffee.png": "b.png", "astronaut.png": "deep/c.png"}.items():
+        shutil.copy(photographs / name, tmp_path / "photos" / place)
+    shutil.copy(photographs / "rocket.jpg", tmp_path / "photos" / "d.JPG")
+    (tmp_path / "photos" / "notes.txt").write_text("no image")
+    (tmp_path / "list.csv").write_text("file,label\nphotos/b.png,3\nphotos/deep/c.png,1\n")
+    (tmp_path / "net.py").write_text(FACTORY)
+    return tmp_path
+
+
+def command(*arguments: str) -> list[str]:
+    shared = [
+        "--model",
+        "net.py:small",
+        "--methods",
+        "integrative,gradcam",
+        "--metrics",
+        "ins-del,drop",
+        "--steps",
+        "2",
+    ]
+    return [str(Path(sys.executable).with_name("icam")), "evaluate", *arguments, *shared]
+
+
+def run(cwd: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command(*arguments), cwd=cwd, capture_output=True, text=True, timeout=300, check=False)
+
+
+def test_folder(dataset: Path) -> None:
+    done = run(dataset, "photos", "--out", "results")
+    assert done.returncode == 0, done.stderr
+    assert "net.py:small, n = 4" in done.stdout
+    assert "integrative minus it" in done.stdout
+    frame = polars.read_parquet(dataset / "results" / "results.parquet")
+    assert frame.columns == ["model", "image", "method", "metric", "value"]
+    assert sorted(frame["image"].unique()) == ["a.png", "b.png", "d.JPG", "deep/c.png"]
+    assert len(frame) == 4 * 2 * 2
+    with (dataset / "results" / "results.csv").open() as file:
+        assert [float(row["value"]) for row in csv.DictReader(file)] == frame["value"].to_list()
+    manifest = json.loads((dataset / "results" / "manifest.json").read_text())
+    assert manifest["methods"] == ["integrative", "gradcam"]
+    assert manifest["torch"] == torch.__version__
+
+
+def test_list_limit_and_weights(dataset: Path) -> None:
+    done = run(dataset, "list.csv", "--out", "listed")
+    assert done.returncode == 0, done.stderr
+    assert polars.read_csv(dataset / "listed" / "results.csv")["image"].unique().sort().to_list() == [
+        "photos/b.png", "photos/deep/c.png",
+    ]  # fmt: skip
+    namespace: dict[str, object] = {}
+    exec(FACTORY, namespace)
+    state = namespace["small"]().model.state_dict()  # type: ignore[operator]
+    save_file({name: 2 * value for name, value in state.items()}, dataset / "w.safetensors")
+    done = run(dataset, "photos", "--limit", "2", "--out", "other", "--weights", "net.py:small=w.safetensors")
+    assert done.returncode == 0, done.stderr
+    other = polars.read_csv(dataset / "other" / "results.csv")
+    assert sorted(other["image"].unique()) == ["a.png", "d.JPG"]
+
+
+def test_killed_run_goes_on_where_it_stopped(dataset: Path) -> None:
+    """Killed once the first photograph is done: that one is not measured again, the others are, each once."""
+    whole = run(dataset, "photos", "--out", "whole")
+    assert whole.returncode == 0, whole.stderr
+    killed = subprocess.Popen(command("photos", "--out", "killed"), cwd=dataset, stderr=subprocess.DEVNULL)
+    parts = dataset / "killed" / "parts"
+    for _ in range(600):
+        if list(parts.rglob("*.json")):
+            break
+        time.sleep(0.1)
+    killed.send_signal(signal.SIGKILL)
+    killed.wait()
+    first = next(iter(sorted(parts.rglob("*.json"))))
+    stamp = first.stat().st_mtime_ns
+    done = run(dataset, "photos", "--out", "killed")
+    assert done.returncode == 0, done.stderr
+    assert first.stat().st_mtime_ns == stamp
+    one, other = (polars.read_csv(dataset / name / "results.csv") for name in ("whole", "killed"))
+    assert one.equals(other)
+
+
+def test_bad_photographs_are_reported_and_the_others_measured(dataset: Path) -> None:
+    (dataset / "photos" / "bad.png").write_text("no image")
+    done = run(dataset, "photos", "--out", "results")
+    assert done.returncode == 1
+    assert "bad.png: not an image that can be read" in done.stderr
+    assert "n = 4" in done.stdout
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("nowhere", "--out", "x"), "nowhere: no such folder or CSV file"),
+        (("empty", "--out", "x"), "empty: holds no image"),
+        (("other.csv", "--out", "x"), "other.csv: needs a column `file`, but has name"),
+        (("photos", "--out", "photos"), "photos exists and holds no evaluation"),
+        (("photos", "--out", "begun"), "begun holds a run with another steps"),
+        (("photos", "--out", "x", "--weights", "w.safetensors"), "--weights w.safetensors: must be MODEL=FILE"),
+        (("photos", "--out", "x", "--reference", "layercam"), "--reference layercam is not among --methods"),
+    ],
+)
+def test_errors(dataset: Path, arguments: tuple[str, ...], message: str) -> None:
+    (dataset / "empty").mkdir()
+    (dataset / "other.csv").write_text("name\nx\n")
+    if "begun" in arguments:
+        assert run(dataset, "list.csv", "--out", "begun").returncode == 0
+        manifest = dataset / "begun" / "manifest.json"
+        changed = {**json.loads(manifest.read_text()), "dataset": "photos", "steps": 7}
+        manifest.write_text(json.dumps(changed))
+    done = run(dataset, *arguments)
+    assert done.returncode == 2
+    assert done.stderr.startswith("icam: ")
+    assert message in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert not (dataset / "x").exists()
