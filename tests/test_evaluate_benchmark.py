@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from integrative_cam import RecipeError, explain, method
-from integrative_cam.evaluate import faithfulness, simplicity
+from integrative_cam.evaluate import faithfulness, road, simplicity
 from integrative_cam.evaluate.benchmark import METRICS, evaluate
 
 torch.manual_seed(0)
@@ -40,18 +40,18 @@ def test_every_metric_is_its_function_on_the_methods_map() -> None:
     coherency, complexity = simplicity.coherency(maps, again), simplicity.complexity(maps)
     drop = faithfulness.average_drop(MODEL, IMAGES, maps, target)
     generator = torch.Generator().manual_seed(3)
-    road = faithfulness.road_combined(MODEL, IMAGES, maps, target, noise=0.01, generator=generator)
+    imputed = road.road_combined(MODEL, IMAGES, maps, target, noise=0.01, generator=generator)
     expected: dict[str, Tensor] = {
         "insertion": insertion,
         "deletion": deletion,
         "ins-del": insertion - deletion,
         "drop": drop,
         "increase": faithfulness.increase(MODEL, IMAGES, maps, target),
-        "road": road,
+        "road": imputed,
         "coherency": coherency,
         "complexity": complexity,
         "adcc": simplicity.adcc(drop, coherency, complexity),
-        "arcc": simplicity.arcc(road, coherency, complexity),
+        "arcc": simplicity.arcc(imputed, coherency, complexity),
         "area": simplicity.area(maps),
         "variation": simplicity.total_variation(maps),
     }

@@ -1,4 +1,4 @@
-"""Perturbations, faithfulness and simplicity: by hand, against the twins, against the peers where they are right."""
+"""Whether the score follows the map: by hand, against slow twins and against other libraries."""
 
 from __future__ import annotations
 
@@ -8,13 +8,11 @@ from fractions import Fraction
 from functools import partial
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
+from evaluated import IMAGE, MAP, Odds, drawn, few, probability, tensor, turns
 from hypothesis import given
 from hypothesis import strategies as st
-from networks import Options, build, examples, noise
-from pytorch_grad_cam.metrics import arcc as peer_arcc
 from pytorch_grad_cam.metrics.road import NoisyLinearImputer, ROADCombined, neighbors_weights
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputSoftmaxTarget
 from reference import metrics as reference
@@ -23,13 +21,8 @@ from torchcam.metrics import ClassificationMetric, DeletionInsertionMetric
 
 from integrative_cam import InputError, OutputError
 from integrative_cam.evaluate import (
-    adcc,
-    arcc,
-    area,
     average_drop,
     blurred,
-    coherency,
-    complexity,
     deletion,
     deletion_curve,
     dimmed_probabilities,
@@ -38,15 +31,12 @@ from integrative_cam.evaluate import (
     insertion,
     insertion_curve,
     mean_of,
-    order,
     road_combined,
     road_lerf,
     road_morf,
-    total_variation,
     zeros,
 )
 
-few = examples(15)
 MEASURES: dict[str, Callable[..., Tensor]] = {
     "insertion": partial(insertion, steps=5),
     "deletion": partial(deletion, steps=5),
@@ -56,169 +46,6 @@ MEASURES: dict[str, Callable[..., Tensor]] = {
     "road_lerf": road_lerf,
     "road_combined": road_combined,
 }
-
-
-class Odds(nn.Module):
-    """Probability (1 + s) / (2 + s) of class 0 for an image of sum s: fractions by hand."""
-
-    def forward(self, images: Tensor) -> Tensor:
-        odds = images.flatten(1).sum(1).log1p()
-        return torch.stack([odds, torch.zeros_like(odds)], 1)
-
-
-def tensor(*rows: list[float]) -> Tensor:
-    return torch.tensor(rows, dtype=torch.float64)
-
-
-IMAGE = tensor([1, 2], [3, 4])[None, None]
-MAP = tensor([0.25, 0.5], [0.75, 1])[None]
-
-
-def drawn(seed: int, batch: int = 3, size: tuple[int, int] = (7, 6)) -> tuple[nn.Module, Tensor, Tensor, Tensor]:
-    """A network, its images, maps in [0, 1] with ties, and targets."""
-    generator = torch.Generator().manual_seed(seed)
-    model = build("vgg", Options(seed=seed, norm="affine"))
-    images = noise(generator, batch, 2, *size) * 2
-    with torch.no_grad():
-        # Logits around 0 that differ by about 2: no probability is 0 or 1.
-        logits, last = model(images), model[-1]
-        factor = 2 / (logits - logits.mean(0)).std()
-        last.weight *= factor
-        last.bias.copy_((last.bias - logits.mean(0)) * factor)
-    maps = torch.randint(0, 12, (batch, *size), generator=generator).double() / 11
-    return model, images, maps, torch.randint(0, 4, (batch,), generator=generator)
-
-
-def probability(model: nn.Module, index: int) -> reference.Probability:
-    def of(image: np.ndarray) -> float:
-        with torch.no_grad():
-            return model(torch.from_numpy(image)[None]).softmax(1)[0, index].item()
-
-    return of
-
-
-def turns(*size: int) -> list[int]:
-    """Each flat position's turn among equals."""
-    return order(torch.zeros(1, *size)).argsort(1)[0].tolist()
-
-
-# --- perturbation
-
-
-@few
-@given(st.integers(0, 1000), st.sampled_from([0.4, 1.0, 2.5]))
-def test_blur_is_the_twins(seed: int, sigma: float) -> None:
-    images = noise(torch.Generator().manual_seed(seed), 2, 2, 5, 4)
-    for image, found in zip(images, blurred(images, sigma), strict=True):
-        np.testing.assert_allclose(found.numpy(), reference.blurred(image.numpy(), sigma), rtol=1e-12, atol=1e-12)
-
-
-def test_baselines_by_hand() -> None:
-    assert zeros(IMAGE).tolist() == [[[[0, 0], [0, 0]]]]
-    assert mean_of(IMAGE).tolist() == [[[[2.5, 2.5], [2.5, 2.5]]]]
-    two = torch.cat([IMAGE, -IMAGE], 1)
-    assert mean_of(two)[0, :, 0, 0].tolist() == [2.5, -2.5]
-    torch.testing.assert_close(blurred(torch.full((1, 1, 3, 40), 7.0)), torch.full((1, 1, 3, 40), 7.0))
-
-
-def test_half_precision_blurs_as_float32_does() -> None:
-    images = noise(torch.Generator().manual_seed(0), 1, 1, 12, 12).half()
-    assert torch.equal(blurred(images, 2), blurred(images.float(), 2).half())
-    assert torch.equal(mean_of(images), images.float().mean().half().expand(1, 1, 12, 12))
-
-
-@st.composite
-def holes(draw: st.DrawFn) -> tuple[Tensor, Tensor]:
-    """Images and what is removed of them: from nothing to all but one pixel."""
-    generator = torch.Generator().manual_seed(draw(st.integers(0, 2**31)))
-    size = draw(st.sampled_from([(1, 5), (4, 4), (6, 9)]))
-    share = draw(st.sampled_from([0.0, 0.3, 0.8, 1.0]))
-    removed = torch.rand(3, *size, generator=generator) < share
-    removed.flatten(1)[:, draw(st.integers(0, size[0] * size[1] - 1))] = False
-    return noise(generator, 3, 2, *size) * 3 + 100, removed
-
-
-@few
-@given(holes())
-def test_imputation_solves_the_twins_equations(given_holes: tuple[Tensor, Tensor]) -> None:
-    images, removed = given_holes
-    for image, mask, found in zip(images, removed, imputed(images, removed), strict=True):
-        expected = reference.imputed(image.numpy(), mask.numpy())
-        np.testing.assert_allclose(found.numpy(), expected, rtol=0, atol=1e-5)
-        assert torch.equal(found[:, ~mask], image[:, ~mask])
-
-
-@few
-@given(st.integers(0, 1000))
-def test_imputation_is_the_peers_without_noise(seed: int) -> None:
-    generator = torch.Generator().manual_seed(seed)
-    images, removed = noise(generator, 2, 3, 14, 11).float(), torch.rand(2, 14, 11, generator=generator) < 0.7
-    for image, mask, found in zip(images, removed, imputed(images, removed), strict=True):
-        peer = NoisyLinearImputer(noise=0)(image, (~mask).float())
-        torch.testing.assert_close(found, peer, rtol=0, atol=1e-4)
-
-
-def test_imputation_by_hand() -> None:
-    # The middle of a row sees only its two ends; the middle of a square 4 direct and 4 diagonal neighbours.
-    row = imputed(tensor([1, 0, 5])[None, None], torch.tensor([[[False, True, False]]]))
-    torch.testing.assert_close(row, tensor([1, 3, 5])[None, None])
-    square = tensor([12, 6, 0], [0, 99, 0], [0, 0, 0])[None, None]
-    middle = torch.zeros(1, 3, 3, dtype=torch.bool)
-    middle[0, 1, 1] = True
-    torch.testing.assert_close(imputed(square, middle)[0, 0, 1, 1], tensor([2])[0, 0])
-
-
-def test_a_large_hole_in_a_photograph_sized_image_is_filled_in_float32() -> None:
-    """A plane is the mean of its neighbours everywhere, so that it must come back from its frame."""
-    y, x = torch.meshgrid(torch.linspace(-2, 2, 96), torch.linspace(-1, 1, 80), indexing="ij")
-    plane, removed = (y + x)[None, None], torch.zeros(1, 96, 80, dtype=torch.bool)
-    removed[:, 1:-1, 1:-1] = True
-    torch.testing.assert_close(imputed(plane, removed), plane, rtol=0, atol=2e-3)
-
-
-def test_imputation_does_not_depend_on_the_rest_of_the_batch() -> None:
-    generator = torch.Generator().manual_seed(3)
-    images, removed = noise(generator, 2, 2, 24, 24), torch.rand(2, 24, 24, generator=generator) < 0.3
-    # The second image needs far more steps than the first.
-    removed[1, :, 1:] = True
-    torch.testing.assert_close(imputed(images, removed)[:1], imputed(images[:1], removed[:1]), rtol=1e-12, atol=1e-12)
-
-
-def test_noise_is_added_to_imputed_pixels_alone_and_can_be_repeated() -> None:
-    images = noise(torch.Generator().manual_seed(0), 1, 3, 60, 60)
-    removed = torch.rand(1, 60, 60, generator=torch.Generator().manual_seed(1)) < 0.5
-    noisy = [imputed(images, removed, 0.01, torch.Generator().manual_seed(seed)) for seed in (2, 2, 3)]
-    added = (noisy[0] - imputed(images, removed))[:, :, removed[0]]
-    assert torch.equal(noisy[0], noisy[1])
-    assert not torch.equal(noisy[0], noisy[2])
-    assert torch.equal(noisy[0][:, :, ~removed[0]], images[:, :, ~removed[0]])
-    assert added.std().item() == pytest.approx(0.01, rel=0.05)
-    assert abs(added.mean().item()) < 5e-4
-
-
-def test_order_by_hand() -> None:
-    assert order(tensor([3, -1], [7, 5])[None]).tolist() == [[2, 3, 0, 1]]
-
-
-def test_ties_favour_no_part_of_the_image() -> None:
-    """In reading order, the first half of a flat map would be its upper half, whose mean row is 9.5."""
-    first = order(torch.ones(1, 40, 40))[0][:800]
-    assert (first // 40).double().mean().item() == pytest.approx(19.5, abs=1.5)
-    assert (first % 40).double().mean().item() == pytest.approx(19.5, abs=1.5)
-    assert sorted(order(torch.ones(1, 5, 5))[0].tolist()) == list(range(25))
-    assert torch.equal(order(torch.ones(2, 5, 5, dtype=torch.half)), order(torch.zeros(2, 5, 5)))
-
-
-@few
-@given(st.integers(0, 1000))
-def test_order_is_the_twins(seed: int) -> None:
-    maps = drawn(seed)[2]
-    for values, found in zip(maps, order(maps), strict=True):
-        expected = reference.ranking(values.numpy(), turns(7, 6))
-        assert [divmod(position, 6) for position in found.tolist()] == expected
-
-
-# --- faithfulness
 
 
 def test_curves_by_hand() -> None:
@@ -540,120 +367,3 @@ def test_unusable_options_are_refused(call: Callable[[], Tensor], message: str) 
 def test_unusable_outputs_are_refused(function: Callable[[Tensor], Tensor], message: str) -> None:
     with pytest.raises(OutputError, match=message):
         insertion(Function(function), IMAGE, MAP, 0)
-
-
-# --- simplicity
-
-
-def test_simplicity_by_hand() -> None:
-    values = torch.stack([tensor([0.25, 0.5], [0.75, 1]), tensor([0, 0], [0, 0]), tensor([1, 1], [1, 1])])
-    assert complexity(values).tolist() == [0.625, 0, 1]
-    assert area(values).tolist() == [0.5, 0, 1]
-    # 1/4 twice to the right, 1/2 twice downwards.
-    assert total_variation(values).tolist() == [0.375, 0, 0]
-    assert complexity(-values).tolist() == [0.625, 0, 1]
-    assert area(-values).tolist() == [0, 0, 0]
-    assert total_variation(torch.ones(1, 1, 1)).tolist() == [0]
-    # One step of 1 among the three pairs of a row.
-    assert total_variation(tensor([0, 0, 1, 1])[None]).item() == pytest.approx(1 / 3)
-
-
-def test_a_map_of_ones_drops_nothing_and_covers_everything() -> None:
-    model, images, _, index = drawn(1)
-    ones = torch.ones(3, 7, 6, dtype=torch.float64)
-    assert average_drop(model, images, ones, index).tolist() == [0, 0, 0]
-    assert increase(model, images, ones, index).tolist() == [0, 0, 0]
-    assert area(ones).tolist() == [1, 1, 1]
-
-
-def test_coherency_by_hand() -> None:
-    rising, other = tensor([0, 1, 2, 3]), tensor([1, 0, 3, 2])
-    maps = torch.stack([rising, rising, rising, rising])
-    again = torch.stack([rising * 5 + 1, -rising, other, torch.full_like(rising, 0.1)])
-    # Covariance 3, both variances 5: r = 3/5.
-    torch.testing.assert_close(coherency(maps, again), torch.tensor([1, 0, 0.8, 0.5]).double())
-
-
-@pytest.mark.parametrize("constant", [0.0, 0.1, 1.0])
-def test_a_constant_map_is_neither_coherent_nor_incoherent(constant: float) -> None:
-    """The mean of equal float32 numbers may miss them; what is left must not correlate with anything."""
-    flat, other = torch.full((1, 28, 28), constant), noise(torch.Generator().manual_seed(0), 1, 28, 28).float()
-    assert coherency(flat, other).tolist() == [0.5]
-    assert coherency(other, flat).tolist() == [0.5]
-    assert coherency(flat, flat).tolist() == [0.5]
-
-
-@pytest.mark.parametrize("scale", [1e-30, 1e30])
-def test_coherency_does_not_depend_on_the_scale(scale: float) -> None:
-    maps = noise(torch.Generator().manual_seed(0), 2, 3, 4, 5).float()
-    torch.testing.assert_close(coherency(maps[0] * scale, maps[1]), coherency(maps[0], maps[1]))
-
-
-@few
-@given(st.integers(0, 1000))
-def test_simplicity_twins(seed: int) -> None:
-    generator = torch.Generator().manual_seed(seed)
-    left, right = drawn(seed)[2], torch.rand(3, 7, 6, generator=generator).double()
-    drop, road = right[:, 0, 0], right[:, 1, 1] - 0.5
-    both = coherency(left, right)
-    found = {
-        "complexity": complexity(left),
-        "area": area(left),
-        "total_variation": total_variation(left),
-        "coherency": both,
-        "adcc": adcc(drop, both, complexity(left)),
-        "arcc": arcc(road, both, complexity(left)),
-    }
-    for sample in range(3):
-        values, other = left[sample].numpy(), right[sample].numpy()
-        plain, agreement = reference.complexity(values), reference.coherency(values, other)
-        scaled = min(max(2 * road[sample].item(), 0), 1)
-        expected = {
-            "complexity": plain,
-            "area": reference.area(values),
-            "total_variation": reference.total_variation(values),
-            "coherency": agreement,
-            "adcc": reference.harmonic_mean([agreement, 1 - plain, 1 - drop[sample].item()]),
-            "arcc": reference.harmonic_mean([agreement, 1 - plain, scaled]),
-        }
-        for name, value in expected.items():
-            assert found[name][sample].item() == pytest.approx(value, rel=1e-10), name
-
-
-def test_rounding_makes_no_map_more_than_coherent() -> None:
-    maps = noise(torch.Generator().manual_seed(0), 200, 14, 14).float()
-    assert coherency(maps, maps).max().item() == 1
-    assert coherency(maps, -maps).min().item() == 0
-
-
-def test_pytorch_grad_cam_agrees_on_complexity_and_coherency() -> None:
-    left, right = noise(torch.Generator().manual_seed(0), 2, 3, 6, 5)
-    peer = (peer_arcc.batch_pearson_coherency(left.numpy(), right.numpy()) + 1) / 2
-    assert coherency(left, right).tolist() == pytest.approx(peer.tolist(), abs=1e-6)
-    assert complexity(left).tolist() == pytest.approx(peer_arcc.Complexity()(left.numpy()).tolist())
-
-
-def test_harmonic_means_by_hand() -> None:
-    # 3 / (1/0.5 + 1/0.25 + 1/0.5) = 3/8; a part of 0 leaves nothing; three ones are 1.
-    half, zero, one = (torch.tensor([value]) for value in (0.5, 0.0, 1.0))
-    assert adcc(half, half, torch.tensor([0.75])).item() == pytest.approx(3 / 8)
-    assert arcc(half / 2, half, torch.tensor([0.75])).item() == pytest.approx(3 / 8)
-    assert adcc(zero, one, zero).item() == arcc(half, one, zero).item() == 1
-    assert adcc(one, one, zero).item() == adcc(zero, zero, zero).item() == adcc(zero, one, one).item() == 0
-    assert arcc(-half, one, zero).item() == arcc(zero, one, zero).item() == 0
-
-
-@pytest.mark.parametrize(
-    ("call", "message"),
-    [
-        (lambda: complexity(MAP / 0), "maps hold NaN"),
-        (lambda: coherency(MAP, MAP[:, :1]), r"must have one shape, but have \(1, 2, 2\) and \(1, 1, 2\)"),
-        (lambda: adcc(torch.ones(2), torch.ones(1), torch.ones(2)), "coherency must have one shape"),
-        (lambda: adcc(torch.ones(1), torch.ones(1), torch.full((1,), 1.5)), r"complexity must lie in \[0, 1\]"),
-        (lambda: arcc(torch.ones(1), torch.ones(1), torch.ones(1)), r"road must lie in \[-0.5, 0.5\]"),
-        (lambda: adcc(torch.full((1,), torch.nan), torch.ones(1), torch.ones(1)), "drop must lie in"),
-    ],
-)
-def test_unusable_parts_are_refused(call: Callable[[], Tensor], message: str) -> None:
-    with pytest.raises(InputError, match=message):
-        call()

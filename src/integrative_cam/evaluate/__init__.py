@@ -8,12 +8,10 @@ from .faithfulness import (
     increase,
     insertion,
     insertion_curve,
-    road_combined,
-    road_lerf,
-    road_morf,
 )
 from .localisation import best_iou, centre_map, energy, mask_of_boxes, pointing, random_maps, top_share
 from .perturbation import Baseline, blurred, imputed, mean_of, order, zeros
+from .road import road_combined, road_lerf, road_morf
 from .simplicity import adcc, arcc, area, coherency, complexity, total_variation
 from .statistics import Interval, bootstrap_mean, mean_rank, paired_difference
 

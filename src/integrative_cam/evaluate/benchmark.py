@@ -14,7 +14,7 @@ from ..cam import IntegrativeCAM
 from ..errors import RecipeError
 from ..explanation import Explanation
 from ..recipe import Recipe, one_of
-from . import faithfulness, simplicity
+from . import faithfulness, road, simplicity
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
@@ -72,9 +72,7 @@ class Case:
     @cached_property
     def road(self) -> Float[Tensor, "batch"]:
         generator = torch.Generator().manual_seed(self.seed)
-        return faithfulness.road_combined(
-            self.model, self.images, self.maps, self.index, noise=ROAD_NOISE, generator=generator
-        )
+        return road.road_combined(self.model, self.images, self.maps, self.index, noise=ROAD_NOISE, generator=generator)
 
     @cached_property
     def coherency(self) -> Float[Tensor, "batch"]:

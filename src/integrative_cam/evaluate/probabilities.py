@@ -1,0 +1,108 @@
+"""The target's probability for images that are changed point by point."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import InputError, OutputError
+from ..guard import evaluation, preserved_buffers, preserved_randomness
+from ..targets import class_scores, logits_of
+from ..trace import wide
+from .perturbation import check_images
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int
+
+TargetIndex = int | Sequence[int] | Tensor
+"""A class index for all images, or one per image."""
+
+Perturb = Callable[[Tensor, Tensor], Tensor]
+"""Takes the numbers of images and of points on their curves, (job,) each, and gives what the model is to see."""
+
+
+def target_probabilities(
+    model: nn.Module, images: Tensor, target_index: TargetIndex, points: int, perturb: Perturb, batch_size: int
+) -> Float[Tensor, "batch point"]:
+    """The target's probability at each point of each image's curve, at most `batch_size` of them at once."""
+    check_images(images)
+    at_least_one("batch_size", batch_size)
+    index = _indices(target_index, len(images)).to(images.device)
+    jobs = torch.arange(len(images) * points, device=images.device)
+    found = []
+    with torch.no_grad(), _left_as_it_was(model, images.device):
+        for chunk in torch.split(jobs, batch_size):
+            image = chunk // points
+            logits = class_scores(logits_of(model(perturb(image, chunk % points))), "target_index")
+            found.append(_probability(wide(logits), index[image]))
+    return torch.cat(found).reshape(len(images), points)
+
+
+def _probability(logits: Float[Tensor, "job classes"], index: Int[Tensor, "job"]) -> Float[Tensor, "job"]:
+    if len(logits) != len(index):
+        raise OutputError(
+            f"The model's output has {len(logits)} rows for {len(index)} images; its first axis must be the batch."
+        )
+    classes = logits.shape[1]
+    if classes < 2:
+        raise InputError(
+            "model gives one value per image, whose softmax is always 1; wrap it so that it returns two logits, "
+            "such as torch.cat([-logit, logit], 1) / 2."
+        )
+    outside = index[(index < 0) | (index >= classes)]
+    if len(outside):
+        raise InputError(
+            f"target_index {outside[0].item()} is out of range: the model has {classes} outputs, 0 to {classes - 1}."
+        )
+    if not logits.isfinite().all():
+        raise OutputError("The model's output holds NaN or infinite values for a perturbed image; run it in float32.")
+    return logits.softmax(1).gather(1, index[:, None])[:, 0]
+
+
+@contextmanager
+def _left_as_it_was(model: nn.Module, device: torch.device) -> Iterator[None]:
+    if not isinstance(model, nn.Module):
+        raise InputError(f"model must be a torch.nn.Module, but got {type(model).__name__}.")
+    before = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
+    try:
+        with evaluation(model), preserved_randomness(device), preserved_buffers(model):
+            yield
+    finally:
+        for buffer, value in before:
+            # Only where the network wrote to it: a gradient still to come may need it untouched.
+            if not torch.equal(buffer, value):
+                with torch.no_grad():
+                    buffer.copy_(value)
+
+
+def _indices(target_index: TargetIndex, batch: int) -> Int[Tensor, "batch"]:
+    wanted = f"target_index must be one class index, or one per image, integers of shape ({batch},)"
+    if isinstance(target_index, Tensor):
+        if target_index.is_floating_point() or target_index.is_complex() or target_index.dtype == torch.bool:
+            raise InputError(f"{wanted}, but got {target_index.dtype}.")
+        target_index = target_index.tolist()
+    given: list[Any] = list(target_index) if isinstance(target_index, Sequence) else [target_index] * batch
+    try:
+        indices = [operator.index(each) for each in given]
+    except TypeError:
+        raise InputError(f"{wanted}, but got {target_index!r}.") from None
+    if any(isinstance(each, bool) for each in given):
+        raise InputError(f"{wanted}, but got {target_index!r}.")
+    if len(indices) != batch:
+        raise InputError(f"{wanted}, but got {len(indices)} of them for {batch} images.")
+    return torch.tensor(indices)
+
+
+def at_least_one(argument: str, value: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise InputError(f"{argument} must be a whole number of at least 1, but got {value!r}.")
+
+
+def per_map(per_job: Tensor, values: Tensor) -> Tensor:
+    """(job,) shaped to broadcast over (job, *space)."""
+    return per_job.reshape(-1, *[1] * (values.ndim - 1))
