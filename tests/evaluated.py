@@ -8,9 +8,7 @@ from networks import Options, build, examples, noise
 from reference import metrics as reference
 from torch import Tensor, nn
 
-from integrative_cam.evaluate import (
-    order,
-)
+from integrative_cam.evaluate import order
 
 few = examples(15)
 

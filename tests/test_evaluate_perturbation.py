@@ -13,13 +13,7 @@ from pytorch_grad_cam.metrics.road import NoisyLinearImputer
 from reference import metrics as reference
 from torch import Tensor
 
-from integrative_cam.evaluate import (
-    blurred,
-    imputed,
-    mean_of,
-    order,
-    zeros,
-)
+from integrative_cam.evaluate import blurred, imputed, mean_of, order, zeros
 
 
 @few
