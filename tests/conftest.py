@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
@@ -24,12 +23,3 @@ def photographs() -> Path:
     import skimage
 
     return Path(skimage.__file__).parent / "data"
-
-
-@pytest.fixture(scope="session")
-def shared() -> Path:
-    """Real data and networks beside the repository; only extra checks may depend on it."""
-    folder = Path(os.environ.get("ICAM_SHARED", Path(__file__).parents[2] / "shared"))
-    if not folder.is_dir():
-        pytest.skip(f"{folder} is not there; set ICAM_SHARED")
-    return folder
