@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from pathlib import Path
 
 import networks
 import pytest
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 
 from integrative_cam import Completeness, trace
 from integrative_cam.bias import completeness
+from integrative_cam.models import Network, read_image
 
 any_network = given(networks.options(), st.sampled_from(sorted(networks.BUILDERS)), st.booleans())
 few = networks.examples(30)
@@ -50,7 +52,7 @@ def network(name: str) -> nn.Module:
     return networks.perturbed(model.double().eval(), 1)
 
 
-def photographs() -> Tensor:
+def noise_images() -> Tensor:
     """Noise of their shape."""
     return torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
 
@@ -140,7 +142,7 @@ def test_cut_taps_are_those_without_a_way_around(option: networks.Options, kind:
 @pytest.mark.parametrize("name", TORCHVISION)
 def test_torchvision(name: str) -> None:
     """Both identities, and every bias site by itself against hooks that add zeros to each layer's output."""
-    model, images = network(name), photographs()
+    model, images = network(name), noise_images()
     found, measured = trace(model, images), measure.measure(model, images)
     split = completeness(found)
     split_exactly(split)
@@ -158,13 +160,13 @@ def test_torchvision(name: str) -> None:
 
 
 def test_cut_taps_of_vgg() -> None:
-    found = trace(network("vgg11_bn"), photographs())
+    found = trace(network("vgg11_bn"), noise_images())
     assert [tap.name for tap in found.taps] == [f"features.{at}" for at in (2, 6, 10, 13, 17, 20, 24, 27)]
     assert all(tap.is_cut for tap in found.taps)
 
 
 def test_cut_taps_of_resnet() -> None:
-    model, images = network("resnet18"), photographs()
+    model, images = network("resnet18"), noise_images()
     found = trace(model, images)
     blocks = [f"layer{stage}.{block}" for stage in (1, 2, 3, 4) for block in (0, 1)]
     assert [tap.name for tap in found.taps] == [
@@ -183,7 +185,7 @@ def test_cut_taps_of_resnet() -> None:
 )
 def test_what_bypasses_a_branch_is_the_skip_paths_share(block: str, skip: str) -> None:
     """The block returns relu(branch + skip): inside the branch, <gradient of that sum, skip> goes around."""
-    model, images = network("resnet18"), photographs()
+    model, images = network("resnet18"), noise_images()
     found, measured = trace(model, images), measure.measure(model, images)
     calls = {call.name: call for call in measured.calls}
     # bn2 returns the branch, to which the skip path is added: the gradient there is the sum's.
@@ -257,11 +259,20 @@ def test_clipping_in_efficientnet_lite() -> None:
                 # Activations of about this standard deviation, some of them beyond 6.
                 norm.weight.mul_(4)
                 norm.momentum = 1.0
-            model.train()(photographs())
+            model.train()(noise_images())
     model.eval()
-    split, measured = completeness(trace(model, photographs())), measure.measure(model, photographs())
+    split, measured = completeness(trace(model, noise_images())), measure.measure(model, noise_images())
     assert sum(isinstance(call.layer, nn.ReLU6) for call in measured.calls) == 33
     assert has_clipped(measured)
     explained = clipping(measured)
     assert (explained.abs() > 0.01 * split.score.abs()).all()
     torch.testing.assert_close(split.remainder, explained, rtol=1e-8, atol=1e-9)
+
+
+def test_clipping_in_the_bundled_network(lite0: Network, photographs: Path) -> None:
+    """Real weights and a real photograph: the remainder that `icam explain` prints is ReLU6's."""
+    images = lite0.preprocessing(read_image(photographs / "chelsea.png")).tensor.double()
+    model = copy.deepcopy(lite0.model).double()
+    split, measured = completeness(trace(model, images)), measure.measure(model, images)
+    assert (split.remainder.abs() > 1).all()
+    torch.testing.assert_close(split.remainder, clipping(measured), rtol=1e-9, atol=1e-9)
