@@ -180,6 +180,10 @@ def test_bad_photographs_are_reported_and_the_others_measured(dataset: Path) -> 
         (("other.csv", "--out", "x"), "other.csv: needs a column `file`, but has name"),
         (("photos", "--out", "photos"), "photos exists and holds no evaluation"),
         (("photos", "--out", "begun"), "begun holds a run with another steps"),
+        (
+            ("photos", "--out", "begun", "--weights", "net.py:small=w.pth"),
+            "begun holds a run with another weights, steps",
+        ),
         (("photos", "--out", "x", "--weights", "w.safetensors"), "--weights w.safetensors: must be MODEL=FILE"),
         (("photos", "--out", "x", "--reference", "layercam"), "--reference layercam is not among --methods"),
     ],

@@ -44,3 +44,8 @@ class MissingExtraError(CamError, ImportError):
 
     def __init__(self, purpose: str, extra: str, cause: ImportError) -> None:
         super().__init__(f"{purpose} needs the package `{cause.name}`: pip install 'integrative-cam[{extra}]'")
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, or its class where it has none."""
+    return (str(error).splitlines() or [type(error).__name__])[0]

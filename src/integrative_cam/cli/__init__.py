@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from ..errors import CamError, MissingExtraError
+from ..errors import CamError, MissingExtraError, first_line
 
 
 def main() -> None:
@@ -25,8 +25,7 @@ def main() -> None:
     except Exception as error:
         if debug:
             raise
-        reason = (str(error).splitlines() or [""])[0]
-        sys.exit(_failed(f"unexpected {type(error).__name__}: {reason} (--debug shows the traceback)"))
+        sys.exit(_failed(f"unexpected {type(error).__name__}: {first_line(error)} (--debug shows the traceback)"))
 
 
 def _failed(message: str) -> int:

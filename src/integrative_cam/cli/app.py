@@ -141,13 +141,14 @@ def evaluate(
     settings = Settings(
         dataset=str(dataset),
         models=tuple(models or (DEFAULT,)),
+        weights=tuple(weights or ()),
         methods=_names(methods),
         metrics=_names(metrics),
         limit=limit,
         steps=steps,
         seed=seed,
     )
-    raise typer.Exit(run_evaluation(settings, weights or (), out, reference))
+    raise typer.Exit(run_evaluation(settings, out, reference))
 
 
 def _names(listed: str) -> tuple[str, ...]:

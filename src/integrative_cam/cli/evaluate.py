@@ -6,7 +6,6 @@ import csv
 import json
 import platform
 import re
-import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -20,13 +19,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from .. import __version__
-from ..errors import CamError, InputError, MissingExtraError
+from ..errors import CamError, InputError, MissingExtraError, first_line
 from ..evaluate import Interval, bootstrap_mean, paired_difference
 from ..evaluate.benchmark import METRICS, evaluate
 from ..methods import method
 from ..models import Network, load, read_image
 from ..recipe import one_of
 from ..storage import written_whole
+from .report import report_failures
 
 if TYPE_CHECKING:
     import polars as pl
@@ -36,10 +36,11 @@ SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff",
 
 @dataclass(frozen=True)
 class Settings:
-    """What makes two runs comparable; kept in the manifest."""
+    """What makes two runs comparable; kept in the manifest. `weights` are MODEL=FILE pairs."""
 
     dataset: str
     models: tuple[str, ...]
+    weights: tuple[str, ...]
     methods: tuple[str, ...]
     metrics: tuple[str, ...]
     limit: int | None
@@ -50,11 +51,9 @@ class Settings:
     python: str = platform.python_version()
 
 
-def run_evaluation(settings: Settings, weights_given: Sequence[str], out: Path, reference: str) -> int:
-    """Measure what is missing, write the tables, print the summary; 0, or 1 if any image failed.
-
-    `weights_given` are MODEL=FILE pairs.
-    """
+def run_evaluation(settings: Settings, out: Path, reference: str) -> int:
+    """Measure what is missing, write the tables, print the summary; 0, or 1 if any image failed."""
+    _need_polars()
     for name in settings.methods:
         method(name)
     for metric in settings.metrics:
@@ -62,7 +61,7 @@ def run_evaluation(settings: Settings, weights_given: Sequence[str], out: Path, 
     if reference not in settings.methods:
         raise InputError(f"--reference {reference} is not among --methods {', '.join(settings.methods)}.")
     images = photographs(Path(settings.dataset), settings.limit)
-    weights = dict(_model_and_file(pair) for pair in weights_given)
+    weights = dict(_model_and_file(pair) for pair in settings.weights)
     _claim(out, settings)
     failures = _measure(settings, images, weights, out)
     frame = _collect(out)
@@ -70,9 +69,7 @@ def run_evaluation(settings: Settings, weights_given: Sequence[str], out: Path, 
     frame.write_csv(out / "results.csv")
     print_summary(frame, settings, reference)
     print(f"Written:\n  {out / 'results.parquet'}\n  {out / 'results.csv'}\n  {out / 'manifest.json'}")
-    for path, reason in failures:
-        print(f"icam: {reason if str(path) in reason else f'{path}: {reason}'}", file=sys.stderr)
-    return 1 if failures else 0
+    return report_failures(failures, len(images) * len(settings.models))
 
 
 def photographs(dataset: Path, limit: int | None) -> list[Path]:
@@ -134,7 +131,7 @@ def _measure(
                         rows = _rows(network, name, path, settings)
                         written_whole(part, json.dumps(rows))
                     except (CamError, RuntimeError) as error:
-                        failures.append((path, (str(error).splitlines() or [type(error).__name__])[0]))
+                        failures.append((path, first_line(error)))
                 progress.advance(task)
     return failures
 
@@ -161,11 +158,17 @@ def _relative(path: Path, dataset: Path) -> str:
     return path.relative_to(folder).as_posix() if path.is_relative_to(folder) else str(path)
 
 
-def _collect(out: Path) -> pl.DataFrame:
+def _need_polars() -> None:
+    # Asked first: measuring takes hours.
     try:
-        import polars
+        import polars  # noqa: F401
     except ImportError as error:
         raise MissingExtraError("icam evaluate", "evaluate", error) from error
+
+
+def _collect(out: Path) -> pl.DataFrame:
+    import polars
+
     parts = sorted((out / "parts").rglob("*.json"))
     return polars.DataFrame(
         [row for part in parts for row in json.loads(part.read_text())],

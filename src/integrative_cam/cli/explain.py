@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import json
 import re
-import sys
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -17,13 +16,13 @@ from rich.console import Console
 from rich.progress import track
 
 from ..cam import IntegrativeCAM
-from ..errors import CamError, MissingExtraError, ModelError
+from ..errors import CamError, MissingExtraError, ModelError, first_line
 from ..explanation import Explanation
 from ..models import Network, load, read_image
 from ..recipe import Recipe
 from ..render import overlay, panel
 from ..storage import MANIFEST, replaced_folder
-from .report import as_record, print_explanation, print_summary
+from .report import as_record, print_explanation, print_summary, report_failures
 
 TOP = re.compile(r"top(\d+)")
 
@@ -80,7 +79,7 @@ def run(request: Request) -> int:
         except (CamError, OSError, RuntimeError) as error:
             if request.debug:
                 raise
-            failures.append((path, (str(error).splitlines() or [type(error).__name__])[0]))
+            failures.append((path, first_line(error)))
     if request.as_json:
         records = [as_record(result) for result in results]
         failed = [{"image": str(path), "error": reason} for path, reason in failures]
@@ -90,14 +89,7 @@ def run(request: Request) -> int:
             print_explanation(result)
     elif results:
         print_summary(results)
-    for path, reason in failures:
-        print(f"icam: {reason if str(path) in reason else f'{path}: {reason}'}", file=sys.stderr)
-    if len(images) > 1 and failures:
-        print(
-            f"icam: {len(failures)} of {len(images)} images failed, {len(images) - len(failures)} done.",
-            file=sys.stderr,
-        )
-    return 1 if failures else 0
+    return report_failures(failures, len(images))
 
 
 def explain_image(path: Path, folder: Path, network: Network, request: Request) -> list[Result]:

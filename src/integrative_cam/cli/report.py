@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.bar import Bar
@@ -118,6 +120,16 @@ def as_record(result: Result) -> dict[str, Any]:
         "files": {name: str(result.folder / file) for name, file in FILES.items()},
         "notes": list(result.notes),
     }
+
+
+def report_failures(failures: Sequence[tuple[Path, str]], attempted: int) -> int:
+    """Name each image that failed, and why, on standard error; the exit code: 1 if any did, else 0."""
+    for path, reason in failures:
+        print(f"icam: {reason if str(path) in reason else f'{path}: {reason}'}", file=sys.stderr)
+    if failures and attempted > 1:
+        done = attempted - len(failures)
+        print(f"icam: {len(failures)} of {attempted} images failed, {done} done.", file=sys.stderr)
+    return 1 if failures else 0
 
 
 def _top_classes(result: Result) -> list[tuple[int, float]]:

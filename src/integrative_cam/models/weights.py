@@ -5,14 +5,13 @@ from __future__ import annotations
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from ..errors import ModelError
+from ..errors import ModelError, first_line
 
 StateDict = dict[str, Tensor]
 
@@ -38,7 +37,7 @@ def read_weights(path: str | Path) -> StateDict:
             "can run code; save model.state_dict() instead."
         ) from None
     except (SafetensorError, RuntimeError, OSError, EOFError) as error:
-        raise ModelError(f"weights {path}: cannot be read ({_first_line(error)}).") from None
+        raise ModelError(f"weights {path}: cannot be read ({first_line(error)}).") from None
     for key in ("state_dict", "model"):
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
@@ -83,7 +82,3 @@ def classes_in(weights: Mapping[str, Tensor], model: nn.Module) -> int | None:
         if name in own and value.shape != own[name].shape and value.shape[1:] == own[name].shape[1:]
     }
     return sizes.pop() if len(sizes) == 1 else None
-
-
-def _first_line(error: BaseException) -> Any:
-    return (str(error).splitlines() or [type(error).__name__])[0]

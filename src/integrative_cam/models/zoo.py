@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import nn
 
-from ..errors import MissingExtraError, ModelError
+from ..errors import MissingExtraError, ModelError, first_line
 from .bundled import NAME as DEFAULT
 from .bundled import efficientnet_lite0
 from .image import Preprocessing
@@ -56,9 +56,9 @@ def load(name: str = DEFAULT, weights: str | Path | None = None) -> Network:
                 warnings.simplefilter("ignore")
                 model = source.create(pretrained=True)
         except Exception as error:  # hubs fail in many ways
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise ModelError(
-                f"{source.name}: pretrained weights could not be had ({reason}). Give a local file with --weights."
+                f"{source.name}: pretrained weights could not be had ({first_line(error)}). "
+                "Give a local file with --weights."
             ) from error
         return source.network(model)
 
