@@ -61,13 +61,11 @@ class Case:
 
     @property
     def drop(self) -> Float[Tensor, "batch"]:
-        whole, dimmed = self.dimmed
-        return torch.where(whole > 0, (whole - dimmed).relu() / whole, 0)
+        return faithfulness.share_lost(*self.dimmed)
 
     @property
     def increase(self) -> Float[Tensor, "batch"]:
-        whole, dimmed = self.dimmed
-        return (dimmed > whole).to(whole.dtype)
+        return faithfulness.gained(*self.dimmed)
 
     @cached_property
     def road(self) -> Float[Tensor, "batch"]:

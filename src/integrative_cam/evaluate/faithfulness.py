@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import InputError
+from ..evidence import over
 from .perturbation import Baseline, blurred, check_together, order, zeros
-from .probabilities import TargetIndex, at_least_one, per_map, target_probabilities
+from .probabilities import TargetIndex, at_least_one, target_probabilities
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -105,8 +106,7 @@ def average_drop(
     max(0, p - o) / p with o of `dimmed_probabilities`, 0 to 1; 0 where p is 0. Lower is better. Arguments and
     errors as there.
     """
-    whole, dimmed = dimmed_probabilities(model, images, maps, target_index, batch_size)
-    return torch.where(whole > 0, (whole - dimmed).relu() / whole, 0)
+    return share_lost(*dimmed_probabilities(model, images, maps, target_index, batch_size))
 
 
 def increase(
@@ -120,8 +120,7 @@ def increase(
 
     Higher is better. Arguments and errors as for `dimmed_probabilities`.
     """
-    whole, dimmed = dimmed_probabilities(model, images, maps, target_index, batch_size)
-    return (dimmed > whole).to(whole.dtype)
+    return gained(*dimmed_probabilities(model, images, maps, target_index, batch_size))
 
 
 def dimmed_probabilities(
@@ -152,11 +151,21 @@ def dimmed_probabilities(
         )
 
     def perturb(image: Tensor, point: Tensor) -> Tensor:
-        factor = torch.where(per_map(point, maps) == 0, 1, maps[image])
+        factor = torch.where(over(point, maps) == 0, 1, maps[image])
         return images[image] * factor[:, None].to(images.dtype)
 
     found = target_probabilities(model, images, target_index, 2, perturb, batch_size)
     return found[:, 0], found[:, 1]
+
+
+def share_lost(whole: Float[Tensor, "batch"], dimmed: Float[Tensor, "batch"]) -> Float[Tensor, "batch"]:
+    """max(0, whole - dimmed) / whole; 0 where whole is 0."""
+    return torch.where(whole > 0, (whole - dimmed).relu() / whole, 0)
+
+
+def gained(whole: Float[Tensor, "batch"], dimmed: Float[Tensor, "batch"]) -> Float[Tensor, "batch"]:
+    """1 where dimmed is above whole, else 0."""
+    return (dimmed > whole).to(whole.dtype)
 
 
 def _replacement_curve(
@@ -180,7 +189,7 @@ def _replacement_curve(
     counts = torch.tensor(_counts(maps[0].numel(), steps), device=images.device)
 
     def perturb(image: Tensor, point: Tensor) -> Tensor:
-        touched = ranks[image] < per_map(counts[point], ranks)
+        touched = ranks[image] < over(counts[point], ranks)
         shown = touched if inserting else ~touched
         return torch.where(shown[:, None], images[image], background[image])
 

@@ -101,8 +101,3 @@ def _indices(target_index: TargetIndex, batch: int) -> Int[Tensor, "batch"]:
 def at_least_one(argument: str, value: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise InputError(f"{argument} must be a whole number of at least 1, but got {value!r}.")
-
-
-def per_map(per_job: Tensor, values: Tensor) -> Tensor:
-    """(job,) shaped to broadcast over (job, *space)."""
-    return per_job.reshape(-1, *[1] * (values.ndim - 1))

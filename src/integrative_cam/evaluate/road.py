@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import InputError
+from ..evidence import over
 from .perturbation import check_together, imputed, order
-from .probabilities import TargetIndex, per_map, target_probabilities
+from .probabilities import TargetIndex, target_probabilities
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
@@ -100,6 +101,6 @@ def _road(
     counts = torch.tensor([min(round(share * pixels), pixels - 1) for share in shares], device=images.device)
 
     def perturb(image: Tensor, point: Tensor) -> Tensor:
-        return imputed(images[image], ranks[image] < per_map(counts[point], ranks), noise, generator)
+        return imputed(images[image], ranks[image] < over(counts[point], ranks), noise, generator)
 
     return target_probabilities(model, images, target_index, len(shares), perturb, batch_size).mean(1)
