@@ -30,8 +30,8 @@ IMAGES = torch.randn(3, 3, 16, 16)
 
 
 def test_every_metric_is_its_function_on_the_methods_map() -> None:
-    recipe = method("hirescam").recipe
-    found = evaluate(MODEL, IMAGES, recipe, tuple(METRICS), steps=4, seed=3)
+    hirescam, recipe = method("hirescam"), method("hirescam").recipe
+    found = evaluate(MODEL, IMAGES, hirescam, tuple(METRICS), steps=4, seed=3)
     explanation = explain(MODEL, IMAGES, recipe=recipe)
     maps, target = explanation.map, explanation.target
     insertion = faithfulness.insertion(MODEL, IMAGES, maps, target, 4)
@@ -62,9 +62,9 @@ def test_every_metric_is_its_function_on_the_methods_map() -> None:
 
 def test_unknown_metrics() -> None:
     with pytest.raises(RecipeError, match=r"metric must be one of .* but got 'deletoin'. Did you mean 'deletion'"):
-        evaluate(MODEL, IMAGES, method("gradcam").recipe, ["insertion", "deletoin"])
+        evaluate(MODEL, IMAGES, method("gradcam"), ["insertion", "deletoin"])
     with pytest.raises(RecipeError, match="at least one of insertion"):
-        evaluate(MODEL, IMAGES, method("gradcam").recipe, [])
+        evaluate(MODEL, IMAGES, method("gradcam"), [])
 
 
 FACTORY = """

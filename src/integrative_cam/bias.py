@@ -60,9 +60,9 @@ def completeness(trace: Trace) -> Completeness:
         score=trace.score,
         input=trace.input_part,
         bias=per_site.sum(1),
-        activation=torch.stack(parts, 1),
+        activation=torch.stack(parts, 1) if parts else trace.score.new_zeros(len(trace.score), 0),
         tap_bias=per_site @ trace.behind.to(per_site.dtype).T,
-        is_cut=torch.tensor([each.is_cut for each in trace.taps]),
+        is_cut=torch.tensor([each.is_cut for each in trace.taps], dtype=torch.bool),
     )
 
 

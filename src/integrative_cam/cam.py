@@ -14,7 +14,7 @@ from .bias import complete_bias, completeness, residual_bias, site_maps
 from .errors import RecipeError
 from .evidence import evidence, over
 from .explanation import BiasLayer, Explanation, Layer
-from .fusion import fuse
+from .fusion import by_magnitude, fuse
 from .readout import rho_of
 from .recipe import Recipe
 from .taps import TapInfo
@@ -145,6 +145,26 @@ def _integrate(trace: Trace, recipe: Recipe) -> Explanation:
         guarded=guarded,
         completeness=split,
         recipe=recipe,
+    )
+
+
+def unlayered(trace: Trace, maps: Float[Tensor, "batch *space"]) -> Explanation:
+    """The explanation whose map is made in another way than from the trace's taps: its score splits at the input only.
+
+    Each map is cut at zero and divided by its maximum.
+    """
+    trace = replace(trace, taps=(), behind=trace.behind[:0])
+    return Explanation(
+        map=by_magnitude(maps.detach().relu()),
+        layers=(),
+        bias_layers=(),
+        score=trace.score,
+        output=trace.output,
+        target=trace.index,
+        target_names=trace.target_names,
+        guarded=torch.zeros_like(trace.score, dtype=torch.long),
+        completeness=completeness(trace),
+        recipe=None,
     )
 
 

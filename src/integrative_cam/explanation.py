@@ -51,7 +51,7 @@ class Explanation:
 
     Attributes:
         map: (batch, *space) of the input's size, in [0, 1]; its maximum is 1, or it is blank.
-        layers: every tap, in execution order.
+        layers: every tap, in execution order; none for a map that is not made of layers.
         bias_layers: with bias="layers", the biases that joined the fusion.
         score: (batch,), the explained score, such as a logit.
         output: what the model returned (its logits where it returned several things).
@@ -59,7 +59,7 @@ class Explanation:
         target_names: the class index or the callable's name, per image.
         guarded: (batch,), entries of the feature maps where the pole guard limited alpha.
         completeness: the score's parts, at the input and at every tap.
-        recipe: the ingredients.
+        recipe: the ingredients; None where the map is made in another way, such as Score-CAM's.
     """
 
     map: Float[Tensor, "batch *space"]
@@ -71,12 +71,12 @@ class Explanation:
     target_names: tuple[str, ...]
     guarded: Int[Tensor, "batch"]
     completeness: Completeness
-    recipe: Recipe
+    recipe: Recipe | None
 
     @property
     def weights(self) -> Float[Tensor, "batch tap"]:
         """Each tap's weight; rows sum to 1. With bias layers, the taps share 1 - recipe.bias_share like this."""
-        return torch.stack([layer.weight for layer in self.layers], 1)
+        return torch.stack([layer.weight for layer in self.layers], 1) if self.layers else self.score[:, None][:, :0]
 
     def overlay(self, images: Tensor | Image | Sequence[Image]) -> list[Image]:
         """The maps over the images, one picture each; see `render.overlay`."""

@@ -1,23 +1,55 @@
-"""Methods of the CAM family as recipes: the same walk over the same trace with other choices."""
+"""Methods of the CAM family by name; most are recipes: the same walk over the same trace with other choices."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
+from torch import Tensor, nn
+
+from .cam import explain
+from .errors import RecipeError
+from .explanation import Explanation
 from .recipe import Recipe, one_of
+from .targets import Target
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
+Explainer = Callable[[nn.Module, Tensor, Target], Explanation]
+"""Takes a model, images (batch, channel, *space) and a target, and gives their maps with what they are made of."""
 
 _LINEAR = {"readout": "identity", "bias": "none", "temper": 1.0}
 
 
 @dataclass(frozen=True)
 class Method:
-    """A recipe with a name, a line about it, and its source."""
+    """A way to make maps with a name, a line about it, and its source; called like `explain`."""
 
     name: str
     description: str
     source: str
-    recipe: Recipe
+    way: Recipe | Explainer
+
+    def __call__(
+        self, model: nn.Module, images: Float[Tensor, "batch channel *space"], target: Target = None
+    ) -> Explanation:
+        """Explain `target` for each image; see `IntegrativeCAM`."""
+        if isinstance(self.way, Recipe):
+            return explain(model, images, target, self.way)
+        return self.way(model, images, target)
+
+    @property
+    def recipe(self) -> Recipe:
+        """The ingredients.
+
+        Raises:
+            RecipeError: the method is no choice of them.
+        """
+        if not isinstance(self.way, Recipe):
+            raise RecipeError(f"method {self.name} has no ingredients that could be changed: it is no recipe.")
+        return self.way
 
 
 def _single(**ingredients: object) -> Recipe:

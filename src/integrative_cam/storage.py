@@ -113,7 +113,7 @@ def _manifest(explanation: Explanation) -> dict[str, Any]:
         "format": FORMAT,
         "integrative_cam": __version__,
         "torch": torch.__version__,
-        "recipe": explanation.recipe.described(),
+        "recipe": explanation.recipe and explanation.recipe.described(),
         "target_names": explanation.target_names,
         "layers": [{"name": layer.name, "kind": layer.kind} for layer in explanation.layers],
         "bias_layers": [{"name": layer.name} for layer in explanation.bias_layers],
@@ -137,7 +137,7 @@ def _explanation(manifest: dict[str, Any], arrays: dict[str, Tensor]) -> Explana
         target_names=tuple(manifest["target_names"]),
         guarded=arrays["guarded"],
         completeness=part("completeness.", Completeness, {}),
-        recipe=_recipe(**manifest["recipe"]),
+        recipe=manifest["recipe"] and _recipe(**manifest["recipe"]),
     )
 
 

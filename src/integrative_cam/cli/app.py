@@ -90,8 +90,10 @@ def explain(
         "fusion": fusion,
     }
     changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
-    recipe = replace(named(method).recipe, **changes)
-    raise typer.Exit(run(Request(tuple(images or ()), model, weights, labels, target, out, recipe, as_json, debug)))
+    chosen = named(method)
+    if changes:
+        chosen = replace(chosen, way=replace(chosen.recipe, **changes))
+    raise typer.Exit(run(Request(tuple(images or ()), model, weights, labels, target, out, chosen, as_json, debug)))
 
 
 @app.command()

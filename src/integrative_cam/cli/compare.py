@@ -9,7 +9,6 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from ..cam import IntegrativeCAM
 from ..errors import RecipeError
 from ..methods import method, methods
 from ..models import read_image
@@ -40,7 +39,7 @@ def compare_methods(
     index = target_of(target, network)
     maps, areas = {}, {}
     for each in chosen:
-        explanation = IntegrativeCAM(network.model, each.recipe)(view.tensor, index)
+        explanation = each(network.model, view.tensor, index)
         index = int(explanation.target_names[0])
         maps[each.name] = explanation.map[0]
         areas[each.name] = area(explanation)

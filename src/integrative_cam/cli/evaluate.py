@@ -144,8 +144,7 @@ def _rows(network: Network, model: str, path: Path, settings: Settings) -> list[
         # A blank map is no accident here: its metrics show it.
         warnings.filterwarnings("ignore", message="The map of image")
         for name in settings.methods:
-            recipe = method(name).recipe
-            found = evaluate(network.model, view.tensor, recipe, settings.metrics, settings.steps, settings.seed)
+            found = evaluate(network.model, view.tensor, method(name), settings.metrics, settings.steps, settings.seed)
             rows += [
                 {"model": model, "image": image, "method": name, "metric": metric, "value": value.item()}
                 for metric, value in found.items()

@@ -15,9 +15,9 @@ from PIL.Image import Image
 from rich.console import Console
 from rich.progress import track
 
-from ..cam import IntegrativeCAM
 from ..errors import CamError, MissingExtraError, ModelError, first_line
 from ..explanation import Explanation
+from ..methods import Method
 from ..models import Network, load, read_image
 from ..recipe import Recipe
 from ..render import overlay, panel
@@ -37,7 +37,7 @@ class Request:
     labels: Path | None
     target: str
     out: Path
-    recipe: Recipe
+    method: Method
     as_json: bool
     debug: bool
 
@@ -66,7 +66,8 @@ class Result:
 
 def run(request: Request) -> int:
     """Explain every image; 0, or 1 if any failed."""
-    request.recipe.validate()
+    if isinstance(request.method.way, Recipe):
+        request.method.way.validate()
     images = request.images or (photograph(),)
     network = network_of(request.model, request.weights, request.labels)
     target_of(request.target, network)  # an unknown name is an error of the call, not of an image
@@ -95,14 +96,13 @@ def run(request: Request) -> int:
 def explain_image(path: Path, folder: Path, network: Network, request: Request) -> list[Result]:
     """Explain each target of one image and write its files, all or none per target."""
     view = network.preprocessing(read_image(path))
-    cam = IntegrativeCAM(network.model, request.recipe)
     top = TOP.fullmatch(request.target)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        first = cam(view.tensor, target_of(request.target, network))
+        first = request.method(network.model, view.tensor, target_of(request.target, network))
         logits = first.output.reshape(-1)
         classes = logits.topk(min(int(top[1]), len(logits))).indices.tolist() if top else [int(first.target_names[0])]
-        explanations = [first, *(cam(view.tensor, index) for index in classes[1:])]
+        explanations = [first, *(request.method(network.model, view.tensor, index) for index in classes[1:])]
     notes = tuple(dict.fromkeys(str(warning.message) for warning in caught))
 
     results = []

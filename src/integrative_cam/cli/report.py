@@ -35,6 +35,35 @@ def print_explanation(result: Result) -> None:
     console.print(classes)
 
     explanation = result.explanation
+    if explanation.layers:
+        console.print(_layers_table(explanation))
+
+    parts = explanation.completeness
+    console.print(
+        f"\nScore (logit) {float(parts.score[0]):.2f} = input {float(parts.input[0]):+.2f}, "
+        f"biases {float(parts.bias[0]):+.2f}, remainder {float(parts.remainder[0]):+.2f} "
+        "(clipping, gates, smooth activations)",
+        highlight=False,
+        soft_wrap=True,
+    )
+    if explanation.layers:
+        console.print(
+            f"At {explanation.layers[-1].name}, the last layer: activations {float(parts.activation[0, -1]):+.2f}, "
+            f"biases behind it {float(parts.tap_bias[0, -1]):+.2f}, rest {float(parts.bypass[0, -1]):+.2f}",
+            highlight=False,
+            soft_wrap=True,
+        )
+    console.print(f"Map: {area(explanation):.0%} of the image holds more than half of the maximum", highlight=False)
+    if int(explanation.guarded[0]):
+        console.print(f"Pole guard: limited alpha at {int(explanation.guarded[0])} entries", highlight=False)
+    for note in result.notes:
+        console.print(f"Note: {note}", highlight=False, soft_wrap=True)
+    console.print("Written:")
+    for file in FILES.values():
+        console.print(f"  {result.folder / file}", highlight=False, soft_wrap=True)
+
+
+def _layers_table(explanation: Explanation) -> Table:
     weights = explanation.weights[0]
     strongest = weights.argsort(descending=True)[:LAYERS_SHOWN].tolist()
     title = f"\nLayers that weigh most, of {len(weights)}"
@@ -47,30 +76,7 @@ def print_explanation(result: Result) -> None:
         layer, weight = explanation.layers[index], float(weights[index])
         size = "x".join(map(str, layer.map.shape[1:]))
         layers.add_row(layer.name, size, f"{weight:.1%}", Bar(float(weights.max()), 0, weight, color="dark_orange"))
-    console.print(layers)
-
-    parts = explanation.completeness
-    console.print(
-        f"\nScore (logit) {float(parts.score[0]):.2f} = input {float(parts.input[0]):+.2f}, "
-        f"biases {float(parts.bias[0]):+.2f}, remainder {float(parts.remainder[0]):+.2f} "
-        "(clipping, gates, smooth activations)",
-        highlight=False,
-        soft_wrap=True,
-    )
-    console.print(
-        f"At {explanation.layers[-1].name}, the last layer: activations {float(parts.activation[0, -1]):+.2f}, "
-        f"biases behind it {float(parts.tap_bias[0, -1]):+.2f}, rest {float(parts.bypass[0, -1]):+.2f}",
-        highlight=False,
-        soft_wrap=True,
-    )
-    console.print(f"Map: {area(explanation):.0%} of the image holds more than half of the maximum", highlight=False)
-    if int(explanation.guarded[0]):
-        console.print(f"Pole guard: limited alpha at {int(explanation.guarded[0])} entries", highlight=False)
-    for note in result.notes:
-        console.print(f"Note: {note}", highlight=False, soft_wrap=True)
-    console.print("Written:")
-    for file in FILES.values():
-        console.print(f"  {result.folder / file}", highlight=False, soft_wrap=True)
+    return layers
 
 
 def print_summary(results: Sequence[Result]) -> None:
@@ -79,7 +85,8 @@ def print_summary(results: Sequence[Result]) -> None:
     for column in ("image", "class", "strongest layer", "files"):
         table.add_column(column, overflow="fold")
     for result in results:
-        strongest = result.explanation.layers[int(result.explanation.weights[0].argmax())].name
+        layers = result.explanation.layers
+        strongest = layers[int(result.explanation.weights[0].argmax())].name if layers else "-"
         table.add_row(result.image.name, result.named(result.target), strongest, str(result.folder))
     Console().print(table)
     for note in dict.fromkeys(f"{result.image}: {note}" for result in results for note in result.notes):
@@ -116,7 +123,7 @@ def as_record(result: Result) -> dict[str, Any]:
             }
             for layer in explanation.layers
         ],
-        "recipe": explanation.recipe.described(),
+        "recipe": explanation.recipe and explanation.recipe.described(),
         "files": {name: str(result.folder / file) for name, file in FILES.items()},
         "notes": list(result.notes),
     }

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from ..cam import IntegrativeCAM
 from ..errors import RecipeError
 from ..explanation import Explanation
-from ..recipe import Recipe, one_of
+from ..methods import Explainer
+from ..recipe import one_of
 from . import faithfulness, road, simplicity
 
 if TYPE_CHECKING:
@@ -29,14 +29,14 @@ class Case:
 
     model: nn.Module
     images: Float[Tensor, "batch channel height width"]
-    recipe: Recipe
+    method: Explainer
     steps: int
     seed: int
 
     @cached_property
     def explanation(self) -> Explanation:
         """Of each image's own top class."""
-        return IntegrativeCAM(self.model, self.recipe)(self.images)
+        return self.method(self.model, self.images, None)
 
     @cached_property
     def maps(self) -> Float[Tensor, "batch height width"]:
@@ -75,7 +75,7 @@ class Case:
     @cached_property
     def coherency(self) -> Float[Tensor, "batch"]:
         masked = self.images * self.maps[:, None].to(self.images.dtype)
-        again = IntegrativeCAM(self.model, self.recipe)(masked, self.index)
+        again = self.method(self.model, masked, self.index)
         return simplicity.coherency(self.maps, again.map)
 
     @property
@@ -110,17 +110,17 @@ METRICS: Mapping[str, Metric] = {
 def evaluate(
     model: nn.Module,
     images: Float[Tensor, "batch channel height width"],
-    recipe: Recipe,
+    method: Explainer,
     metrics: Sequence[str],
     steps: int = 16,
     seed: int = 0,
 ) -> dict[str, Float[Tensor, "batch"]]:
-    """The value of each metric for a recipe's map of each image's own top class.
+    """The value of each metric for a method's map of each image's own top class.
 
     Args:
         model: returns logits; left as it was.
         images: (batch, channel, height, width), normalised, so that 0 is the mean colour.
-        recipe: of the method.
+        method: one of `methods()`, or any callable like them.
         metrics: names in `METRICS`.
         steps: of insertion and deletion.
         seed: of ROAD's noise.
@@ -133,5 +133,5 @@ def evaluate(
         raise RecipeError(f"metrics must name at least one of {', '.join(METRICS)}.")
     for name in metrics:
         one_of("metric", name, METRICS)
-    case = Case(model, images, recipe, steps, seed)
+    case = Case(model, images, method, steps, seed)
     return {name: METRICS[name].of(case) for name in metrics}

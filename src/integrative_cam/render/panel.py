@@ -9,7 +9,7 @@ from .overlay import COLOURS, overlay
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure, SubFigure
     from PIL.Image import Image
 
     from ..explanation import Explanation
@@ -20,6 +20,8 @@ SIGNED_COLOURS = "PuOr_r"
 
 def panel(explanation: Explanation, image: Image, title: str = "", sample: int = 0) -> Figure:
     """Draw photograph, overlay, the most important layers' signed maps and the weight profile over depth.
+
+    An explanation without layers shows the first two.
 
     Args:
         explanation: of one or more images with two spatial axes.
@@ -34,10 +36,12 @@ def panel(explanation: Explanation, image: Image, title: str = "", sample: int =
 
     if explanation.map.ndim != 3:
         raise InputError(f"panel draws maps of two dimensions, but the map is {tuple(explanation.map.shape[1:])}.")
-    figure = Figure(figsize=(12, 9.2), layout="constrained")
+    heights = [4.4, 2.5, 2.6] if explanation.layers else [4.4]
+    figure = Figure(figsize=(12, sum(heights)), layout="constrained")
     FigureCanvasAgg(figure)
-    grid = figure.add_gridspec(3, 1, height_ratios=[4.4, 2.5, 2.6])
-    top, middle, bottom = (figure.add_subfigure(grid[row]) for row in range(3))
+    grid = figure.add_gridspec(len(heights), 1, height_ratios=heights)
+    parts = [figure.add_subfigure(grid[row]) for row in range(len(heights))]
+    top = parts[0]
 
     photograph, fused = top.subplots(1, 2)
     photograph.imshow(image)
@@ -49,6 +53,12 @@ def panel(explanation: Explanation, image: Image, title: str = "", sample: int =
     bar = top.colorbar(ScalarMappable(Normalize(0, 1), COLOURS), ax=[photograph, fused], shrink=0.85, ticks=[0, 0.5, 1])
     bar.set_label("evidence, relative to its maximum")
 
+    if explanation.layers:
+        _layers(parts[1], parts[2], explanation, sample)
+    return figure
+
+
+def _layers(middle: SubFigure, bottom: SubFigure, explanation: Explanation, sample: int) -> None:
     weights = explanation.weights[sample]
     strongest = weights.argsort(descending=True)[:LAYERS_SHOWN].sort().values.tolist()
     cells = middle.subplots(1, LAYERS_SHOWN, squeeze=False)[0]
@@ -64,7 +74,6 @@ def panel(explanation: Explanation, image: Image, title: str = "", sample: int =
     middle.suptitle("The layers that weigh most, in order of depth: orange speaks for, purple against", fontsize=10)
 
     _weight_profile(bottom.subplots(), explanation, sample, strongest)
-    return figure
 
 
 def _weight_profile(axes: Axes, explanation: Explanation, sample: int, marked: list[int]) -> None:
