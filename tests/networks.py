@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 
 import torch
 import torch.nn.functional as F
@@ -270,14 +271,14 @@ def trace_of(
     """A trace with these (activation, gradient) at its taps and (shift, gradient) at its bias sites, no network."""
     first = taps[0][0]
     return Trace(
-        taps=tuple(Tap(f"tap{index}", "activation", *pair, is_cut=True) for index, pair in enumerate(taps)),
+        taps=tuple(Tap(f"tap{index}", "activation", *pair, path_share=Fraction(1)) for index, pair in enumerate(taps)),
         sites=tuple(BiasSite(f"site{index}", gradient, shift) for index, (shift, gradient) in enumerate(sites)),
         behind=torch.ones(len(taps), len(sites), dtype=torch.bool) if behind is None else behind,
         score=first.new_zeros(len(first)) if score is None else score,
         output=first.new_zeros(len(first), CLASSES),
         index=torch.zeros(len(first), dtype=torch.long),
         target_names=("0",) * len(first),
-        input_part=first.new_zeros(len(first)),
+        input_product=first.new_zeros(len(first), 1),
         input_space=tuple(first.shape[2:]),
     )
 

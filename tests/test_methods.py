@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import networks
 import numpy as np
@@ -15,7 +16,7 @@ from reference import methods as reference
 from reference.arrays import Array
 from torch import Tensor, nn
 
-from integrative_cam import RecipeError, explain, method, methods
+from integrative_cam import Explanation, Recipe, RecipeError, explain, method, methods
 
 PAPERS: dict[str, Callable[[Array, Array], Array]] = {
     "gradcam": reference.grad_cam,
@@ -93,6 +94,61 @@ def test_methods_equal_pytorch_grad_cam(name: str, peer: type) -> None:
     torch.testing.assert_close((ours - low) / (1 - low), torch.from_numpy(theirs).to(ours), atol=2e-4, rtol=0)
 
 
+def smooth() -> nn.Module:
+    """Activations below zero; features as large as the image."""
+    torch.manual_seed(4)
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 8, 3, padding=1), nn.SiLU(),
+        nn.Flatten(), nn.Linear(8 * 144, 4),
+    ).eval()  # fmt: skip
+
+
+def test_elementwise_counts_two_negatives_as_evidence_for() -> None:
+    model, images = smooth(), torch.randn(2, 3, 12, 12)
+    twin = measure.measure(model, images, torch.tensor([1, 1]))
+    last = twin.calls[twin.of(nn.SiLU)[-1]]
+    found = method("gradcam-elementwise")(model, images, 1)
+    for sample in range(2):
+        expected = reference.elementwise(last.value[sample].numpy(), last.gradient[sample].numpy())
+        np.testing.assert_allclose(found.map[sample], expected / expected.max(), rtol=1e-4, atol=1e-6)
+    theirs = pytorch_grad_cam.GradCAMElementWise(model=model, target_layers=[model[3]])
+    maps = torch.from_numpy(theirs(images, [ClassifierOutputTarget(1)] * 2))
+    low = found.map.amin((1, 2), keepdim=True)
+    torch.testing.assert_close((found.map - low) / (1 - low), maps, atol=2e-4, rtol=0)
+    layer = explain(model, images, 1, method("layercam").recipe)
+    assert not torch.allclose(found.map, layer.map, atol=0.02)
+    # Its own map, the gradient's account.
+    assert torch.equal(found.layers[0].joint_score, layer.layers[0].joint_score)
+    assert torch.equal(found.completeness.activation, layer.completeness.activation)
+
+
+def test_elementwise_is_layercam_behind_a_relu() -> None:
+    option = networks.Options(dims=2, seed=21, norm="affine")
+    model, images = networks.build("resnet", option), networks.images(option)
+    found, layer = method("gradcam-elementwise")(model, images), method("layercam")(model, images)
+    torch.testing.assert_close(found.map, layer.map)
+
+
+@pytest.mark.parametrize("name", [each.name for each in methods()])
+def test_every_method_gives_what_evaluation_and_pictures_need(name: str, tmp_path: Path) -> None:
+    option = networks.Options(dims=2, seed=20, norm="affine")
+    model, images = networks.build("vgg", option), networks.images(option)
+    found = method(name)(model, images)
+    assert found.map.shape == (2, 8, 4)
+    assert found.map.amax((1, 2)).tolist() == [1, 1]
+    assert found.map.min() >= 0
+    assert torch.equal(found.target, model(images).argmax(1))
+    parts = found.completeness
+    torch.testing.assert_close(parts.input + parts.bias, found.score)
+    assert torch.equal(found.weights.sum(1) > 0, torch.full((2,), bool(found.layers)))
+    found.save(tmp_path / "e")
+    loaded = Explanation.load(tmp_path / "e")
+    assert torch.equal(loaded.map, found.map)
+    assert (loaded.recipe is None) == (found.recipe is None)
+    with torch.inference_mode():
+        assert torch.equal(method(name)(model, images, found.target).map, found.map)
+
+
 def test_silent_channels_do_not_divide_by_zero() -> None:
     class Silent(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
@@ -109,8 +165,12 @@ def test_names_and_sources() -> None:
     for each in methods():
         assert method(each.name) is each
         assert each.description
-        assert each.source.startswith(("arXiv:", "10."))
-        each.recipe.validate()
+        assert each.source.startswith(("arXiv:", "10.", "pytorch-grad-cam", "control"))
+        if isinstance(each.way, Recipe):
+            each.recipe.validate()
+        else:
+            with pytest.raises(RecipeError, match=f"method {each.name} has no ingredients that could be changed"):
+                _ = each.recipe
     with pytest.raises(
         RecipeError, match=r"method must be one of integrative, .* but got 'gradcm'. Did you mean 'gradcam'"
     ):

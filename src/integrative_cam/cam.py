@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from jaxtyping import Float
 
 
+_WEIGHTED = Recipe(taps="last", readout="identity", negative=1.0, bias="none", weighting="last", temper=1.0)
+
+
 class IntegrativeCAM:
     """Explain a network's scores by a class activation map fused over all of its layers.
 
@@ -146,6 +149,17 @@ def _integrate(trace: Trace, recipe: Recipe) -> Explanation:
         completeness=split,
         recipe=recipe,
     )
+
+
+def weighted(trace: Trace, slopes: Float[Tensor, "batch channel *space"]) -> Explanation:
+    """The explanation whose map is made of slope * activation, summed over the channels of the trace's only tap.
+
+    `slopes` stand where the gradient stands in HiResCAM. Scores and completeness are those of the gradient.
+    """
+    (tap,) = trace.taps
+    found = integrate(replace(trace, taps=(replace(tap, gradient=slopes),)), _WEIGHTED)
+    layer = replace(found.layers[0], joint_score=layer_scores(trace).joint[:, 0])
+    return replace(found, layers=(layer,), completeness=completeness(trace), recipe=None)
 
 
 def unlayered(trace: Trace, maps: Float[Tensor, "batch *space"]) -> Explanation:

@@ -73,6 +73,12 @@ def by_magnitude(values: Float[Tensor, "batch *space"]) -> Float[Tensor, "batch 
     return values / over(torch.where(largest > 0, largest, torch.ones_like(largest)), values)
 
 
+def by_range(values: Float[Tensor, "batch ..."]) -> Float[Tensor, "batch ..."]:
+    """Each sample from 0 at its minimum to 1 at its maximum; a constant becomes 0."""
+    low, high = torch.aminmax(values.flatten(1), dim=1)
+    return (values - over(low, values)) / over(torch.where(high > low, high - low, 1), values)
+
+
 def resize(values: Float[Tensor, "batch *space"], space: tuple[int, ...]) -> Float[Tensor, "batch *new_space"]:
     """Linear interpolation with pixel centres aligned (align_corners=False), in 1, 2 or 3 dimensions."""
     if tuple(values.shape[1:]) == tuple(space):

@@ -1,8 +1,9 @@
-"""What the autograd graph says about order: which biases lie behind a tap, and which taps are cuts."""
+"""What the autograd graph says about order: which biases lie behind a tap, and how many paths pass it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from fractions import Fraction
 from typing import TYPE_CHECKING
 
 import torch
@@ -53,10 +54,10 @@ def paths_to(order: Sequence[Node], source: Node) -> dict[Node, int]:
     return paths
 
 
-def cuts(order: Sequence[Node], taps: Sequence[Node], to_source: Mapping[Node, int]) -> list[bool]:
-    """Whether every path from the score (last of `order`) to the input passes the tap.
+def path_shares(order: Sequence[Node], taps: Sequence[Node], to_source: Mapping[Node, int]) -> list[Fraction]:
+    """Of all the paths from the score (last of `order`) to the input, the share that passes each tap.
 
-    It does where (paths score -> tap) * (paths tap -> input) are all the paths there are.
+    (paths score -> tap) * (paths tap -> input) / (paths score -> input), exactly: deep networks have more than 2^53.
     """
     root = order[-1]
     from_root = dict.fromkeys(order, 0)
@@ -64,7 +65,7 @@ def cuts(order: Sequence[Node], taps: Sequence[Node], to_source: Mapping[Node, i
     for node in reversed(order):
         for successor in _next(node):
             from_root[successor] += from_root[node]
-    return [from_root[tap] * to_source[tap] == to_source[root] for tap in taps]
+    return [Fraction(from_root[tap] * to_source[tap], to_source[root]) for tap in taps]
 
 
 def _next(node: Node) -> list[Node]:

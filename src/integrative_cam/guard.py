@@ -19,6 +19,23 @@ _eager_stack = ExitStack()
 
 
 @contextmanager
+def undisturbed(model: nn.Module, device: torch.device) -> Iterator[Callable[[Tensor], None]]:
+    """Run with autograd on and leave everything as it was: all the contexts below.
+
+    Yields the function of `preserved_buffers`.
+    """
+    with (
+        torch.inference_mode(False),
+        torch.enable_grad(),
+        eager(model),
+        evaluation(model),
+        preserved_randomness(device),
+        preserved_buffers(model) as before_write,
+    ):
+        yield before_write
+
+
+@contextmanager
 def evaluation(model: nn.Module) -> Iterator[None]:
     """Run in evaluation mode, then give every module its own training flag back.
 

@@ -8,11 +8,16 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
-from .cam import explain
+from .cam import explain, weighted
+from .controls import centre_cam, random_cam, uniform_cam
 from .errors import RecipeError
 from .explanation import Explanation
+from .fullgrad import full_grad
+from .gradient_free import ablation_cam, score_cam
 from .recipe import Recipe, one_of
 from .targets import Target
+from .trace import trace
+from .winsor import winsor_cam
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -61,6 +66,13 @@ def _stages(**ingredients: object) -> Recipe:
     """The last activation at each resolution, positive evidence, equal weights."""
     fused = {"taps": "stages", "weighting": "uniform", "negative": 0.0, "signed": False}
     return Recipe(**{**_LINEAR, **fused, **ingredients})  # type: ignore[arg-type]
+
+
+def _elementwise(model: nn.Module, images: Tensor, target: Target) -> Explanation:
+    """sum_k relu(g_k A_k): LayerCAM where activations are positive; two negatives count as evidence for."""
+    found = trace(model, images, target, "last")
+    (tap,) = found.taps
+    return weighted(found, tap.gradient.where(tap.gradient * tap.activation > 0, 0))
 
 
 _ALL = (
@@ -112,6 +124,39 @@ _ALL = (
         "arXiv:2605.14641",
         _stages(aggregation="channel", readout="exp", fusion="product"),
     ),
+    Method(
+        "winsorcam",
+        "Grad-CAM of every convolution, weighted by mean gradients without outliers",
+        "arXiv:2507.10846",
+        winsor_cam,
+    ),
+    Method(
+        "fullgrad",
+        "gradient times value at the input and at every bias, as magnitudes from 0 to 1",
+        "arXiv:1905.00780",
+        full_grad,
+    ),
+    Method(
+        "gradcam-elementwise",
+        "last layer, gradient times activation at each position and channel where positive",
+        "pytorch-grad-cam",
+        _elementwise,
+    ),
+    Method(
+        "scorecam",
+        "last layer, each channel weighted by what the image masked with it scores; half a minute on a CPU",
+        "arXiv:1910.01279",
+        score_cam,
+    ),
+    Method(
+        "ablationcam",
+        "last layer, each channel weighted by how far the score falls without it; half a minute on a CPU",
+        "10.1109/WACV45572.2020.9093360",
+        ablation_cam,
+    ),
+    Method("random", "noise, the same for the same image", "control", random_cam),
+    Method("center", "a Gaussian around the centre of the image", "control", centre_cam),
+    Method("uniform", "one everywhere", "control", uniform_cam),
 )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,7 +14,7 @@ from torch.autograd.graph import get_gradient_edge
 from . import graph, targets
 from .capture import Candidate, Capture, Shift
 from .errors import InputError, OutputError, TapError
-from .guard import eager, evaluation, preserved_buffers, preserved_randomness, uncompiled
+from .guard import uncompiled, undisturbed
 from .taps import Taps, may_want, select
 
 if TYPE_CHECKING:
@@ -27,15 +28,20 @@ _HALF_GRADIENT_SCALE = 2.0**10
 class Tap:
     """One feature map and the gradient of the score with respect to that same tensor.
 
-    Both have the network's dtype; `wide` gives them in float32 or better. `is_cut`: every path from the
-    input to the score passes here.
+    Both have the network's dtype; `wide` gives them in float32 or better. `path_share`: of
+    all the paths from the input to the score, the share that passes here.
     """
 
     name: str
     kind: str
     activation: Float[Tensor, "batch channel *space"]
     gradient: Float[Tensor, "batch channel *space"]
-    is_cut: bool
+    path_share: Fraction
+
+    @property
+    def is_cut(self) -> bool:
+        """Every path passes here."""
+        return self.path_share == 1
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -59,8 +65,8 @@ class BiasSite:
 class Trace:
     """One forward and one gradient of a batch; detached, and independent of the model from here on.
 
-    `behind[t, s]` is True where bias site s acts on a value computed from tap t. `input_part` is
-    <dS/dx, x> per sample. `index` holds the target classes, None where the target is a callable.
+    `behind[t, s]` is True where bias site s acts on a value computed from tap t. `input_product` is
+    dS/dx times x, entry by entry. `index` holds the target classes, None where the target is a callable.
     """
 
     taps: tuple[Tap, ...]
@@ -70,8 +76,13 @@ class Trace:
     output: Tensor
     index: Int[Tensor, "batch"] | None
     target_names: tuple[str, ...]
-    input_part: Float[Tensor, "batch"]
+    input_product: Float[Tensor, "batch ..."]
     input_space: tuple[int, ...]
+
+    @property
+    def input_part(self) -> Float[Tensor, "batch"]:
+        """<dS/dx, x>."""
+        return self.input_product.flatten(1).sum(1)
 
 
 def trace(
@@ -96,14 +107,7 @@ def trace(
     """
     _check(model, images)
     model = uncompiled(model)
-    with (
-        torch.inference_mode(False),
-        torch.enable_grad(),
-        eager(model),
-        evaluation(model),
-        preserved_randomness(images.device),
-        preserved_buffers(model) as before_write,
-    ):
+    with undisturbed(model, images.device) as before_write:
         leaf = images.detach().clone().requires_grad_()
         capture = Capture(model, len(images), may_want(taps), before_write)
         with capture:
@@ -147,11 +151,11 @@ def _differentiate(leaf: Tensor, scored: targets.Scored, chosen: Sequence[Candid
         if gradient is not None and to_input[each.edge.node] and gradient.ndim and len(gradient) % len(leaf) == 0
     ]
     tap_nodes = [each.edge.node for each, _ in reached]
-    is_cut = graph.cuts(order, tap_nodes, to_input)
+    path_shares = graph.path_shares(order, tap_nodes, to_input)
     return Trace(
         taps=tuple(
-            Tap(each.name, each.kind, each.value, _channels_first(gradient, each.channels_last), cut)
-            for (each, gradient), cut in zip(reached, is_cut, strict=True)
+            Tap(each.name, each.kind, each.value, _channels_first(gradient, each.channels_last), share)
+            for (each, gradient), share in zip(reached, path_shares, strict=True)
         ),
         sites=tuple(site for site, _ in sites),
         behind=graph.behind(order, tap_nodes, [node for _, node in sites]).to(leaf.device),
@@ -159,7 +163,7 @@ def _differentiate(leaf: Tensor, scored: targets.Scored, chosen: Sequence[Candid
         output=scored.logits.detach(),
         index=scored.index,
         target_names=scored.names,
-        input_part=(wide(leaf.detach()) * at_input).flatten(1).sum(1),
+        input_product=wide(leaf.detach()) * at_input,
         input_space=tuple(leaf.shape[-(reached[0][0].value.ndim - 2) :]),
     )
 
@@ -179,8 +183,8 @@ def _channels_first(values: Tensor, channels_last: bool) -> Tensor:
 
 def _site(shift: Shift, gradient: Tensor, batch: int) -> BiasSite:
     value = wide(shift.value).expand_as(gradient)
-    if len(gradient) != batch:
-        # Windows folded into the batch: per sample they are one list without space.
+    if len(gradient) != batch or gradient.ndim == 1:
+        # Windows folded into the batch, or one value per sample: per sample a list without space.
         return BiasSite(shift.name, gradient.reshape(batch, -1), value.reshape(batch, -1))
     return BiasSite(
         shift.name, _channels_first(gradient, shift.channels_last), _channels_first(value, shift.channels_last)
