@@ -26,8 +26,9 @@ format: $(VENV)/.dev ## Put the code into its canonical form.
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-bench: $(VENV)/.dev ## Print taps, completeness errors and the cost of a call, per network.
+bench: $(VENV)/.dev ## Print taps, completeness errors and the cost of a call and of the metrics.
 	$(BIN)/python benchmarks/overview.py
+	$(BIN)/python benchmarks/metrics.py
 
 clean: ## Remove the virtual environment and all that was made.
 	rm -rf $(VENV) demo-out icam-out dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -21,6 +21,7 @@ from torchcam.metrics import ClassificationMetric, DeletionInsertionMetric
 
 from integrative_cam import InputError, OutputError
 from integrative_cam.evaluate import (
+    NoisyLinear,
     average_drop,
     blurred,
     deletion,
@@ -40,6 +41,8 @@ from integrative_cam.evaluate import (
 MEASURES: dict[str, Callable[..., Tensor]] = {
     "insertion": partial(insertion, steps=5),
     "deletion": partial(deletion, steps=5),
+    "insertion_imputed": partial(insertion, steps=5, baseline=NoisyLinear()),
+    "deletion_imputed": partial(deletion, steps=5, baseline=NoisyLinear()),
     "average_drop": average_drop,
     "increase": increase,
     "road_morf": road_morf,
@@ -59,6 +62,31 @@ def test_curves_by_hand() -> None:
     for measure, curve in ((insertion, rising), (deletion, falling)):
         by_hand = (sum(curve) - (curve[0] + curve[-1]) / 2) / 4
         assert measure(Odds(), IMAGE, MAP, 0, 4, zeros).item() == pytest.approx(float(by_hand), rel=1e-12)
+
+
+def test_imputed_curves_by_hand() -> None:
+    assert NoisyLinear() == NoisyLinear(noise=0.01, seed=0)
+    # The one pixel to start from is the 8 or the 1; the others take over their neighbour's value.
+    image, values = tensor([1, 2, 4, 8])[None, None], tensor([1, 2, 4, 8])[None]
+    found = insertion_curve(Odds(), image, values, 0, 4, NoisyLinear(0.0))[0].tolist()
+    assert found == pytest.approx([33 / 34, 33 / 34, 21 / 22, 17 / 18, 16 / 17], rel=1e-6)
+    found = deletion_curve(Odds(), image, values, 0, 4, NoisyLinear(0.0))[0].tolist()
+    assert found == pytest.approx([16 / 17, 12 / 13, 8 / 9, 5 / 6, 5 / 6], rel=1e-6)
+
+
+@few
+@given(st.integers(0, 1000), st.sampled_from([1, 4, 5]), st.sampled_from([0.0, 0.5]))
+def test_imputed_curves_are_the_twins(seed: int, steps: int, noise: float) -> None:
+    model, images, maps, index = drawn(seed)
+    baseline = NoisyLinear(noise, seed=seed)
+    field = noise * torch.randn(2, 7, 6, generator=torch.Generator().manual_seed(seed)).double().numpy()
+    for curve, insert in ((insertion_curve, True), (deletion_curve, False)):
+        found = curve(model, images, maps, index, steps, baseline, batch_size=4)
+        for sample in range(3):
+            of, ties = probability(model, int(index[sample])), turns(7, 6)
+            image, values = images[sample].numpy(), maps[sample].numpy()
+            expected = reference.imputation_curve(of, image, field, values, ties, steps, insert)
+            assert found[sample].tolist() == pytest.approx(expected, rel=1e-4, abs=1e-5)
 
 
 def test_uneven_steps_by_hand() -> None:
@@ -100,7 +128,9 @@ def test_twins(seed: int, steps: int) -> None:
         (deletion_curve(model, images, maps, index, steps, mean_of), deletion, False),
     )
     scalars = {
-        name: MEASURES[name](model, images, maps, index) for name in MEASURES if name not in ("insertion", "deletion")
+        name: MEASURES[name](model, images, maps, index)
+        for name in MEASURES
+        if not name.startswith(("insertion", "deletion"))
     }
     for sample in range(3):
         image, values = images[sample].numpy(), maps[sample].numpy()
@@ -349,6 +379,10 @@ def test_unusable_arguments_are_refused(name: str, changes: dict[str, Any], mess
         (lambda: road_morf(Odds(), IMAGE[..., None], MAP[..., None], 0), r"shape \(batch, channel, height, width\)"),
         (lambda: imputed(IMAGE, torch.ones(1, 2, 2, dtype=torch.bool)), "takes every pixel of an image"),
         (lambda: imputed(IMAGE, torch.ones(1, 2, 2)), "removed must be boolean"),
+        (
+            lambda: insertion(Odds(), IMAGE[..., None], MAP[..., None], 0, baseline=NoisyLinear()),
+            r"shape \(batch, channel, height, width\)",
+        ),
         (lambda: blurred(IMAGE, 0), "sigma must be a finite number of pixels above 0, but got 0"),
     ],
 )

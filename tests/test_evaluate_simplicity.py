@@ -11,6 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from networks import noise
 from pytorch_grad_cam.metrics import arcc as peer_arcc
+from pytorch_grad_cam.metrics import road as peer_road
+from pytorch_grad_cam.metrics.cam_mult_image import DropInConfidence, IncreaseInConfidence
+from pytorch_grad_cam.utils.model_targets import ClassifierOutputSoftmaxTarget
 from reference import metrics as reference
 from torch import Tensor
 
@@ -22,7 +25,9 @@ from integrative_cam.evaluate import (
     average_drop,
     coherency,
     complexity,
+    dimmed_probabilities,
     increase,
+    road_combined,
     total_variation,
 )
 
@@ -113,6 +118,43 @@ def test_pytorch_grad_cam_agrees_on_complexity_and_coherency() -> None:
     peer = (peer_arcc.batch_pearson_coherency(left.numpy(), right.numpy()) + 1) / 2
     assert coherency(left, right).tolist() == pytest.approx(peer.tolist(), abs=1e-6)
     assert complexity(left).tolist() == pytest.approx(peer_arcc.Complexity()(left.numpy()).tolist())
+
+
+def explained(images: Tensor) -> Tensor:
+    """A map of 64 values without ties that changes when its image is dimmed."""
+    ranks = (images[:, 0] + images[:, 1] ** 2).flatten(1).argsort(1).argsort(1)
+    return ((ranks + 1) / 64).reshape(-1, 8, 8)
+
+
+def test_pytorch_grad_cam_agrees_on_arcc(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its class runs the method on the masked images itself; maps without ties, whose percentiles are our shares."""
+    monkeypatch.setattr(peer_road.NoisyLinearImputer.__init__, "__defaults__", (0.0, peer_road.neighbors_weights))
+    positive = 0
+    for seed in range(6):
+        model, images, _, index = drawn(seed, 3, (8, 8))
+        model, images = model.float(), images.float()
+        maps = explained(images)
+        targets = [ClassifierOutputSoftmaxTarget(each) for each in index.tolist()]
+        peer = peer_arcc.ARCC(lambda input_tensor, targets: explained(input_tensor).numpy())(
+            images, maps.numpy(), targets, model
+        )
+        both = coherency(maps, explained(images * maps[:, None]))
+        found = arcc(road_combined(model, images, maps, index), both, complexity(maps))
+        assert found.tolist() == pytest.approx(peer.tolist(), abs=1e-4)
+        positive += int((found > 1e-2).sum())
+    assert positive > 3
+
+
+def test_pytorch_grad_cam_agrees_on_drop_and_increase() -> None:
+    """Its drop is the probability lost, not the share of it."""
+    for seed in range(3):
+        model, images, maps, index = drawn(seed)
+        targets = [ClassifierOutputSoftmaxTarget(each) for each in index.tolist()]
+        whole, _ = dimmed_probabilities(model, images, maps, index)
+        lost = (average_drop(model, images, maps, index) * whole).tolist()
+        assert lost == pytest.approx(DropInConfidence()(images, maps.numpy(), targets, model).tolist(), abs=1e-6)
+        gains = IncreaseInConfidence()(images, maps.numpy(), targets, model).tolist()
+        assert increase(model, images, maps, index).tolist() == gains
 
 
 def test_harmonic_means_by_hand() -> None:

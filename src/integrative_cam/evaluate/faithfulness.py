@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ..errors import InputError
 from ..evidence import over
-from .perturbation import Baseline, blurred, check_together, order, zeros
+from .perturbation import Baseline, NoisyLinear, blurred, check_together, order, zeros
 from .probabilities import TargetIndex, at_least_one, target_probabilities
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ def insertion(
     maps: Float[Tensor, "batch *space"],
     target_index: TargetIndex,
     steps: int = 20,
-    baseline: Baseline = blurred,
+    baseline: Baseline | NoisyLinear = blurred,
     batch_size: int = 32,
 ) -> Float[Tensor, "batch"]:
     """Area under `insertion_curve` over the share of pixels, 0 to 1; higher is better (RISE, arXiv:1806.07421)."""
@@ -41,7 +41,7 @@ def deletion(
     maps: Float[Tensor, "batch *space"],
     target_index: TargetIndex,
     steps: int = 20,
-    baseline: Baseline = zeros,
+    baseline: Baseline | NoisyLinear = zeros,
     batch_size: int = 32,
 ) -> Float[Tensor, "batch"]:
     """Area under `deletion_curve` over the share of pixels, 0 to 1; lower is better (RISE, arXiv:1806.07421)."""
@@ -55,7 +55,7 @@ def insertion_curve(
     maps: Float[Tensor, "batch *space"],
     target_index: TargetIndex,
     steps: int = 20,
-    baseline: Baseline = blurred,
+    baseline: Baseline | NoisyLinear = blurred,
     batch_size: int = 32,
 ) -> Float[Tensor, "batch point"]:
     """Probability of the target as the baseline turns into the image, highest values of the map first.
@@ -68,7 +68,8 @@ def insertion_curve(
         maps: (batch, *space), of the images' size; only their order counts.
         target_index: the class, for all images or for each.
         steps: how many equal parts the pixels are shown in, at least 1.
-        baseline: makes of the images what a hidden pixel shows; see `perturbation`.
+        baseline: makes of the images what a hidden pixel shows; see `perturbation`. `NoisyLinear` needs one to
+            start from: the highest of the map stays when inserting, the lowest when deleting.
         batch_size: how many images the model sees at once, at least 1.
 
     Raises:
@@ -84,7 +85,7 @@ def deletion_curve(
     maps: Float[Tensor, "batch *space"],
     target_index: TargetIndex,
     steps: int = 20,
-    baseline: Baseline = zeros,
+    baseline: Baseline | NoisyLinear = zeros,
     batch_size: int = 32,
 ) -> Float[Tensor, "batch point"]:
     """Probability of the target as the image turns into the baseline, highest values of the map first.
@@ -174,26 +175,36 @@ def _replacement_curve(
     maps: Tensor,
     target_index: TargetIndex,
     steps: int,
-    baseline: Baseline,
+    baseline: Baseline | NoisyLinear,
     batch_size: int,
     inserting: bool,
 ) -> Tensor:
     check_together(images, maps)
     at_least_one("steps", steps)
+    ranks = order(maps).argsort(1).reshape(maps.shape)
+    counts = torch.tensor(_counts(maps[0].numel(), steps), device=images.device)
+    if isinstance(baseline, NoisyLinear):
+        counts = counts.clamp_min(1) if inserting else counts.clamp_max(maps[0].numel() - 1)
+    else:
+        background = _background(baseline, images)
+
+    def perturb(image: Tensor, point: Tensor) -> Tensor:
+        touched = ranks[image] < over(counts[point], ranks)
+        removed = ~touched if inserting else touched
+        if isinstance(baseline, NoisyLinear):
+            return baseline(images[image], removed)
+        return torch.where(removed[:, None], background[image], images[image])
+
+    return target_probabilities(model, images, target_index, steps + 1, perturb, batch_size)
+
+
+def _background(baseline: Baseline, images: Tensor) -> Tensor:
     with torch.no_grad():
         background = baseline(images)
     if not isinstance(background, Tensor) or background.shape != images.shape or background.dtype != images.dtype:
         came = f"{background.dtype} of {tuple(background.shape)}" if isinstance(background, Tensor) else background
         raise InputError(f"baseline must give images again, {images.dtype} of {tuple(images.shape)}, but gave {came}.")
-    ranks = order(maps).argsort(1).reshape(maps.shape)
-    counts = torch.tensor(_counts(maps[0].numel(), steps), device=images.device)
-
-    def perturb(image: Tensor, point: Tensor) -> Tensor:
-        touched = ranks[image] < over(counts[point], ranks)
-        shown = touched if inserting else ~touched
-        return torch.where(shown[:, None], images[image], background[image])
-
-    return target_probabilities(model, images, target_index, steps + 1, perturb, batch_size)
+    return background
 
 
 def _counts(pixels: int, steps: int) -> list[int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -12,16 +13,13 @@ from torch import Tensor
 
 from ..errors import InputError
 from ..trace import wide
+from .imputation import harmonic
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
 
 Baseline = Callable[[Tensor], Tensor]
 """Takes images (batch, channel, *space) and gives what is left of them when every pixel is removed; same shape."""
-
-TOLERANCE = 1e-7
-"""Root mean square by which imputed pixels may miss the mean of their neighbours, as a share of the largest
-deviation of a kept pixel from the kept pixels' mean. The pixels are then right to about a thousandth of it."""
 
 _TIES = 0
 """The seed of the permutation that breaks ties."""
@@ -72,8 +70,8 @@ def imputed(
     """Noisy linear imputation: each removed pixel is the weighted mean of its neighbours (ROAD, arXiv:2202.00449).
 
     The weights are 1/6 for the four direct and 1/12 for the four diagonal neighbours, renormalised at the border.
-    The system is symmetric and positive definite; it is solved for the whole batch by conjugate gradients, each
-    image and channel to `TOLERANCE` whatever its neighbours in the batch need.
+    The system is symmetric and positive definite; each image and channel is solved to `imputation.TOLERANCE`
+    whatever its neighbours in the batch need. No gradient flows into imputed pixels.
 
     Args:
         images: (batch, channel, height, width).
@@ -95,58 +93,34 @@ def imputed(
     if noise and generator is None:
         raise InputError(f"noise={noise} needs a generator; give torch.Generator().manual_seed(0), for instance.")
     missing = removed[:, None]
-    filled = _solve(wide(images), missing)
+    filled = harmonic(wide(images), missing)
     if noise and generator is not None:
         drawn = torch.randn(filled.shape, generator=generator, dtype=filled.dtype, device=generator.device)
         filled = filled + noise * drawn.to(filled.device)
     return torch.where(missing, filled.to(images.dtype), images)
 
 
-def _solve(
-    images: Float[Tensor, "batch channel height width"], missing: Bool[Tensor, "batch 1 height width"]
-) -> Float[Tensor, "batch channel height width"]:
-    kept = (~missing).to(images.dtype)
-    # Deviations from the mean: a constant stays a constant, and large offsets cost no precision.
-    mean = _total(images * kept) / _total(kept)
-    known = (images - mean) * kept
-    taken = 1 - kept
-    degree = _neighbours(torch.ones_like(kept[:1]))
-    goal = (TOLERANCE * known.abs().amax((2, 3), keepdim=True)) ** 2 * _total(taken)
-    solution = torch.zeros_like(known)
-    residual = taken * _neighbours(known)
-    direction = residual
-    squared = _total(residual**2)
-    # Exact arithmetic ends after one step per unknown; the goal is met after a few hundred.
-    for _ in range(missing[0].numel()):
-        open_ = squared > goal
-        if not open_.any():
-            break
-        image = taken * (degree * direction - _neighbours(direction))
-        # What has converged stands still, so that no image depends on the rest of the batch.
-        step = torch.where(open_, squared / _total(direction * image), 0)
-        solution = solution + step * direction
-        residual = residual - step * image
-        previous, squared = squared, torch.where(open_, _total(residual**2), squared)
-        direction = residual + torch.where(open_, squared / previous, 0) * direction
-    return solution + mean
+@dataclass(frozen=True)
+class NoisyLinear:
+    """A baseline made anew from the pixels that are still there, at every step of a curve: `imputed` with noise.
 
+    The noise is drawn once and is the same for every image and step, so that no value depends on the batch.
 
-def _neighbours(values: Float[Tensor, "batch channel height width"]) -> Float[Tensor, "batch channel height width"]:
-    """1/6 of the direct, 1/12 of the diagonal neighbours and 1/3 of the pixel itself: [1 2 1] by [1 2 1], over 12.
-
-    The pixel's own third is in `degree` too and cancels.
+    Args:
+        noise: its standard deviation, in the images' unit; ROAD (arXiv:2202.00449) has 0.01.
+        seed: of the noise.
     """
-    rows = 2 * values
-    rows[..., 1:] += values[..., :-1]
-    rows[..., :-1] += values[..., 1:]
-    both = 2 * rows
-    both[..., 1:, :] += rows[..., :-1, :]
-    both[..., :-1, :] += rows[..., 1:, :]
-    return both / 12
 
+    noise: float = 0.01
+    seed: int = 0
 
-def _total(values: Tensor) -> Tensor:
-    return values.sum((2, 3), keepdim=True)
+    def __call__(
+        self, images: Float[Tensor, "batch channel height width"], removed: Bool[Tensor, "batch height width"]
+    ) -> Float[Tensor, "batch channel height width"]:
+        """The images with `removed` pixels imputed; arguments and errors as for `imputed`."""
+        filled = imputed(images, removed)
+        drawn = torch.randn(images.shape[1:], generator=torch.Generator().manual_seed(self.seed))
+        return torch.where(removed[:, None], filled + self.noise * drawn.to(filled), images)
 
 
 def order(maps: Float[Tensor, "batch *space"]) -> Int[Tensor, "batch position"]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,9 @@ TargetIndex = int | Sequence[int] | Tensor
 Perturb = Callable[[Tensor, Tensor], Tensor]
 """Takes the numbers of images and of points on their curves, (job,) each, and gives what the model is to see."""
 
+_PIXELS_AT_ONCE = 4 * 224 * 224
+"""On a processor: larger batches fall out of its caches and cost about twice as much per image."""
+
 
 def target_probabilities(
     model: nn.Module, images: Tensor, target_index: TargetIndex, points: int, perturb: Perturb, batch_size: int
@@ -35,12 +39,16 @@ def target_probabilities(
     index = _indices(target_index, len(images)).to(images.device)
     jobs = torch.arange(len(images) * points, device=images.device)
     found = []
-    with torch.no_grad(), _left_as_it_was(model, images.device):
-        for chunk in torch.split(jobs, batch_size):
+    with torch.no_grad(), left_as_it_was(model, images.device):
+        for chunk in torch.split(jobs, min(batch_size, _at_once(images))):
             image = chunk // points
             logits = class_scores(logits_of(model(perturb(image, chunk % points))), "target_index")
             found.append(_probability(wide(logits), index[image]))
     return torch.cat(found).reshape(len(images), points)
+
+
+def _at_once(images: Tensor) -> int:
+    return max(1, _PIXELS_AT_ONCE // images[0, 0].numel()) if images.device.type == "cpu" else sys.maxsize
 
 
 def _probability(logits: Float[Tensor, "job classes"], index: Int[Tensor, "job"]) -> Float[Tensor, "job"]:
@@ -65,7 +73,8 @@ def _probability(logits: Float[Tensor, "job classes"], index: Int[Tensor, "job"]
 
 
 @contextmanager
-def _left_as_it_was(model: nn.Module, device: torch.device) -> Iterator[None]:
+def left_as_it_was(model: nn.Module, device: torch.device) -> Iterator[None]:
+    """Run in evaluation mode; flags, random numbers and buffers are then as before."""
     if not isinstance(model, nn.Module):
         raise InputError(f"model must be a torch.nn.Module, but got {type(model).__name__}.")
     before = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
