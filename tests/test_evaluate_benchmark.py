@@ -14,12 +14,14 @@ from pathlib import Path
 import polars
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from integrative_cam import RecipeError, explain, method
-from integrative_cam.evaluate import faithfulness, road, simplicity
-from integrative_cam.evaluate.benchmark import METRICS, evaluate
+from integrative_cam import InputError, RecipeError, explain, method
+from integrative_cam.evaluate import faithfulness, localisation, mask_of_boxes, randomisation, road, simplicity
+from integrative_cam.evaluate.benchmark import LOCALISATION, METRICS, Regions, evaluate
+from integrative_cam.models import read_image
 
 torch.manual_seed(0)
 MODEL = nn.Sequential(
@@ -54,10 +56,34 @@ def test_every_metric_is_its_function_on_the_methods_map() -> None:
         "arcc": simplicity.arcc(imputed, coherency, complexity),
         "area": simplicity.area(maps),
         "variation": simplicity.total_variation(maps),
+        "randomisation": randomisation(MODEL, IMAGES, hirescam, target, 0.5, seed=3),
     }
     assert found.keys() == expected.keys()
     for name, values in expected.items():
         torch.testing.assert_close(found[name], values, msg=name)
+
+
+def test_localisation_is_of_the_target_in_the_regions() -> None:
+    target = torch.tensor([3, 0, 1])
+    boxes = tuple(torch.tensor([[2.0, 3, 2.0 + size, 12]]) for size in (3, 6, 11))
+    masks = torch.stack([mask_of_boxes(each, (16, 16)) for each in boxes])
+    layercam, regions = method("layercam"), Regions(masks, boxes)
+    found = evaluate(MODEL, IMAGES, layercam, tuple(LOCALISATION), target=target, regions=regions)
+    maps = explain(MODEL, IMAGES, target, layercam.recipe).map
+    expected: dict[str, Tensor] = {
+        "pointing": localisation.pointing(maps, masks),
+        "energy": localisation.energy(maps, masks),
+        "top-share": localisation.top_share(maps, masks),
+        "best-iou": localisation.best_iou(maps, masks),
+        "maxboxacc": localisation.box_hits(maps, boxes),
+    }
+    assert found.keys() == expected.keys()
+    for name, values in expected.items():
+        torch.testing.assert_close(found[name], values, msg=name)
+    with pytest.raises(InputError, match="regions must say where the explained class is"):
+        evaluate(MODEL, IMAGES, method("layercam"), ["energy"])
+    with pytest.raises(InputError, match="regions must have boxes for maxboxacc"):
+        evaluate(MODEL, IMAGES, method("layercam"), ["maxboxacc"], regions=Regions(masks))
 
 
 def test_unknown_metrics() -> None:
@@ -92,22 +118,17 @@ def dataset(tmp_path: Path, photographs: Path) -> Path:
     return tmp_path
 
 
-def command(*arguments: str) -> list[str]:
-    shared = [
-        "--model",
-        "net.py:small",
-        "--methods",
-        "integrative,gradcam",
-        "--metrics",
-        "ins-del,drop",
-        "--steps",
-        "2",
-    ]
+METRIC_NAMES = ("--metrics", "ins-del,drop")
+
+
+def command(*arguments: str, metrics: tuple[str, ...] = METRIC_NAMES) -> list[str]:
+    shared = ["--model", "net.py:small", "--methods", "integrative,gradcam", *metrics, "--steps", "2"]
     return [str(Path(sys.executable).with_name("icam")), "evaluate", *arguments, *shared]
 
 
-def run(cwd: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command(*arguments), cwd=cwd, capture_output=True, text=True, timeout=300, check=False)
+def run(cwd: Path, *arguments: str, metrics: tuple[str, ...] = METRIC_NAMES) -> subprocess.CompletedProcess[str]:
+    called = command(*arguments, metrics=metrics)
+    return subprocess.run(called, cwd=cwd, capture_output=True, text=True, timeout=300, check=False)
 
 
 def test_folder(dataset: Path) -> None:
@@ -116,13 +137,22 @@ def test_folder(dataset: Path) -> None:
     assert "net.py:small, n = 4" in done.stdout
     assert "integrative minus it" in done.stdout
     frame = polars.read_parquet(dataset / "results" / "results.parquet")
-    assert frame.columns == ["model", "image", "method", "metric", "value"]
+    assert frame.columns == ["model", "image", "object", "target", "method", "metric", "value"]
     assert sorted(frame["image"].unique()) == ["a.png", "b.png", "d.JPG", "deep/c.png"]
     assert len(frame) == 4 * 2 * 2
     with (dataset / "results" / "results.csv").open() as file:
         assert [float(row["value"]) for row in csv.DictReader(file)] == frame["value"].to_list()
     manifest = json.loads((dataset / "results" / "manifest.json").read_text())
     assert manifest["methods"] == ["integrative", "gradcam"]
+    assert (manifest["target"], manifest["regions"]) == ("top1", None)
+    assert "Mean rank: " in done.stdout
+    plots = [f"{metric}-{kind}.{suffix}" for metric in ("drop", "ins-del") for kind in ("difference", "mean")
+             for suffix in ("png", "svg")]  # fmt: skip
+    assert sorted(path.name for path in (dataset / "results" / "plots").iterdir()) == plots
+    page = (dataset / "results" / "report.html").read_text()
+    # Four photographs, each with the photograph and two maps.
+    assert page.count("data:image/jpeg;base64,") == 12
+    assert "integrative and other methods on photos" in page
     assert manifest["torch"] == torch.__version__
 
 
@@ -163,6 +193,83 @@ def test_killed_run_goes_on_where_it_stopped(dataset: Path) -> None:
     assert one.equals(other)
 
 
+def test_labels(dataset: Path) -> None:
+    """The label's map is measured for the label, not for the top class; a photograph without one is reported."""
+    (dataset / "list.csv").write_text("file,label\nphotos/b.png,3\nphotos/deep/c.png,\n")
+    done = run(dataset, "list.csv", "--out", "labelled", "--target", "label")
+    assert done.returncode == 1
+    assert "c.png: has no label" in done.stderr
+    frame = polars.read_csv(dataset / "labelled" / "results.csv")
+    assert set(frame["target"]) == {3}
+    namespace: dict[str, object] = {}
+    exec(FACTORY, namespace)
+    network = namespace["small"]()  # type: ignore[operator]
+    network.model.eval()
+    tensor = network.preprocessing(read_image(dataset / "photos" / "b.png")).tensor
+    assert network.model(tensor).argmax().item() != 3
+    expected = evaluate(network.model, tensor, method("gradcam"), ["ins-del"], 2, target=3)["ins-del"].item()
+    chosen = frame.filter((polars.col("method") == "gradcam") & (polars.col("metric") == "ins-del"))
+    assert chosen["value"].to_list() == [pytest.approx(expected, abs=1e-6)]
+
+
+BOXES = """<annotation><object><name>{}</name><bndbox><xmin>{}</xmin><ymin>{}</ymin><xmax>{}</xmax><ymax>{}</ymax>
+</bndbox></object><object><name>cat</name><bndbox><xmin>1</xmin><ymin>1</ymin><xmax>451</xmax><ymax>300</ymax></bndbox>
+</object></annotation>"""
+
+
+@pytest.fixture
+def voc(dataset: Path) -> Path:
+    """Two cats of 451 x 300 pixels: a dog in the left half of one, cropped away from the other; its network beside."""
+    for folder in ("JPEGImages", "Annotations", "SegmentationClass"):
+        (dataset / "voc" / folder).mkdir(parents=True)
+    for name, corners in {"a": (100, 1, 195, 300), "b": (1, 1, 20, 300)}.items():
+        shutil.copy(dataset / "photos" / "a.png", dataset / "voc" / "JPEGImages" / f"{name}.png")
+        (dataset / "voc" / "Annotations" / f"{name}.xml").write_text(BOXES.format("dog", *corners))
+    mask = Image.new("L", (451, 300))
+    mask.paste(12, (99, 0, 195, 300))
+    mask.save(dataset / "voc" / "SegmentationClass" / "a.png")
+    net = (dataset / "net.py").read_text()
+    (dataset / "net.py").write_text(net.replace("(32, 32)))", '(32, 32)), ("left", "dog", "cat", "c", "d"))'))
+    return dataset
+
+
+WHERE = ("--metrics", "pointing,energy,maxboxacc,drop")
+
+
+def test_objects(voc: Path) -> None:
+    """One dog is measured; the other is cropped away and both cats fill the view. Masks say the same as boxes."""
+    done = run(voc, "voc", "--out", "boxes", metrics=WHERE)
+    assert done.returncode == 0, done.stderr
+    assert "Left out: 2 x cat covers half of the view or more" in done.stdout
+    assert "Left out: 1 x dog is cropped away" in done.stdout
+    frame = polars.read_csv(voc / "boxes" / "results.csv")
+    assert frame.select("image", "object", "target").unique().rows() == [("a.png", "dog", 1)]
+    measured = {method: set(group["metric"]) for (method,), group in frame.group_by("method")}
+    where = {"pointing", "energy", "maxboxacc"}
+    assert measured == {
+        "integrative": {*where, "drop"},
+        "gradcam": {*where, "drop"},
+        **dict.fromkeys(("center", "uniform", "random"), where),
+    }
+    # Scaled to 60 x 40 and cropped from (14, 4) to 32 x 32: the box, 13.2 to 25.9 wide, holds 12 columns' centres.
+    uniform = frame.filter((polars.col("method") == "uniform") & (polars.col("metric") == "energy"))["value"].item()
+    assert uniform == pytest.approx(12 / 32)
+    masks = run(voc, "voc", "--out", "masks", "--regions", "masks", metrics=("--metrics", "energy"))
+    assert masks.returncode == 0, masks.stderr
+    other = polars.read_csv(voc / "masks" / "results.csv")
+    key = polars.col("metric") == "energy"
+    assert other["value"].to_list() == pytest.approx(frame.filter(key)["value"].to_list(), abs=1e-6)
+
+
+def test_nothing_to_measure(voc: Path) -> None:
+    (voc / "voc" / "Annotations" / "a.xml").unlink()
+    done = run(voc, "voc", "--out", "none", metrics=WHERE)
+    assert done.returncode == 0, done.stderr
+    assert "Left out: 1 x dog is cropped away" in done.stdout
+    assert "Nothing could be measured" in done.stdout
+    assert not (voc / "none" / "report.html").exists()
+
+
 def test_bad_photographs_are_reported_and_the_others_measured(dataset: Path) -> None:
     (dataset / "photos" / "bad.png").write_text("no image")
     done = run(dataset, "photos", "--out", "results")
@@ -185,6 +292,10 @@ def test_bad_photographs_are_reported_and_the_others_measured(dataset: Path) -> 
             "begun holds a run with another weights, steps",
         ),
         (("photos", "--out", "x", "--weights", "w.safetensors"), "--weights w.safetensors: must be MODEL=FILE"),
+        (("photos", "--out", "x", "--target", "label"), "--target label: photos has no labels"),
+        (("photos", "--out", "x", "--target", "object"), "--target object: photos has no boxes or masks"),
+        (("photos", "--out", "x", "--target", "top"), "--target must be one of top1, label, object"),
+        (("photos", "--out", "x", "--regions", "masks"), "--regions needs to know where the explained class is"),
         (("photos", "--out", "x", "--reference", "layercam"), "--reference layercam is not among --methods"),
     ],
 )

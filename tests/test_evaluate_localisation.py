@@ -16,9 +16,11 @@ from torch import Tensor
 from integrative_cam import InputError
 from integrative_cam.evaluate import (
     best_iou,
+    box_hits,
     centre_map,
     energy,
     mask_of_boxes,
+    max_box_accuracy,
     order,
     pointing,
     random_maps,
@@ -155,6 +157,53 @@ def test_boxes_are_the_twins(corners: list[tuple[float, float, float, float]]) -
     assert found.tolist() == reference.mask_of_boxes(boxes, (6, 8)).tolist()
 
 
+# --- MaxBoxAcc
+
+
+def boxes_of(*corners: tuple[float, ...]) -> Tensor:
+    return torch.tensor(corners).double()
+
+
+def test_hits_by_hand() -> None:
+    # Above 0: five pixels on the left, joined by a corner, and three on the right; above 1/2 those alone.
+    map_ = torch.tensor([[[0.5, 0.5, 0, 0, 0, 1], [0.5, 0.5, 0, 0, 0, 1], [0, 0, 0.5, 0, 0, 1]]])
+    assert box_hits(map_, [boxes_of((0, 0, 3, 3))])[0].tolist() == [True] * 50 + [False] * 50
+    assert box_hits(map_, [boxes_of((5, 0, 6, 3))])[0].tolist() == [False] * 50 + [True] * 50
+    # An intersection of 3 in a union of 6 is a hit, in one of 7.5 it is none.
+    assert box_hits(map_, [boxes_of((4, 0, 6, 3))])[0, 60].item()
+    assert not box_hits(map_, [boxes_of((3.5, 0, 6, 3))])[0, 60].item()
+    # Any of several boxes will do; none that is far away.
+    assert box_hits(map_, [boxes_of((0, 0, 1, 1), (5, 0, 6, 3))])[0, 60].item()
+    assert not box_hits(torch.zeros(1, 3, 6), [boxes_of((0, 0, 6, 3))]).any()
+    assert not box_hits(-torch.ones(1, 3, 6), [boxes_of((0, 0, 6, 3))]).any()
+    # Of equal parts, the first.
+    twins = torch.tensor([[[1.0, 0, 0, 1]]])
+    assert box_hits(twins, [boxes_of((0, 0, 1, 1))]).all()
+    assert not box_hits(twins, [boxes_of((3, 0, 4, 1))]).any()
+
+
+def test_the_best_threshold_is_a_common_one() -> None:
+    hits = torch.tensor([[True, False, True], [False, True, True], [False, True, False], [False, True, False]])
+    assert max_box_accuracy(hits) == (0.75, 1)
+    assert max_box_accuracy(hits[:2]) == (1.0, 2)
+    assert max_box_accuracy(hits[:1]) == (1.0, 0)
+    assert max_box_accuracy(hits & ~hits) == (0.0, 0)
+
+
+@examples(12)
+@given(st.integers(0, 10**6), st.integers(1, 3), st.sampled_from([3, 40, 10_000]))
+def test_hits_are_the_twins(seed: int, count: int, levels: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    maps = torch.randint(0, levels, (2, 7, 6), generator=generator).double() ** 3
+    corners = torch.rand(2, count, 4, generator=generator).double()
+    boxes = torch.cat([corners[..., :2] * 4, corners[..., :2] * 4 + 1 + corners[..., 2:] * 4], 2)
+    found = box_hits(maps, list(boxes))
+    for sample in range(2):
+        for step in range(0, 100, 7):
+            expected = reference.box_found(maps[sample].numpy(), boxes[sample].tolist(), step / 100)
+            assert found[sample, step].item() == expected
+
+
 # --- maps that know nothing
 
 
@@ -211,6 +260,11 @@ def test_unusable_arguments_are_refused(name: str, arguments: tuple[Any, ...], m
         (lambda: energy(MAP - 1, LEFT), "maps must be at least 0 .* but reach -1"),
         (lambda: top_share(MAP, LEFT, 0), "share must be above 0 and at most 1, but got 0"),
         (lambda: top_share(MAP, LEFT, 1.5), "but got 1.5"),
+        (lambda: box_hits(MAP, []), r"one map for each of 0 images' boxes, but got \(1, 2, 4\)"),
+        (lambda: box_hits(MAP, [torch.zeros(0, 4)]), r"boxes of image 0 must be .* at least one; but got \[\]"),
+        (lambda: box_hits(MAP, [torch.tensor([[2.0, 0, 1, 1]])]), "right > left"),
+        (lambda: max_box_accuracy(torch.zeros(2, 3)), r"hits must be boolean .* torch.float32 of shape \(2, 3\)"),
+        (lambda: max_box_accuracy(torch.zeros(0, 3, dtype=torch.bool)), r"at least one image, .* shape \(0, 3\)"),
         (lambda: mask_of_boxes(torch.zeros(4), (3, 4)), r"boxes must have shape \(box, 4\).* but got \(4,\)"),
         (lambda: mask_of_boxes(torch.tensor([[2.0, 0, 1, 1]]), (3, 4)), "right > left and bottom > top"),
     ],

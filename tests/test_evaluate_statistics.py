@@ -15,7 +15,7 @@ from scipy import stats
 from torch import Tensor
 
 from integrative_cam import InputError
-from integrative_cam.evaluate import Interval, bootstrap_mean, mean_rank, paired_difference
+from integrative_cam.evaluate import Interval, bootstrap_mean, mean_rank, paired_difference, win_rate
 
 few = examples(25)
 
@@ -93,6 +93,24 @@ def test_pairs_keep_the_precision_of_float32_values() -> None:
     assert paired_difference(left, right).mean == 2**-11
 
 
+def test_wins_by_hand() -> None:
+    left, right = torch.tensor([3.0, 1.0, 2.0, 2.0]), torch.tensor([1.0, 100.0, 2.0, 1.0])
+    # Two wins, a loss however large, a tie.
+    assert win_rate(left, right).mean == 0.625
+    assert win_rate(right, left).mean == 0.375
+    assert win_rate(left, left) == Interval(0.5, 0.5, 0.5, 4)
+    assert win_rate(left, left - 1e-9 * 1e3) == Interval(1.0, 1.0, 1.0, 4)
+
+
+@few
+@given(st.integers(0, 1000), st.integers(1, 9))
+def test_wins_are_the_twins(seed: int, count: int) -> None:
+    left, right = torch.randint(0, 3, (2, count), generator=torch.Generator().manual_seed(seed)).double()
+    found = win_rate(left, right, 500)
+    assert found.mean == pytest.approx(reference.win_rate(left.tolist(), right.tolist()))
+    assert 0 <= found.low <= found.mean <= found.high <= 1
+
+
 def test_ranks_by_hand() -> None:
     # Ranks 1, 2, 3; then 1.5, 3, 1.5.
     table = torch.tensor([[0.9, 0.5, 0.1], [2.0, 1.0, 2.0]])
@@ -124,6 +142,8 @@ VALUES = torch.tensor([1.0, 2.0])
         (lambda: bootstrap_mean(VALUES, level=95), "level must be above 0 and below 1, such as 0.95, but got 95"),
         (lambda: paired_difference(VALUES, torch.ones(1)), "same images in the same order, but have 2 and 1 values"),
         (lambda: paired_difference(VALUES, VALUES * torch.nan), "right hold NaN"),
+        (lambda: win_rate(VALUES, torch.ones(1)), "same images in the same order, but have 2 and 1 values"),
+        (lambda: win_rate(VALUES * torch.nan, VALUES), "left hold NaN"),
         (lambda: mean_rank(VALUES), r"table must hold .* got shape \(2,\)"),
         (lambda: mean_rank(VALUES[None] * torch.nan), "with NaN or infinite values"),
     ],

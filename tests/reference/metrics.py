@@ -99,6 +99,33 @@ def replacement_curve(
     return shares, found
 
 
+def imputation_curve(
+    probability: Probability,
+    image: Array,
+    field: Array,
+    values: Array,
+    turns: Sequence[int],
+    steps: int,
+    insert: bool,
+) -> list[float]:
+    """Probabilities as pixels of the ranking go (or come back, insert), replaced from those there plus the field."""
+    places = ranking(values, turns)
+    found = []
+    for step in range(steps + 1):
+        count = round(step * len(places) / steps)
+        # One pixel is always there: the first to come or the last to go.
+        gone = places[max(count, 1) :] if insert else places[: min(count, len(places) - 1)]
+        removed = np.zeros(values.shape, dtype=bool)
+        for place in gone:
+            removed[place] = True
+        seen = imputed(image, removed)
+        for y, x in gone:
+            for channel in range(image.shape[0]):
+                seen[channel, y, x] += field[channel, y, x]
+        found.append(probability(seen))
+    return found
+
+
 def area_under(shares: Sequence[float], curve: Sequence[float]) -> float:
     """Trapezoids."""
     total = 0.0
@@ -229,6 +256,45 @@ def best_iou(values: Array, mask: Mask) -> float:
     return best
 
 
+def box_found(values: Array, boxes: Sequence[Sequence[float]], threshold: float) -> bool:
+    """Flood fill of every part above the threshold; the box around the largest, met first, overlaps one by half."""
+    highest = max(float(values[place]) for place in positions(values.shape))
+    if highest <= 0:
+        return False
+    free = {place for place in positions(values.shape) if float(values[place]) / highest > threshold}
+    largest: list[tuple[int, ...]] = []
+    for start in positions(values.shape):
+        if start not in free:
+            continue
+        free.remove(start)
+        part, waiting = [start], [start]
+        while waiting:
+            y, x = waiting.pop()
+            for near in [(y + dy, x + dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1)]:
+                if near in free:
+                    free.remove(near)
+                    part.append(near)
+                    waiting.append(near)
+        if len(part) > len(largest):
+            largest = part
+    left, right = min(x for _, x in largest), max(x for _, x in largest) + 1
+    top, bottom = min(y for y, _ in largest), max(y for y, _ in largest) + 1
+    for a, b, c, d in boxes:
+        width, height = max(0.0, min(right, c) - max(left, a)), max(0.0, min(bottom, d) - max(top, b))
+        union = (right - left) * (bottom - top) + (c - a) * (d - b) - width * height
+        if width * height / union >= 0.5:
+            return True
+    return False
+
+
+def win_rate(left: Sequence[float], right: Sequence[float]) -> float:
+    """Wins and half of the ties, counted."""
+    points = 0.0
+    for ours, theirs in zip(left, right, strict=True):
+        points += 1.0 if ours > theirs else 0.5 if ours == theirs else 0.0
+    return points / len(left)
+
+
 def mean_rank(table: Sequence[Sequence[float]]) -> list[float]:
     """Places on the sorted row; equal values share the mean of their places."""
     totals = [0.0] * len(table[0])
@@ -238,3 +304,19 @@ def mean_rank(table: Sequence[Sequence[float]]) -> list[float]:
             places = [place for place, other in enumerate(placed, 1) if other == value]
             totals[method] += sum(places) / len(places)
     return [total / len(table) for total in totals]
+
+
+def ranks(values: Array) -> list[float]:
+    """1 for the smallest; equal values share the mean of their places."""
+    flat = [float(values[place]) for place in positions(values.shape)]
+    placed = sorted(flat)
+    found = []
+    for value in flat:
+        places = [place for place, other in enumerate(placed, 1) if other == value]
+        found.append(sum(places) / len(places))
+    return found
+
+
+def rank_correlation(left: Array, right: Array) -> float:
+    """Pearson correlation of the ranks; 0 where one map is constant."""
+    return 2 * coherency(np.array(ranks(left)), np.array(ranks(right))) - 1

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from .. import __version__
-from ..evaluate.benchmark import METRICS
+from ..evaluate.benchmark import ALL
 from ..methods import method as named
 from ..models import DEFAULT
 from . import options
@@ -116,7 +116,13 @@ def compare(
 
 @app.command()
 def evaluate(
-    dataset: Annotated[Path, typer.Argument(help="A folder of photographs, or a CSV file with a column `file`.")],
+    dataset: Annotated[
+        Path,
+        typer.Argument(
+            help="A folder of photographs, a CSV file with a column `file`, or a folder with boxes or masks as in "
+            "Pascal VOC."
+        ),
+    ],
     models: Annotated[
         list[str] | None, typer.Option("--model", "-m", help="A network, repeatable, as in icam explain.")
     ] = None,
@@ -125,8 +131,20 @@ def evaluate(
         str, typer.Option(help="Names with commas between them; see icam methods.")
     ] = "integrative,gradcam,gradcam++,hirescam,layercam-fused",
     metrics: Annotated[
-        str, typer.Option(help=f"Any of {', '.join(METRICS)}.")
+        str, typer.Option(help=f"Any of {', '.join(ALL)}.")
     ] = "insertion,deletion,ins-del,drop,increase,area",
+    target: Annotated[
+        str | None,
+        typer.Option(
+            "--target",
+            "-t",
+            help="What is explained: top1, the network's own top class; label, from the CSV file's column `label`, an "
+            "index or name; object, each class of objects that has boxes or masks (the default where there are any).",
+        ),
+    ] = None,
+    regions: Annotated[
+        str | None, typer.Option(help="Where the objects are: boxes (the default where there are any) or masks.")
+    ] = None,
     limit: Annotated[int | None, typer.Option(help="At most so many photographs, at even distances.", min=1)] = None,
     steps: Annotated[int, typer.Option(help="Steps of insertion and deletion.", min=1)] = 16,
     reference: Annotated[str, typer.Option(help="The method that the others are paired with.")] = "integrative",
@@ -134,11 +152,11 @@ def evaluate(
     seed: Annotated[int, typer.Option(help="Of ties and of the bootstrap.")] = 0,
     debug: options.Debug = False,
 ) -> None:
-    """Measure methods over many photographs, for each network's own top class.
+    """Measure methods over many photographs.
 
-    Prints means with 95 % bootstrap intervals and paired differences, and writes one row per network, photograph,
-    method and metric to results.parquet and results.csv. Run the same command again after an interruption, and it
-    goes on where it stopped.
+    Prints means with 95 % bootstrap intervals, paired differences and win rates, and writes one row per network,
+    photograph, object, method and metric to results.parquet and results.csv, plots, and report.html. Run the same
+    command again after an interruption, and it goes on where it stopped.
     """
     settings = Settings(
         dataset=str(dataset),
@@ -146,6 +164,8 @@ def evaluate(
         weights=tuple(weights or ()),
         methods=_names(methods),
         metrics=_names(metrics),
+        target=target,
+        regions=regions,
         limit=limit,
         steps=steps,
         seed=seed,

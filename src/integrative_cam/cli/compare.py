@@ -10,7 +10,8 @@ from rich.console import Console
 from rich.table import Table
 
 from ..errors import RecipeError
-from ..methods import method, methods
+from ..evaluate.peers import named, peer, peers
+from ..methods import methods
 from ..models import read_image
 from ..render import comparison
 from .explain import TOP, network_of, photograph, target_of
@@ -28,7 +29,7 @@ def compare_methods(
     as_json: bool,
 ) -> None:
     """Draw one picture with the map of each method and print how much of the image each fills."""
-    chosen = [method(name) for name in names]
+    chosen = [named(name) for name in names]
     if not chosen:
         raise RecipeError(f"--methods names no method; there are {', '.join(each.name for each in methods())}.")
     if TOP.fullmatch(target) and target != "top1":
@@ -62,10 +63,17 @@ def compare_methods(
 
 
 def print_methods() -> None:
-    """Name, description and source of every method."""
+    """Name, description and source of every method, peers as far as they are installed."""
     table = Table(box=None, pad_edge=False)
     for column in ("method", "what it is", "source"):
         table.add_column(column, overflow="fold")
     for each in methods():
         table.add_row(each.name, each.description, each.source)
+    taps: dict[str, list[str]] = {}
+    for name in peers():
+        taps.setdefault(name.partition("@")[0], []).append(name)
+    for name, variants in taps.items():
+        choices = ", ".join(variant.partition("@")[2] for variant in variants)
+        shipped = f"as shipped; TAPS: {choices}" if choices else "as shipped"
+        table.add_row(f"{name}@TAPS" if choices else name, shipped, peer(variants[0]).source)
     Console().print(table)

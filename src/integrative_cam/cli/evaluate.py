@@ -2,47 +2,51 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import platform
 import re
-import warnings
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
-from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
 
 from .. import __version__
 from ..errors import CamError, InputError, MissingExtraError, first_line
-from ..evaluate import Interval, bootstrap_mean, paired_difference
-from ..evaluate.benchmark import METRICS, evaluate
-from ..methods import method
-from ..models import Network, load, read_image
+from ..evaluate.benchmark import ALL, LOCALISATION, MAX_BOX
+from ..evaluate.dataset import Sample, read_dataset, spread
+from ..evaluate.peers import named
+from ..evaluate.summary import summarise, tidy
+from ..models import Network, load
 from ..recipe import one_of
 from ..storage import written_whole
+from .measure import measured
 from .report import report_failures
+from .results import print_summary, write_report
 
-if TYPE_CHECKING:
-    import polars as pl
-
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"})
+TARGETS = ("top1", "label", "object")
+REGIONS = ("boxes", "masks")
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What makes two runs comparable; kept in the manifest. `weights` are MODEL=FILE pairs."""
+    """What makes two runs comparable; kept in the manifest.
+
+    `weights` are MODEL=FILE pairs. `target` None stands for "object" where the data set has boxes or masks, else for
+    "top1"; `regions` None for the boxes, where there are any. `resolved` decides.
+    """
 
     dataset: str
     models: tuple[str, ...]
     weights: tuple[str, ...]
     methods: tuple[str, ...]
     metrics: tuple[str, ...]
+    target: str | None
+    regions: str | None
     limit: int | None
     steps: int
     seed: int
@@ -52,47 +56,65 @@ class Settings:
 
 
 def run_evaluation(settings: Settings, out: Path, reference: str) -> int:
-    """Measure what is missing, write the tables, print the summary; 0, or 1 if any image failed."""
-    _need_polars()
+    """Measure what is missing, write tables, plots and report, print the summary; 0, or 1 if any image failed."""
+    _need_extra()
     for name in settings.methods:
-        method(name)
+        named(name)
     for metric in settings.metrics:
-        one_of("metric", metric, METRICS)
+        one_of("metric", metric, ALL)
     if reference not in settings.methods:
         raise InputError(f"--reference {reference} is not among --methods {', '.join(settings.methods)}.")
-    images = photographs(Path(settings.dataset), settings.limit)
+    settings, samples = resolved(settings, read_dataset(Path(settings.dataset)))
     weights = dict(_model_and_file(pair) for pair in settings.weights)
     _claim(out, settings)
-    failures = _measure(settings, images, weights, out)
-    frame = _collect(out)
-    frame.write_parquet(out / "results.parquet")
-    frame.write_csv(out / "results.csv")
-    print_summary(frame, settings, reference)
-    print(f"Written:\n  {out / 'results.parquet'}\n  {out / 'results.csv'}\n  {out / 'manifest.json'}")
-    return report_failures(failures, len(images) * len(settings.models))
+    failures = _measure(settings, samples, weights, out)
+    rows, left_out = _collect(out)
+    for reason, count in left_out.items():
+        print(f"Left out: {count} x {reason}")
+    if rows:
+        frame = tidy(rows)
+        frame.write_parquet(out / "results.parquet")
+        frame.write_csv(out / "results.csv")
+        lines = summarise(frame, reference, settings.seed)
+        print_summary(lines, reference)
+        write_report(out, settings, reference, lines, frame, samples, weights, failures, left_out)
+        print("Written:")
+        for name in ("report.html", "results.parquet", "results.csv", "plots", "manifest.json"):
+            print(f"  {out / name}")
+    else:
+        print("Nothing could be measured.")
+    return report_failures(failures, len(samples) * len(settings.models))
 
 
-def photographs(dataset: Path, limit: int | None) -> list[Path]:
-    """The images of a folder, or of a CSV's column `file`; of more than `limit`, as many at even distances.
+def resolved(settings: Settings, samples: Sequence[Sample]) -> tuple[Settings, list[Sample]]:
+    """What is explained and where it is, decided by the data set where it was left open; and the samples to measure.
 
     Raises:
-        InputError: no such dataset, or no image in it.
+        InputError: the data set does not have what the target or a metric needs.
     """
-    if dataset.is_dir():
-        found = sorted(path for path in dataset.rglob("*") if path.suffix.lower() in SUFFIXES)
-    elif dataset.is_file():
-        with dataset.open(newline="") as file:
-            rows = csv.DictReader(file)
-            if "file" not in (rows.fieldnames or ()):
-                raise InputError(f"{dataset}: needs a column `file`, but has {', '.join(rows.fieldnames or ())}.")
-            found = [dataset.parent / row["file"] for row in rows]
-    else:
-        raise InputError(f"{dataset}: no such folder or CSV file.")
-    if not found:
-        raise InputError(f"{dataset}: holds no image ({', '.join(sorted(SUFFIXES))}).")
-    if limit is None or limit >= len(found):
-        return found
-    return [found[index * len(found) // limit] for index in range(limit)]
+    has = {kind: [sample for sample in samples if getattr(sample, kind)] for kind in REGIONS}
+    target = settings.target or ("object" if any(has.values()) else "top1")
+    one_of("--target", target, dict.fromkeys(TARGETS))
+    where = [metric for metric in settings.metrics if metric in LOCALISATION]
+    if target != "object":
+        if where or settings.regions:
+            raise InputError(
+                f"{', '.join(where) or '--regions'} needs to know where the explained class is: give a data set with "
+                "Annotations/ or SegmentationClass*/ beside JPEGImages/, and no other --target than object."
+            )
+        if target == "label" and not any(sample.label for sample in samples):
+            raise InputError(
+                f"--target label: {settings.dataset} has no labels; give a CSV file with a column `label`."
+            )
+        return replace(settings, target=target), spread(samples, settings.limit)
+    regions = settings.regions or ("boxes" if has["boxes"] else "masks")
+    one_of("--regions", regions, dict.fromkeys(REGIONS))
+    if not has[regions]:
+        wanted = settings.regions or " or ".join(REGIONS)
+        raise InputError(f"--target object: {settings.dataset} has no {wanted}, as Pascal VOC keeps them.")
+    if MAX_BOX in where and regions != "boxes":
+        raise InputError(f"{MAX_BOX} compares with boxes, but the regions are {regions}.")
+    return replace(settings, target=target, regions=regions), spread(has[regions], settings.limit)
 
 
 def _claim(out: Path, settings: Settings) -> None:
@@ -115,105 +137,42 @@ def _claim(out: Path, settings: Settings) -> None:
 
 
 def _measure(
-    settings: Settings, images: Sequence[Path], weights: Mapping[str, Path], out: Path
+    settings: Settings, samples: Sequence[Sample], weights: Mapping[str, Path], out: Path
 ) -> list[tuple[Path, str]]:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     failures: list[tuple[Path, str]] = []
     with Progress(*columns, console=Console(stderr=True)) as progress:
         for name in settings.models:
-            task = progress.add_task(name, total=len(images))
+            task = progress.add_task(name, total=len(samples))
             network: Network | None = None
-            for number, path in enumerate(images):
+            for number, sample in enumerate(samples):
                 part = out / "parts" / _slug(name) / f"{number:06d}.json"
                 if not part.is_file():
                     network = network or load(name, weights.get(name))
                     try:
-                        rows = _rows(network, name, path, settings)
-                        written_whole(part, json.dumps(rows))
+                        written_whole(part, json.dumps(measured(network, name, sample, settings)))
                     except (CamError, RuntimeError) as error:
-                        failures.append((path, first_line(error)))
+                        failures.append((sample.path, first_line(error)))
                 progress.advance(task)
     return failures
 
 
-def _rows(network: Network, model: str, path: Path, settings: Settings) -> list[dict[str, Any]]:
-    view = network.preprocessing(read_image(path))
-    image = _relative(path, Path(settings.dataset))
-    rows = []
-    with warnings.catch_warnings():
-        # A blank map is no accident here: its metrics show it.
-        warnings.filterwarnings("ignore", message="The map of image")
-        for name in settings.methods:
-            found = evaluate(network.model, view.tensor, method(name), settings.metrics, settings.steps, settings.seed)
-            rows += [
-                {"model": model, "image": image, "method": name, "metric": metric, "value": value.item()}
-                for metric, value in found.items()
-            ]
-    return rows
-
-
-def _relative(path: Path, dataset: Path) -> str:
-    folder = dataset if dataset.is_dir() else dataset.parent
-    return path.relative_to(folder).as_posix() if path.is_relative_to(folder) else str(path)
-
-
-def _need_polars() -> None:
+def _need_extra() -> None:
     # Asked first: measuring takes hours.
     try:
+        import jinja2  # noqa: F401
         import polars  # noqa: F401
+        import scipy  # noqa: F401
     except ImportError as error:
         raise MissingExtraError("icam evaluate", "evaluate", error) from error
 
 
-def _collect(out: Path) -> pl.DataFrame:
-    import polars
-
-    parts = sorted((out / "parts").rglob("*.json"))
-    return polars.DataFrame(
-        [row for part in parts for row in json.loads(part.read_text())],
-        schema={"model": str, "image": str, "method": str, "metric": str, "value": float},
+def _collect(out: Path) -> tuple[list[dict[str, Any]], Counter[str]]:
+    """All rows, and how often each reason left an object out."""
+    parts = [json.loads(part.read_text()) for part in sorted((out / "parts").rglob("*.json"))]
+    return [row for part in parts for row in part["rows"]], Counter(
+        reason for part in parts for reason in part["left_out"]
     )
-
-
-def print_summary(frame: pl.DataFrame, settings: Settings, reference: str) -> None:
-    """Per network and pooled: each metric's mean for each method, and the reference's paired advantage."""
-    console = Console()
-    for model in (*settings.models, None) if len(settings.models) > 1 else settings.models:
-        ours = {metric: _values(frame, model, reference, metric) for metric in settings.metrics}
-        count = len(next(iter(ours.values())))
-        if not count:
-            continue
-        title = f"{model or 'all networks'}, n = {count}: mean [95 % bootstrap interval]"
-        table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-        for column in ("metric", "method", "mean", f"{reference} minus it"):
-            table.add_column(column)
-        for metric in settings.metrics:
-            for name in settings.methods:
-                values = _values(frame, model, name, metric)
-                mean = _shown(bootstrap_mean(values, seed=settings.seed))
-                ahead = ""
-                if name != reference:
-                    ahead = _shown(paired_difference(ours[metric], values, seed=settings.seed), "+")
-                table.add_row(_titled(metric) if name == settings.methods[0] else "", name, mean, ahead)
-            table.add_section()
-        console.print(table)
-
-
-def _titled(metric: str) -> str:
-    return metric + {True: " ↑", False: " ↓", None: ""}[METRICS[metric].higher_is_better]
-
-
-def _values(frame: pl.DataFrame, model: str | None, name: str, metric: str) -> torch.Tensor:
-    import polars
-
-    chosen = frame.filter((polars.col("method") == name) & (polars.col("metric") == metric))
-    if model is not None:
-        chosen = chosen.filter(polars.col("model") == model)
-    return torch.tensor(chosen.sort("model", "image")["value"].to_list(), dtype=torch.float64)
-
-
-def _shown(interval: Interval, sign: str = "") -> str:
-    return f"{interval.mean:{sign}.3f} [{interval.low:{sign}.3f}, {interval.high:{sign}.3f}]"
 
 
 def _slug(name: str) -> str:

@@ -1,5 +1,7 @@
 """How good is a map? One value per image; means over images with intervals are in `statistics`."""
 
+from ..controls import centre_map, random_maps
+from .accumulate import Accumulator, accumulator
 from .faithfulness import (
     average_drop,
     deletion,
@@ -9,15 +11,20 @@ from .faithfulness import (
     insertion,
     insertion_curve,
 )
-from .localisation import best_iou, centre_map, energy, mask_of_boxes, pointing, random_maps, top_share
-from .perturbation import Baseline, blurred, imputed, mean_of, order, zeros
+from .localisation import best_iou, box_hits, energy, mask_of_boxes, max_box_accuracy, pointing, top_share
+from .perturbation import Baseline, NoisyLinear, blurred, imputed, mean_of, order, zeros
+from .randomisation import randomisation, randomisation_curve, randomised, rank_correlation
 from .road import road_combined, road_lerf, road_morf
+from .robustness import infidelity, max_sensitivity
 from .simplicity import adcc, arcc, area, coherency, complexity, total_variation
-from .statistics import Interval, bootstrap_mean, mean_rank, paired_difference
+from .statistics import Interval, bootstrap_mean, mean_rank, paired_difference, win_rate
 
 __all__ = [
+    "Accumulator",
     "Baseline",
     "Interval",
+    "NoisyLinear",
+    "accumulator",
     "adcc",
     "arcc",
     "area",
@@ -25,6 +32,7 @@ __all__ = [
     "best_iou",
     "blurred",
     "bootstrap_mean",
+    "box_hits",
     "centre_map",
     "coherency",
     "complexity",
@@ -34,19 +42,27 @@ __all__ = [
     "energy",
     "imputed",
     "increase",
+    "infidelity",
     "insertion",
     "insertion_curve",
     "mask_of_boxes",
+    "max_box_accuracy",
+    "max_sensitivity",
     "mean_of",
     "mean_rank",
     "order",
     "paired_difference",
     "pointing",
     "random_maps",
+    "randomisation",
+    "randomisation_curve",
+    "randomised",
+    "rank_correlation",
     "road_combined",
     "road_lerf",
     "road_morf",
     "top_share",
     "total_variation",
+    "win_rate",
     "zeros",
 ]

@@ -10,17 +10,30 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from ..errors import RecipeError
+from ..errors import InputError, RecipeError
 from ..explanation import Explanation
 from ..methods import Explainer
 from ..recipe import one_of
-from . import faithfulness, road, simplicity
+from ..targets import Target
+from . import faithfulness, localisation, road, simplicity
+from .randomisation import randomised, rank_correlation
 
 if TYPE_CHECKING:
-    from jaxtyping import Float, Int
+    from jaxtyping import Bool, Float, Int
 
 ROAD_NOISE = 0.01
 """Of ROAD's imputed pixels (arXiv:2202.00449), so that a network cannot tell them by their smoothness."""
+
+
+@dataclass(frozen=True)
+class Regions:
+    """Where the explained class is in each image: `masks`, and, where the data has them, the `boxes` they come from.
+
+    `boxes` per image: (left, top, right, bottom) in pixels of the map.
+    """
+
+    masks: Bool[Tensor, "batch height width"]
+    boxes: tuple[Float[Tensor, "box 4"], ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -32,11 +45,12 @@ class Case:
     method: Explainer
     steps: int
     seed: int
+    target: Target = None
+    regions: Regions | None = None
 
     @cached_property
     def explanation(self) -> Explanation:
-        """Of each image's own top class."""
-        return self.method(self.model, self.images, None)
+        return self.method(self.model, self.images, self.target)
 
     @cached_property
     def maps(self) -> Float[Tensor, "batch height width"]:
@@ -46,6 +60,18 @@ class Case:
     def index(self) -> Int[Tensor, "batch"]:
         assert self.explanation.target is not None
         return self.explanation.target
+
+    @property
+    def masks(self) -> Bool[Tensor, "batch height width"]:
+        if self.regions is None:
+            raise InputError("regions must say where the explained class is, for metrics of localisation; got None.")
+        return self.regions.masks
+
+    @property
+    def boxes(self) -> tuple[Float[Tensor, "box 4"], ...]:
+        if self.regions is None or self.regions.boxes is None:
+            raise InputError("regions must have boxes for maxboxacc; got none.")
+        return self.regions.boxes
 
     @cached_property
     def insertion(self) -> Float[Tensor, "batch"]:
@@ -82,6 +108,11 @@ class Case:
     def complexity(self) -> Float[Tensor, "batch"]:
         return simplicity.complexity(self.maps)
 
+    @property
+    def forgetful_maps(self) -> Float[Tensor, "batch height width"]:
+        """Of the same class, by the network with its top half redrawn."""
+        return self.method(randomised(self.model, 0.5, self.seed), self.images, self.index).map
+
 
 @dataclass(frozen=True)
 class Metric:
@@ -104,7 +135,23 @@ METRICS: Mapping[str, Metric] = {
     "arcc": Metric(lambda case: simplicity.arcc(case.road, case.coherency, case.complexity), True),
     "area": Metric(lambda case: simplicity.area(case.maps), None),
     "variation": Metric(lambda case: simplicity.total_variation(case.maps), False),
+    "randomisation": Metric(lambda case: rank_correlation(case.maps, case.forgetful_maps), False),
 }
+
+
+MAX_BOX = "maxboxacc"
+"""Has one value per data set: per image only a hit or none at each threshold, shape (batch, threshold)."""
+
+LOCALISATION: Mapping[str, Metric] = {
+    "pointing": Metric(lambda case: localisation.pointing(case.maps, case.masks), True),
+    "energy": Metric(lambda case: localisation.energy(case.maps, case.masks), True),
+    "top-share": Metric(lambda case: localisation.top_share(case.maps, case.masks), True),
+    "best-iou": Metric(lambda case: localisation.best_iou(case.maps, case.masks), True),
+    MAX_BOX: Metric(lambda case: localisation.box_hits(case.maps, case.boxes), True),
+}
+"""Those that need to know where the explained class is."""
+
+ALL: Mapping[str, Metric] = {**METRICS, **LOCALISATION}
 
 
 def evaluate(
@@ -114,24 +161,32 @@ def evaluate(
     metrics: Sequence[str],
     steps: int = 16,
     seed: int = 0,
+    target: Target = None,
+    regions: Regions | None = None,
 ) -> dict[str, Float[Tensor, "batch"]]:
-    """The value of each metric for a method's map of each image's own top class.
+    """The value of each metric for a method's map of each image.
 
     Args:
         model: returns logits; left as it was.
         images: (batch, channel, height, width), normalised, so that 0 is the mean colour.
         method: one of `methods()`, or any callable like them.
-        metrics: names in `METRICS`.
+        metrics: names in `METRICS`, and, with `regions`, in `LOCALISATION`.
         steps: of insertion and deletion.
-        seed: of ROAD's noise.
+        seed: of ROAD's noise and of redrawn layers.
+        target: a class, or one per image; each image's own top class where it is None.
+        regions: where that class is in each image.
+
+    Returns:
+        One value per image; for `maxboxacc` the hits that `localisation.max_box_accuracy` takes, (batch, threshold).
 
     Raises:
         RecipeError: an unknown metric.
+        InputError: a metric of localisation without regions, or `maxboxacc` without boxes.
         CamError: see `explain` and `faithfulness`.
     """
     if not metrics:
-        raise RecipeError(f"metrics must name at least one of {', '.join(METRICS)}.")
+        raise RecipeError(f"metrics must name at least one of {', '.join(ALL)}.")
     for name in metrics:
-        one_of("metric", name, METRICS)
-    case = Case(model, images, method, steps, seed)
-    return {name: METRICS[name].of(case) for name in metrics}
+        one_of("metric", name, ALL)
+    case = Case(model, images, method, steps, seed, target, regions)
+    return {name: ALL[name].of(case) for name in metrics}

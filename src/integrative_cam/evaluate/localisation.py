@@ -1,13 +1,14 @@
-"""Does the map lie on the object? Maps against masks, and two maps that know nothing to compare with."""
+"""Does the map lie on the object? Maps against masks."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from ..errors import InputError
+from ..errors import InputError, MissingExtraError
 from ..trace import wide
 from .perturbation import check_maps, order
 
@@ -15,7 +16,9 @@ if TYPE_CHECKING:
     from jaxtyping import Bool, Float
 
 THRESHOLDS = 100
-"""How many equally spaced thresholds `best_iou` tries."""
+"""How many equally spaced thresholds `best_iou` and `box_hits` try."""
+HIT = 0.5
+"""The least intersection over union at which a box counts as found."""
 
 
 def mask_of_boxes(boxes: Float[Tensor, "box 4"], size: tuple[int, int]) -> Bool[Tensor, "height width"]:
@@ -106,9 +109,7 @@ def best_iou(
         InputError: shapes differ, maps are not finite, masks are not boolean or one is empty.
     """
     _check(maps, masks)
-    flat, mask = wide(maps).flatten(1), masks.flatten(1)
-    highest = flat.amax(1, keepdim=True)
-    scaled = torch.where(highest > 0, flat / highest, 0)
+    scaled, mask = _by_maximum(maps).flatten(1), masks.flatten(1)
     best = torch.zeros_like(scaled[:, 0])
     for step in range(THRESHOLDS):
         region = scaled > step / THRESHOLDS
@@ -116,16 +117,89 @@ def best_iou(
     return best
 
 
-def centre_map(size: tuple[int, int]) -> Float[Tensor, "height width"]:
-    """A Gaussian around the centre with a sigma of a quarter of each side, maximum 1: what photographers do."""
-    height, width = (torch.arange(length) - (length - 1) / 2 for length in size)
-    found = (-0.5 * ((height / (size[0] / 4))[:, None] ** 2 + (width / (size[1] / 4)) ** 2)).exp()
-    return found / found.max()
+def box_hits(
+    maps: Float[Tensor, "batch height width"], boxes: Sequence[Float[Tensor, "box 4"]]
+) -> Bool[Tensor, "batch threshold"]:
+    """At each threshold t = 0, 1/100, ..., 99/100: does the map's box find one of the image's boxes?
+
+    The map's box is the smallest around the largest connected part, diagonals included, of {map / maximum > t}; of
+    equally large parts the one met first, row by row. It finds a box at an intersection over union of at least 1/2.
+    A map without positive values finds none. Computed on the CPU, in linear time.
+
+    Args:
+        maps: (batch, height, width).
+        boxes: per image, (left, top, right, bottom) in pixels of the map, as for `mask_of_boxes`; at least one.
+
+    Raises:
+        InputError: shapes differ, maps are not finite, or an image has no box or one without width or height.
+        MissingExtraError: scipy is not installed.
+    """
+    check_maps(maps)
+    if maps.ndim != 3 or len(maps) != len(boxes):
+        raise InputError(
+            f"maps must have shape (batch, height, width), one map for each of {len(boxes)} images' boxes, "
+            f"but got {tuple(maps.shape)}."
+        )
+    found = torch.zeros(len(maps), THRESHOLDS, dtype=torch.bool)
+    for number, (scaled, true) in enumerate(zip(_by_maximum(maps).cpu(), boxes, strict=True)):
+        if true.ndim != 2 or true.shape[1] != 4 or not len(true) or not (true[:, 2:] > true[:, :2]).all():
+            raise InputError(
+                f"boxes of image {number} must be (box, 4): left, top, right, bottom, with right > left and "
+                f"bottom > top, at least one; but got {true.tolist()}."
+            )
+        for step in range(THRESHOLDS):
+            region = scaled > step / THRESHOLDS
+            if region.any():
+                found[number, step] = bool((_overlap(_largest_part(region), wide(true).cpu()) >= HIT).any())
+    return found.to(maps.device)
 
 
-def random_maps(n: int, size: tuple[int, int], generator: torch.Generator) -> Float[Tensor, "n height width"]:
-    """Uniform noise in [0, 1), on the generator's device."""
-    return torch.rand(n, *size, generator=generator, device=generator.device)
+def max_box_accuracy(hits: Bool[Tensor, "image threshold"]) -> tuple[float, int]:
+    """MaxBoxAcc (arXiv:2007.04178): the share of images whose box is found, at the threshold where it is largest.
+
+    One threshold for all images; returned with its number, the lowest of equals. The paper asks for the largest part
+    of min-max scaled maps; ours are divided by their maximum.
+
+    Args:
+        hits: (image, threshold), from `box_hits` over the data set.
+
+    Raises:
+        InputError: hits are not boolean, not (image, threshold), or empty.
+    """
+    if hits.dtype != torch.bool or hits.ndim != 2 or not hits.numel():
+        raise InputError(
+            "hits must be boolean of shape (image, threshold), at least one image, "
+            f"but got {hits.dtype} of shape {tuple(hits.shape)}."
+        )
+    counts = hits.sum(0).tolist()
+    return max(counts) / len(hits), counts.index(max(counts))
+
+
+def _by_maximum(maps: Float[Tensor, "batch height width"]) -> Float[Tensor, "batch height width"]:
+    """0 everywhere for a map without positive values."""
+    highest = wide(maps).amax((1, 2), keepdim=True)
+    return torch.where(highest > 0, wide(maps) / highest, 0)
+
+
+def _largest_part(region: Bool[Tensor, "height width"]) -> Float[Tensor, "4"]:
+    """The box around it."""
+    try:
+        from scipy import ndimage
+    except ImportError as error:
+        raise MissingExtraError("MaxBoxAcc", "evaluate", error) from error
+    import numpy as np
+
+    parts, _ = ndimage.label(region.numpy(), structure=np.ones((3, 3)))
+    sizes = np.bincount(parts.ravel())
+    rows, columns = ndimage.find_objects(parts)[int(sizes[1:].argmax())]
+    return torch.tensor([columns.start, rows.start, columns.stop, rows.stop], dtype=torch.float64)
+
+
+def _overlap(box: Float[Tensor, "4"], others: Float[Tensor, "box 4"]) -> Float[Tensor, "box"]:
+    """Intersection over union with each."""
+    others = others.double()
+    shared = (torch.minimum(box[2:], others[:, 2:]) - torch.maximum(box[:2], others[:, :2])).clamp_min(0).prod(1)
+    return shared / ((box[2:] - box[:2]).prod() + (others[:, 2:] - others[:, :2]).prod(1) - shared)
 
 
 def _check(maps: Tensor, masks: Tensor) -> None:

@@ -73,13 +73,27 @@ def paired_difference(
     Raises:
         InputError: left and right differ in length, or as for `bootstrap_mean`.
     """
-    _check("left", left)
-    _check("right", right)
-    if len(left) != len(right):
-        raise InputError(
-            f"left and right must hold the same images in the same order, but have {len(left)} and {len(right)} values."
-        )
+    _check_pairs(left, right)
     return bootstrap_mean(left.detach().cpu().double() - right.detach().cpu().double(), resamples, level, seed)
+
+
+def win_rate(
+    left: Float[Tensor, "image"],
+    right: Float[Tensor, "image"],
+    resamples: int = 10_000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> Interval:
+    """Share of the images on which left is larger than right, equal values counted half, as `bootstrap_mean`.
+
+    Negate both where lower is better.
+
+    Raises:
+        InputError: as for `paired_difference`.
+    """
+    _check_pairs(left, right)
+    ahead = (left.detach().cpu().double() - right.detach().cpu().double()).sign()
+    return bootstrap_mean((1 + ahead) / 2, resamples, level, seed)
 
 
 def mean_rank(table: Float[Tensor, "case method"]) -> Float[Tensor, "method"]:
@@ -99,6 +113,15 @@ def mean_rank(table: Float[Tensor, "case method"]) -> Float[Tensor, "method"]:
     own, other = table[:, :, None], table[:, None, :]
     before, equal = (other > own).double().sum(2), (other == own).double().sum(2)
     return (1 + before + (equal - 1) / 2).mean(0)
+
+
+def _check_pairs(left: Tensor, right: Tensor) -> None:
+    _check("left", left)
+    _check("right", right)
+    if len(left) != len(right):
+        raise InputError(
+            f"left and right must hold the same images in the same order, but have {len(left)} and {len(right)} values."
+        )
 
 
 def _check(argument: str, values: Tensor) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -18,7 +20,7 @@ except ImportError as error:
     raise MissingExtraError("Reading images", "models", error) from error
 
 if TYPE_CHECKING:
-    from jaxtyping import Float
+    from jaxtyping import Float, Int
     from torch import Tensor
 
 MAX_PIXELS = 100_000_000
@@ -31,7 +33,13 @@ def read_image(path: str | Path) -> Image.Image:
     Raises:
         ImageError: no such file, not an image, truncated, or over MAX_PIXELS.
     """
-    path = Path(path)
+    with _opened(Path(path)) as image:
+        return _rgb(ImageOps.exif_transpose(image))
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    """The file as Pillow reads it; what goes wrong, also while it is used, becomes one line."""
     try:
         with warnings.catch_warnings():
             # Pillow warns at a limit of its own; ours refuses.
@@ -45,7 +53,7 @@ def read_image(path: str | Path) -> Image.Image:
                     "scale it down first."
                 )
             image.load()
-            return _rgb(ImageOps.exif_transpose(image))
+            yield image
     except FileNotFoundError:
         raise ImageError(f"{path}: no such file.") from None
     except IsADirectoryError:
@@ -58,6 +66,20 @@ def read_image(path: str | Path) -> Image.Image:
         if isinstance(error, ImageError):
             raise
         raise ImageError(f"{path}: broken image file ({error}).") from None
+
+
+def read_classes(path: str | Path) -> Int[Tensor, "height width"]:
+    """Read a map of class indices, 0 to 255, from a palette or greyscale image file, such as a VOC mask.
+
+    Raises:
+        ImageError: no such file, not an image with one 8-bit channel, truncated, or over MAX_PIXELS.
+    """
+    with _opened(Path(path)) as image:
+        if image.mode not in ("P", "L"):
+            raise ImageError(
+                f"{path}: must hold one class index per pixel (palette or greyscale), but is {image.mode}."
+            )
+        return torch.from_numpy(np.array(image)).long()
 
 
 def _rgb(image: Image.Image) -> Image.Image:
@@ -96,6 +118,44 @@ class Preprocessing:
     def __call__(self, image: Image.Image) -> View:
         """The network's view of an RGB image."""
         width, height = image.size
+        crop_height, crop_width = self.crop
+        scaled, (left, top, right, bottom) = self._placed(image.size)
+        resample = Image.Resampling[self.interpolation.upper()]
+        seen = (
+            image.convert("RGB" if len(self.mean) == 3 else "L")
+            .resize(scaled, resample)
+            .crop((left, top, right, bottom))
+        )
+        values = torch.from_numpy(np.array(seen, dtype=np.float32) / 255).reshape(crop_height, crop_width, -1)
+        mean, std = torch.tensor(self.mean), torch.tensor(self.std)
+        across, down = width / scaled[0], height / scaled[1]
+        picture = image.crop((round(left * across), round(top * down), round(right * across), round(bottom * down)))
+        return View(((values - mean) / std).permute(2, 0, 1)[None].contiguous(), picture)
+
+    def boxes(self, boxes: Float[Tensor, "box 4"], size: tuple[int, int]) -> Float[Tensor, "seen 4"]:
+        """The parts of boxes that the network sees, in pixels of its input; boxes cropped away are left out.
+
+        Args:
+            boxes: (left, top, right, bottom) in pixels of the image, whose area reaches from 0 to width and height.
+            size: (width, height) of the image.
+        """
+        scaled, (left, top, right, bottom) = self._placed(size)
+        scale = torch.tensor([scaled[0] / size[0], scaled[1] / size[1]] * 2, dtype=torch.float64)
+        moved = boxes.double() * scale - torch.tensor([left, top] * 2, dtype=torch.float64)
+        # A crop larger than the scaled image reaches beyond it on all sides.
+        limit = torch.tensor([right - left, bottom - top] * 2, dtype=torch.float64)
+        seen = moved.clamp_min(0).minimum(limit)
+        return seen[(seen[:, 2:] > seen[:, :2]).all(1)].float()
+
+    def classes(self, classes: Int[Tensor, "height width"]) -> Int[Tensor, "crop_height crop_width"]:
+        """Class indices per pixel of the image, 0 to 255, as the network sees them: nearest pixels, 0 beyond."""
+        picture = Image.fromarray(classes.numpy().astype(np.uint8))
+        scaled, region = self._placed(picture.size)
+        return torch.from_numpy(np.array(picture.resize(scaled, Image.Resampling.NEAREST).crop(region))).long()
+
+    def _placed(self, size: tuple[int, int]) -> tuple[tuple[int, int], tuple[int, int, int, int]]:
+        """The scaled image's (width, height), and the crop in it: (left, top, right, bottom)."""
+        width, height = size
         shorter = min(width, height)
         # Rounded down, as torchvision and timm do.
         scaled = (int(self.resize * width / shorter), int(self.resize * height / shorter))
@@ -103,13 +163,4 @@ class Preprocessing:
             scaled = (self.resize, self.resize)
         crop_height, crop_width = self.crop
         left, top = round((scaled[0] - crop_width) / 2), round((scaled[1] - crop_height) / 2)
-        region = (left, top, left + crop_width, top + crop_height)
-        resample = Image.Resampling[self.interpolation.upper()]
-        seen = image.convert("RGB" if len(self.mean) == 3 else "L").resize(scaled, resample).crop(region)
-        values = torch.from_numpy(np.array(seen, dtype=np.float32) / 255).reshape(crop_height, crop_width, -1)
-        mean, std = torch.tensor(self.mean), torch.tensor(self.std)
-        across, down = width / scaled[0], height / scaled[1]
-        picture = image.crop(
-            (round(left * across), round(top * down), round(region[2] * across), round(region[3] * down))
-        )
-        return View(((values - mean) / std).permute(2, 0, 1)[None].contiguous(), picture)
+        return scaled, (left, top, left + crop_width, top + crop_height)
