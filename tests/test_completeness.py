@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from fractions import Fraction
 from pathlib import Path
 
 import networks
@@ -133,6 +134,16 @@ def test_taps_survive_being_overwritten() -> None:
 
 @few
 @any_network
+def test_path_shares_are_those_of_a_walk(option: networks.Options, kind: str, odd: bool) -> None:
+    model, images = networks.build(kind, option), networks.images(option)
+    taps = measure.measure(model, images).of(nn.ReLU)
+    assert [tap.path_share for tap in trace(model, images).taps] == [
+        measure.path_share(model, images, tap) for tap in taps
+    ]
+
+
+@few
+@any_network
 def test_cut_taps_are_those_without_a_way_around(option: networks.Options, kind: str, odd: bool) -> None:
     model, images = networks.build(kind, option), networks.images(option)
     taps = measure.measure(model, images).of(nn.ReLU)
@@ -173,6 +184,8 @@ def test_cut_taps_of_resnet() -> None:
         "relu",
         *(f"{block}.relu{call}" for block in blocks for call in ("", "#2")),
     ]
+    # Each block has a way around its inner activation.
+    assert {tap.path_share for tap in found.taps if not tap.is_cut} == {Fraction(1, 2)}
     cuts = {tap.name for tap in found.taps if tap.is_cut}
     assert cuts == {"relu", *(f"{block}.relu#2" for block in blocks)}
     taps = measure.measure(model, images).of(nn.ReLU)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from fractions import Fraction
 
 import pytest
@@ -54,21 +55,33 @@ BY_HAND = {
 @pytest.mark.parametrize("weighting", WEIGHTINGS)
 def test_weights_by_hand(weighting: str) -> None:
     scores = layer_scores(trace_of([FIRST, SECOND]))
-    torch.testing.assert_close(layer_weights(scores, weighting, 1), rows(*BY_HAND[weighting]))
+    torch.testing.assert_close(layer_weights(scores, weighting, 1, 0), rows(*BY_HAND[weighting]))
 
 
 def test_tempering_by_hand() -> None:
     # Shares 1/10, 9/10: square roots 1 : 3, squares 1 : 81.
-    scores = LayerScores(rows(1, 1), rows(1, 1), rows(2, 18))
-    torch.testing.assert_close(layer_weights(scores, "joint", 0.5), rows(Fraction(1, 4), Fraction(3, 4)))
-    torch.testing.assert_close(layer_weights(scores, "joint", 2), rows(Fraction(1, 82), Fraction(81, 82)))
+    scores = LayerScores(rows(1, 1), rows(1, 1), rows(2, 18), torch.ones(2))
+    torch.testing.assert_close(layer_weights(scores, "joint", 0.5, 0), rows(Fraction(1, 4), Fraction(3, 4)))
+    torch.testing.assert_close(layer_weights(scores, "joint", 2, 0), rows(Fraction(1, 82), Fraction(81, 82)))
+
+
+def test_layers_in_branches_by_hand() -> None:
+    # Shares 1/4, 3/4; half of the paths pass the second layer: 3/4 / 2 against 1/4, and 3/4 / 4.
+    scores = LayerScores(rows(1, 1), rows(1, 1), rows(2, 6), torch.tensor([1, 0.5], dtype=torch.float64))
+    torch.testing.assert_close(layer_weights(scores, "joint", 1, 0), rows(Fraction(1, 4), Fraction(3, 4)))
+    torch.testing.assert_close(layer_weights(scores, "joint", 1, 1), rows(Fraction(2, 5), Fraction(3, 5)))
+    torch.testing.assert_close(layer_weights(scores, "joint", 1, 2), rows(Fraction(4, 7), Fraction(3, 7)))
+    # The temper acts on the score alone: 1/2 and sqrt(3) / 2 / 2.
+    torch.testing.assert_close(layer_weights(scores, "joint", 0.5, 1), rows(2 / (2 + 3**0.5), 3**0.5 / (2 + 3**0.5)))
 
 
 def test_gradient_and_activation_scores_differ_from_each_other() -> None:
-    scores = LayerScores(rows(Fraction(9, 10), Fraction(1, 10)), rows(Fraction(1, 2), Fraction(1, 2)), rows(1, 1))
-    torch.testing.assert_close(layer_weights(scores, "average", 1), rows(Fraction(7, 10), Fraction(3, 10)))
-    torch.testing.assert_close(layer_weights(scores, "product", 1), rows(Fraction(9, 10), Fraction(1, 10)))
-    torch.testing.assert_close(layer_weights(scores, "geometric", 1), rows(Fraction(3, 4), Fraction(1, 4)))
+    scores = LayerScores(
+        rows(Fraction(9, 10), Fraction(1, 10)), rows(Fraction(1, 2), Fraction(1, 2)), rows(1, 1), torch.ones(2)
+    )
+    torch.testing.assert_close(layer_weights(scores, "average", 1, 0), rows(Fraction(7, 10), Fraction(3, 10)))
+    torch.testing.assert_close(layer_weights(scores, "product", 1, 0), rows(Fraction(9, 10), Fraction(1, 10)))
+    torch.testing.assert_close(layer_weights(scores, "geometric", 1, 0), rows(Fraction(3, 4), Fraction(1, 4)))
 
 
 @st.composite
@@ -85,10 +98,13 @@ def layers(draw: st.DrawFn) -> list[tuple[Tensor, Tensor]]:
 
 
 @few
-@given(layers(), st.sampled_from(sorted(WEIGHTINGS)), st.sampled_from([0.25, 0.5, 1.0, 3.0]))
-def test_twins(given_layers: list[tuple[Tensor, Tensor]], weighting: str, temper: float) -> None:
-    scores = layer_scores(trace_of(given_layers))
-    weights = layer_weights(scores, weighting, temper)
+@given(layers(), st.sampled_from(sorted(WEIGHTINGS)), st.sampled_from([0.25, 0.5, 1.0, 3.0]), st.floats(0, 5))
+def test_twins(given_layers: list[tuple[Tensor, Tensor]], weighting: str, temper: float, branch: float) -> None:
+    paths = [Fraction(index + 1, len(given_layers)) for index in range(len(given_layers))]
+    found = trace_of(given_layers)
+    taps = tuple(replace(tap, path_share=share) for tap, share in zip(found.taps, paths, strict=True))
+    scores = layer_scores(replace(found, taps=taps))
+    weights = layer_weights(scores, weighting, temper, branch)
     for sample in range(2):
         expected = reference.layer_scores(
             [activation[sample].numpy() for activation, _ in given_layers],
@@ -96,13 +112,14 @@ def test_twins(given_layers: list[tuple[Tensor, Tensor]], weighting: str, temper
         )
         for found, by_loop in zip((scores.gradient, scores.activation, scores.joint), expected, strict=True):
             assert found[sample].tolist() == pytest.approx(by_loop, rel=1e-10)
-        assert weights[sample].tolist() == pytest.approx(reference.weights(*expected, weighting, temper), rel=1e-9)
+        by_loop = reference.weights(*expected, [float(share) for share in paths], weighting, temper, branch)
+        assert weights[sample].tolist() == pytest.approx(by_loop, rel=1e-9)
 
 
 @few
 @given(layers(), st.sampled_from(sorted(WEIGHTINGS)), st.floats(0.05, 4))
 def test_weights_sum_to_one(given_layers: list[tuple[Tensor, Tensor]], weighting: str, temper: float) -> None:
-    weights = layer_weights(layer_scores(trace_of(given_layers)), weighting, temper)
+    weights = layer_weights(layer_scores(trace_of(given_layers)), weighting, temper, 0)
     assert (weights >= 0).all()
     torch.testing.assert_close(weights.sum(1), torch.ones(2, dtype=torch.float64), rtol=1e-12, atol=0)
 
@@ -110,7 +127,7 @@ def test_weights_sum_to_one(given_layers: list[tuple[Tensor, Tensor]], weighting
 @pytest.mark.parametrize("weighting", ["joint", "product", "average", "geometric", "uniform"])
 def test_layers_without_any_score_share_equally(weighting: str) -> None:
     nothing = (torch.zeros(1, 2, 3), torch.zeros(1, 2, 3))
-    assert layer_weights(layer_scores(trace_of([nothing] * 4)), weighting, 0.5).tolist() == [[0.25] * 4]
+    assert layer_weights(layer_scores(trace_of([nothing] * 4)), weighting, 0.5, 0).tolist() == [[0.25] * 4]
 
 
 def test_shares_by_hand() -> None:
@@ -121,7 +138,7 @@ def test_shares_by_hand() -> None:
 def test_tempering_stays_within_float32(scale: float) -> None:
     """A power of the raw scores, (1e-30)^2, would be 0 or infinite; of their shares it is not."""
     row = torch.tensor([[1.0, 3.0]])
-    weights = layer_weights(LayerScores(row / 4, row / 4, row * scale), "joint", 2)
+    weights = layer_weights(LayerScores(row / 4, row / 4, row * scale, torch.ones(2)), "joint", 2, 0)
     torch.testing.assert_close(weights, torch.tensor([[0.1, 0.9]]))
 
 
@@ -131,18 +148,18 @@ def test_the_scale_of_the_score_does_not_matter(given_layers: list[tuple[Tensor,
     scaled = [(activation, gradient * scale) for activation, gradient in given_layers]
     for weighting in WEIGHTINGS:
         torch.testing.assert_close(
-            layer_weights(layer_scores(trace_of(scaled)), weighting, 0.5),
-            layer_weights(layer_scores(trace_of(given_layers)), weighting, 0.5),
+            layer_weights(layer_scores(trace_of(scaled)), weighting, 0.5, 0),
+            layer_weights(layer_scores(trace_of(given_layers)), weighting, 0.5, 0),
             rtol=1e-9,
             atol=1e-12,
         )
 
 
 def test_a_callable_sees_the_scores_and_is_normalised_and_tempered() -> None:
-    scores = LayerScores(rows(0.2, 0.8), rows(0.5, 0.5), rows(1, 9))
-    assert layer_weights(scores, lambda seen: seen.gradient * 10, 1).tolist() == [[0.2, 0.8]]
-    torch.testing.assert_close(layer_weights(scores, lambda seen: seen.joint, 0.5), rows(0.25, 0.75))
-    assert layer_weights(scores, lambda seen: torch.zeros_like(seen.joint), 1).tolist() == [[0.5, 0.5]]
+    scores = LayerScores(rows(0.2, 0.8), rows(0.5, 0.5), rows(1, 9), torch.ones(2))
+    assert layer_weights(scores, lambda seen: seen.gradient * 10, 1, 0).tolist() == [[0.2, 0.8]]
+    torch.testing.assert_close(layer_weights(scores, lambda seen: seen.joint, 0.5, 0), rows(0.25, 0.75))
+    assert layer_weights(scores, lambda seen: torch.zeros_like(seen.joint), 1, 0).tolist() == [[0.5, 0.5]]
 
 
 @pytest.mark.parametrize(
@@ -157,4 +174,4 @@ def test_a_callable_sees_the_scores_and_is_normalised_and_tempered() -> None:
 )
 def test_unusable_weights_are_refused(weighting: Callable[[LayerScores], Tensor], message: str) -> None:
     with pytest.raises(RecipeError, match=message):
-        layer_weights(LayerScores(rows(0.5, 0.5), rows(0.5, 0.5), rows(1, 9)), weighting, 1)
+        layer_weights(LayerScores(rows(0.5, 0.5), rows(0.5, 0.5), rows(1, 9), torch.ones(2)), weighting, 1, 0)

@@ -284,6 +284,7 @@ def test_grad_cam_plus_plus_on_several_layers_is_their_average() -> None:
         negative=0.0,
         bias="none",
         weighting="uniform",
+        branch=0.0,
         signed=False,
     )
     for sample in range(len(images)):

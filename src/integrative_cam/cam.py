@@ -97,7 +97,7 @@ def integrate(trace: Trace, recipe: Recipe) -> Explanation:
 def _integrate(trace: Trace, recipe: Recipe) -> Explanation:
     split = completeness(trace)
     scores = layer_scores(trace)
-    weights = layer_weights(scores, recipe.weighting, recipe.temper)
+    weights = layer_weights(scores, recipe.weighting, recipe.temper, recipe.branch)
     rho, direction = rho_of(recipe.readout, trace.score, margin(trace))
     rho = (rho * direction).to(trace.score)
     trace = directed(trace, direction)

@@ -42,8 +42,10 @@ class ExplanationError(CamError, ValueError):
 class MissingExtraError(CamError, ImportError):
     """An optional dependency is not installed; the message names the extra that brings it."""
 
-    def __init__(self, purpose: str, extra: str, cause: ImportError) -> None:
-        super().__init__(f"{purpose} needs the package `{cause.name}`: pip install 'integrative-cam[{extra}]'")
+    @classmethod
+    def of(cls, purpose: str, extra: str, cause: ImportError) -> MissingExtraError:
+        """For what cannot be done without the package that `cause` misses. Not __init__, so that it can be pickled."""
+        return cls(f"{purpose} needs the package `{cause.name}`: pip install 'integrative-cam[{extra}]'")
 
 
 def first_line(error: BaseException) -> str:

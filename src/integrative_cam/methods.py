@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 Explainer = Callable[[nn.Module, Tensor, Target], Explanation]
 """Takes a model, images (batch, channel, *space) and a target, and gives their maps with what they are made of."""
 
-_LINEAR = {"readout": "identity", "bias": "none", "temper": 1.0}
+_LINEAR = {"readout": "identity", "bias": "none", "temper": 1.0, "branch": 0.0}
 
 
 @dataclass(frozen=True)

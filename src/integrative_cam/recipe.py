@@ -32,6 +32,8 @@ class Recipe:
         bias_share: share of the weight that all bias layers have together, 0 to 1; used by bias="layers".
         weighting: "joint", "product", "average", "geometric", "uniform", "last", or a callable on LayerScores.
         temper: power that the weights are raised to, > 0; 1/2 flattens them.
+        branch: power, >= 0, of the share of the network's paths that pass a layer, by which its weight is multiplied:
+            layers inside of branches hold a part of the evidence only.
         signed: keep layers' maps signed and cut at zero once, after fusion; else cut each layer's.
         fusion: "sum", "max", "geometric" or "product".
     """
@@ -43,7 +45,8 @@ class Recipe:
     bias: Bias = "layers"
     bias_share: float = 0.2
     weighting: str | Weighting = "joint"
-    temper: float = 0.5
+    temper: float = 0.25
+    branch: float = 4.0
     signed: bool = True
     fusion: Fusion = "sum"
 
@@ -59,6 +62,7 @@ class Recipe:
         _within("negative", self.negative, 0 <= self.negative <= 1, "between 0 and 1")
         _within("bias_share", self.bias_share, 0 <= self.bias_share < 1, "at least 0 and below 1")
         _within("temper", self.temper, 0 < self.temper < float("inf"), "above 0")
+        _within("branch", self.branch, 0 <= self.branch < float("inf"), "at least 0")
 
     def described(self) -> dict[str, Any]:
         """The ingredients as plain values; a callable by its name."""

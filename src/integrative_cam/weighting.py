@@ -19,12 +19,13 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class LayerScores:
     """Per sample and tap. `gradient` = mean|g| and `activation` = mean|A|, each summing to 1 over the taps;
-    `joint` = sum|g A|, as it is.
+    `joint` = sum|g A|, as it is. Per tap, `paths`: the share of the network's paths that pass it.
     """
 
     gradient: Float[Tensor, "batch tap"]
     activation: Float[Tensor, "batch tap"]
     joint: Float[Tensor, "batch tap"]
+    paths: Float[Tensor, "tap"]
 
 
 Weighting = Callable[[LayerScores], Tensor]
@@ -38,7 +39,9 @@ def layer_scores(trace: Trace) -> LayerScores:
         gradients.append(gradient.mean(1))
         activations.append(activation.mean(1))
         joints.append((gradient * activation).sum(1))
-    return LayerScores(shares(torch.stack(gradients, 1)), shares(torch.stack(activations, 1)), torch.stack(joints, 1))
+    joint = torch.stack(joints, 1)
+    paths = joint.new_tensor([float(tap.path_share) for tap in trace.taps])
+    return LayerScores(shares(torch.stack(gradients, 1)), shares(torch.stack(activations, 1)), joint, paths)
 
 
 def _product(scores: LayerScores) -> Tensor:
@@ -61,8 +64,13 @@ WEIGHTINGS: Mapping[str, Weighting] = {
 }
 
 
-def layer_weights(scores: LayerScores, weighting: str | Weighting, temper: float) -> Float[Tensor, "batch tap"]:
-    """Weights that sum to 1 over the taps: the weighting's, raised to `temper` (1/2 flattens) and renormalised.
+def layer_weights(
+    scores: LayerScores, weighting: str | Weighting, temper: float, branch: float
+) -> Float[Tensor, "batch tap"]:
+    """Weights that sum to 1 over the taps: the weighting's to the power `temper` times the path share's to `branch`.
+
+    `temper` 1/2 flattens the weights. A tap that all paths pass keeps its weight whatever `branch`; one inside of a
+    residual branch, which half of them pass, keeps 1/16 of it at 4.
 
     Raises:
         RecipeError: a callable's weights are negative, not finite or of another shape.
@@ -77,7 +85,7 @@ def layer_weights(scores: LayerScores, weighting: str | Weighting, temper: float
     if callable(weighting) and not (weights.isfinite() & (weights >= 0)).all():
         raise RecipeError("weighting must give finite weights >= 0.")
     # Shares first: a power of very small or large scores could leave the range of float32.
-    return shares(shares(weights) ** temper)
+    return shares(shares(weights) ** temper * scores.paths**branch)
 
 
 def shares(values: Float[Tensor, "batch layer"]) -> Float[Tensor, "batch layer"]:

@@ -23,7 +23,7 @@ LEAST = 0.1
 """The weight of the least important layer that counts; the most important has 1."""
 
 _GRAD_CAMS = Recipe(
-    taps="*", readout="identity", aggregation="channel", negative=1.0, bias="none", temper=1.0, signed=False
+    taps="*", readout="identity", aggregation="channel", negative=1.0, bias="none", temper=1.0, branch=0.0, signed=False
 )
 
 

@@ -9,9 +9,11 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import Node
 
 from . import whole
 
@@ -100,9 +102,34 @@ def is_cut(model: nn.Module, images: Tensor, tap: int) -> bool:
     return not _watched(model, watch)(images.clone().requires_grad_()).requires_grad
 
 
+def path_share(model: nn.Module, images: Tensor, tap: int) -> Fraction:
+    """The share of the ways from the score to the input that pass what call `tap` returned: all are walked."""
+    marked: list[Node | None] = []
+
+    def watch(name: str, layer: nn.Module, value: Tensor, given: Tensor) -> Tensor:
+        marked.append(value.grad_fn)
+        return value
+
+    def walk(node: Node) -> tuple[int, int]:
+        """Ways from here to the input, and those of them that pass the tap."""
+        if not node.next_functions:
+            return 1, 0
+        ways, passing = 0, 0
+        for following, _ in node.next_functions:
+            if following is not None:
+                more, through = walk(following)
+                ways, passing = ways + more, passing + through
+        return ways, ways if node is marked[tap] else passing
+
+    logits = _watched(model, watch)(images.clone().requires_grad_())
+    ways, passing = walk(logits.grad_fn)
+    return Fraction(passing, ways)
+
+
 def samples(model: nn.Module, images: Tensor, measured: Measured, taps: Sequence[int]) -> list[whole.Sample]:
     """The same as arrays, one image each, with the calls `taps` as layers."""
     sites = measured.sites()
+    paths = [float(path_share(model, images, tap)) for tap in taps]
     reached = [[found[site] for site in sites] for found in (behind(model, images, tap) for tap in taps)]
 
     def layer(tap: int, index: int) -> whole.Layer:
@@ -119,6 +146,7 @@ def samples(model: nn.Module, images: Tensor, measured: Measured, taps: Sequence
             layers=[layer(tap, index) for tap in taps],
             sites=[site(at, index) for at in sites],
             behind=reached,
+            paths=paths,
             logits=measured.logits[index].tolist(),
             target=int(measured.target[index]),
             space=tuple(images.shape[2:]),

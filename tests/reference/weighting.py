@@ -45,8 +45,10 @@ def product(gradient: Row, activation: Row) -> Row:
     return shares([g * c for g, c in zip(gradient, activation, strict=True)])
 
 
-def weights(gradient: Row, activation: Row, joint: Row, weighting: str, temper: float) -> Row:
-    """The weighting's shares, raised to the power `temper`, as shares again."""
+def weights(
+    gradient: Row, activation: Row, joint: Row, paths: Sequence[float], weighting: str, temper: float, branch: float
+) -> Row:
+    """The weighting's shares to the power `temper`, times each layer's path share to `branch`, as shares again."""
     layers = range(len(joint))
     if weighting == "joint":
         found = joint
@@ -63,4 +65,4 @@ def weights(gradient: Row, activation: Row, joint: Row, weighting: str, temper: 
         found = [float(layer == len(joint) - 1) for layer in layers]
     else:
         raise ValueError(weighting)
-    return shares([share**temper for share in shares(found)])
+    return shares([share**temper * path**branch for share, path in zip(shares(found), paths, strict=True)])

@@ -30,11 +30,14 @@ class Site:
 
 @dataclass(frozen=True)
 class Sample:
-    """One image's run; `behind[layer][site]` tells which constants enter behind which layer."""
+    """One image's run; `behind[layer][site]` tells which constants enter behind which layer, `paths` which share of
+    the network's paths passes each layer.
+    """
 
     layers: Sequence[Layer]
     sites: Sequence[Site]
     behind: Sequence[Sequence[bool]]
+    paths: Sequence[float]
     logits: Sequence[float]
     target: int
     space: Space
@@ -50,7 +53,8 @@ class Ingredients:
     bias: str = "layers"
     bias_share: float = 0.2
     weighting: str = "joint"
-    temper: float = 0.5
+    temper: float = 0.25
+    branch: float = 4.0
     signed: bool = True
     fusion: str = "sum"
 
@@ -95,7 +99,7 @@ def walk(sample: Sample, recipe: Ingredients) -> Walked:
     scores = weighting.layer_scores(
         [each.activation for each in sample.layers], [each.gradient for each in sample.layers]
     )
-    weights = weighting.weights(*scores, recipe.weighting, recipe.temper)
+    weights = weighting.weights(*scores, sample.paths, recipe.weighting, recipe.temper, recipe.branch)
 
     joining: list[Array] = []
     masses: list[float] = []

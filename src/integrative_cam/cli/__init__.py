@@ -16,7 +16,7 @@ def main() -> None:
         except ImportError as error:
             if isinstance(error, MissingExtraError):
                 raise
-            raise MissingExtraError("The command icam", "cli", error) from error
+            raise MissingExtraError.of("The command icam", "cli", error) from error
         app()
     except CamError as error:
         if debug:

@@ -65,6 +65,7 @@ def explain(
     bias_share: options.BiasShare = None,
     weighting: options.WeightingChoice = None,
     temper: options.Temper = None,
+    branch: options.Branch = None,
     signed: options.Signed = None,
     fusion: options.FusionChoice = None,
     as_json: options.AsJson = False,
@@ -86,6 +87,7 @@ def explain(
         "bias_share": bias_share,
         "weighting": weighting,
         "temper": temper,
+        "branch": branch,
         "signed": signed,
         "fusion": fusion,
     }
@@ -150,6 +152,10 @@ def evaluate(
     reference: Annotated[str, typer.Option(help="The method that the others are paired with.")] = "integrative",
     out: options.Out = Path("icam-evaluation"),
     seed: Annotated[int, typer.Option(help="Of ties and of the bootstrap.")] = 0,
+    processes: Annotated[
+        int,
+        typer.Option(help="How many photographs are measured at once, each by a process of its own.", min=1),
+    ] = 1,
     debug: options.Debug = False,
 ) -> None:
     """Measure methods over many photographs.
@@ -170,7 +176,7 @@ def evaluate(
         steps=steps,
         seed=seed,
     )
-    raise typer.Exit(run_evaluation(settings, out, reference))
+    raise typer.Exit(run_evaluation(settings, out, reference, processes))
 
 
 def _names(listed: str) -> tuple[str, ...]:

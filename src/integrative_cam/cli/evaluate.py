@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import platform
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +58,7 @@ class Settings:
     python: str = platform.python_version()
 
 
-def run_evaluation(settings: Settings, out: Path, reference: str) -> int:
+def run_evaluation(settings: Settings, out: Path, reference: str, processes: int) -> int:
     """Measure what is missing, write tables, plots and report, print the summary; 0, or 1 if any image failed."""
     _need_extra()
     for name in settings.methods:
@@ -67,7 +70,7 @@ def run_evaluation(settings: Settings, out: Path, reference: str) -> int:
     settings, samples = resolved(settings, read_dataset(Path(settings.dataset)))
     weights = dict(_model_and_file(pair) for pair in settings.weights)
     _claim(out, settings)
-    failures = _measure(settings, samples, weights, out)
+    failures = _measure(settings, samples, weights, out, processes)
     rows, left_out = _collect(out)
     for reason, count in left_out.items():
         print(f"Left out: {count} x {reason}")
@@ -136,25 +139,68 @@ def _claim(out: Path, settings: Settings) -> None:
     written_whole(manifest, json.dumps(wanted, indent=2) + "\n")
 
 
+@dataclass(frozen=True)
+class Job:
+    """One photograph under one network, and the file that keeps what was found."""
+
+    model: str
+    weights: Path | None
+    sample: Sample
+    settings: Settings
+    part: Path
+
+
+Done = tuple[Job, str | None]
+"""A job, and why it failed if it did."""
+
+
 def _measure(
-    settings: Settings, samples: Sequence[Sample], weights: Mapping[str, Path], out: Path
+    settings: Settings, samples: Sequence[Sample], weights: Mapping[str, Path], out: Path, processes: int
 ) -> list[tuple[Path, str]]:
+    jobs = [
+        Job(name, weights.get(name), sample, settings, out / "parts" / _slug(name) / f"{number:06d}.json")
+        for name in settings.models
+        for number, sample in enumerate(samples)
+    ]
+    missing = [job for job in jobs if not job.part.is_file()]
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     failures: list[tuple[Path, str]] = []
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-        for name in settings.models:
-            task = progress.add_task(name, total=len(samples))
-            network: Network | None = None
-            for number, sample in enumerate(samples):
-                part = out / "parts" / _slug(name) / f"{number:06d}.json"
-                if not part.is_file():
-                    network = network or load(name, weights.get(name))
-                    try:
-                        written_whole(part, json.dumps(measured(network, name, sample, settings)))
-                    except (CamError, RuntimeError) as error:
-                        failures.append((sample.path, first_line(error)))
-                progress.advance(task)
+    with Progress(*columns, console=Console(stderr=True)) as progress, _workers(processes) as run:
+        bars = {name: progress.add_task(name, total=len(samples)) for name in settings.models}
+        for job in jobs:
+            progress.advance(bars[job.model], job.part.is_file())
+        for job, failure in run(_write_part, missing):
+            if failure:
+                failures.append((job.sample.path, failure))
+            progress.advance(bars[job.model])
     return failures
+
+
+@contextmanager
+def _workers(processes: int) -> Iterator[Callable[[Callable[[Job], Done], Sequence[Job]], Iterable[Done]]]:
+    """How to do jobs: one after the other, or in processes that share the processor's threads."""
+    _network.cache_clear()
+    if processes == 1:
+        yield map
+    else:
+        threads = max(1, torch.get_num_threads() // processes)
+        with multiprocessing.get_context("spawn").Pool(processes, torch.set_num_threads, (threads,)) as pool:
+            yield pool.imap
+
+
+def _write_part(job: Job) -> Done:
+    network = _network(job.model, job.weights)
+    try:
+        found = measured(network, job.model, job.sample, job.settings)
+    except (CamError, RuntimeError) as error:
+        return job, first_line(error)
+    written_whole(job.part, json.dumps(found))
+    return job, None
+
+
+@lru_cache(maxsize=1)
+def _network(name: str, weights: Path | None) -> Network:
+    return load(name, weights)
 
 
 def _need_extra() -> None:
@@ -164,7 +210,7 @@ def _need_extra() -> None:
         import polars  # noqa: F401
         import scipy  # noqa: F401
     except ImportError as error:
-        raise MissingExtraError("icam evaluate", "evaluate", error) from error
+        raise MissingExtraError.of("icam evaluate", "evaluate", error) from error
 
 
 def _collect(out: Path) -> tuple[list[dict[str, Any]], Counter[str]]:

@@ -138,7 +138,7 @@ def photograph() -> Path:
     try:
         import skimage
     except ImportError as error:
-        raise MissingExtraError("The bundled photograph", "demo", error) from error
+        raise MissingExtraError.of("The bundled photograph", "demo", error) from error
     return Path(skimage.__file__).parent / "data" / "chelsea.png"
 
 

@@ -70,6 +70,10 @@ BiasShare = Annotated[
 ]
 WeightingChoice = Annotated[str | None, _ingredient("--weighting", f"Layer weights: {', '.join(WEIGHTINGS)}.")]
 Temper = Annotated[float | None, _ingredient("--temper", "Power of the weights; below 1 it flattens them.")]
+Branch = Annotated[
+    float | None,
+    _ingredient("--branch", "Power of the share of the network's paths through a layer; 0 ignores branches."),
+]
 Signed = Annotated[
     bool | None,
     _ingredient("--signed/--unsigned", "Fuse signed maps and cut at zero once, or cut each layer's map."),

@@ -186,7 +186,7 @@ def _largest_part(region: Bool[Tensor, "height width"]) -> Float[Tensor, "4"]:
     try:
         from scipy import ndimage
     except ImportError as error:
-        raise MissingExtraError("MaxBoxAcc", "evaluate", error) from error
+        raise MissingExtraError.of("MaxBoxAcc", "evaluate", error) from error
     import numpy as np
 
     parts, _ = ndimage.label(region.numpy(), structure=np.ones((3, 3)))

@@ -98,7 +98,7 @@ def peer(name: str) -> Method:
         wanted = f"{library}:{chosen}" if taps else f"{library}:{chosen}@TAPS with TAPS one of {', '.join(POLICIES)}"
         raise RecipeError(f"method {name} must be {wanted}.")
     if find_spec(module) is None:
-        raise MissingExtraError(f"method {name}", "peers", ModuleNotFoundError(name=module))
+        raise MissingExtraError.of(f"method {name}", "peers", ModuleNotFoundError(name=module))
     return Method(
         name,
         f"{chosen} as {library} ships it" + (f", on {POLICIES.get(taps, taps)}" if taps else ""),

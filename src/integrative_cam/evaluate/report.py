@@ -52,7 +52,7 @@ def html(report: Report) -> str:
     try:
         from jinja2 import Environment, PackageLoader, StrictUndefined
     except ImportError as error:
-        raise MissingExtraError("The report", "evaluate", error) from error
+        raise MissingExtraError.of("The report", "evaluate", error) from error
 
     environment = Environment(
         loader=PackageLoader("integrative_cam.evaluate", "."),

@@ -80,7 +80,7 @@ def infidelity(
     try:
         from captum.metrics import infidelity as measure
     except ImportError as error:
-        raise MissingExtraError("infidelity", "peers", error) from error
+        raise MissingExtraError.of("infidelity", "peers", error) from error
     _check(images, samples, batch_size)
     explanation = method(model, images, target_index)
     attributions = spread(signed_map(explanation), images)
@@ -134,7 +134,7 @@ def max_sensitivity(
     try:
         from captum.metrics import sensitivity_max as measure
     except ImportError as error:
-        raise MissingExtraError("max_sensitivity", "peers", error) from error
+        raise MissingExtraError.of("max_sensitivity", "peers", error) from error
     _check(images, samples, batch_size)
     if not 0 < radius < float("inf"):
         raise InputError(f"radius must be a finite number above 0, but got {radius!r}.")

@@ -17,7 +17,7 @@ try:
     import numpy as np
     from PIL import Image, ImageOps, UnidentifiedImageError
 except ImportError as error:
-    raise MissingExtraError("Reading images", "models", error) from error
+    raise MissingExtraError.of("Reading images", "models", error) from error
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int

@@ -90,7 +90,7 @@ def _source(name: str) -> _Source:
         import timm
         import torchvision
     except ImportError as error:
-        raise MissingExtraError(f"model {name!r}", "models", error) from error
+        raise MissingExtraError.of(f"model {name!r}", "models", error) from error
     in_torchvision = torchvision.models.list_models(module=torchvision.models)
     in_timm = timm.list_models()
     if library in ("", "torchvision") and short in in_torchvision:

@@ -12,7 +12,7 @@ try:
     import numpy as np
     from PIL import Image, ImageEnhance
 except ImportError as error:
-    raise MissingExtraError("Drawing", "render", error) from error
+    raise MissingExtraError.of("Drawing", "render", error) from error
 
 from torch import Tensor
 
