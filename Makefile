@@ -1,12 +1,13 @@
 # `make demo` and `make test` need Python >= 3.10 and make, nothing else.
 PYTHON ?= python3
+SHARED ?= ../shared
 VENV ?= .venv
 BIN := $(VENV)/bin
 # Small networks gain nothing from more threads; tests run in parallel processes.
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format bench clean
+.PHONY: help demo test check format bench evidence ablation clean
 
 help: ## List the targets.
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
@@ -30,8 +31,15 @@ bench: $(VENV)/.dev ## Print taps, completeness errors and the cost of a call an
 	$(BIN)/python benchmarks/overview.py
 	$(BIN)/python benchmarks/metrics.py
 
+evidence: $(VENV)/.dev ## The tables of docs/evidence.md from SHARED=../shared, in an hour; QUICK=1 in five minutes.
+	$(BIN)/python benchmarks/evidence.py $(SHARED) $(if $(QUICK),--quick --out evidence-quick)
+
+ablation: $(VENV)/.dev ## The tables of docs/ablation.md from SHARED=../shared, in half an hour.
+	$(BIN)/python benchmarks/ablation.py develop $(SHARED) --limit 34
+	$(BIN)/python benchmarks/ablation.py verify $(SHARED) --limit 34
+
 clean: ## Remove the virtual environment and all that was made.
-	rm -rf $(VENV) demo-out icam-out dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) demo-out icam-out icam-evaluation ablation evidence evidence-quick dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 # One environment; each file marks an extra that is installed.
 $(VENV)/.demo $(VENV)/.dev: $(VENV)/.%: pyproject.toml

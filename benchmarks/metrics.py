@@ -16,9 +16,11 @@ import statistics
 from collections.abc import Callable
 from importlib import metadata
 from importlib.util import find_spec
+from pathlib import Path
 
+import skimage
 import torch
-from overview import network, timed
+from overview import timed
 from pytorch_grad_cam.metrics.road import NoisyLinearImputer, ROADCombined, neighbors_weights
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputSoftmaxTarget
 from rich.console import Console
@@ -27,8 +29,10 @@ from torch import Tensor, nn
 
 from integrative_cam import __version__
 from integrative_cam.evaluate import deletion_curve, imputed, order, road_combined
+from integrative_cam.models import load, read_image
 
 SIZE = 224
+PHOTOGRAPHS = ("chelsea.png", "coffee.png")
 STEPS = 48  # points of a deletion curve; a third of them are whole pixels to Quantus
 Pair = tuple[Callable[[], Tensor], Callable[[], Tensor]]
 
@@ -84,32 +88,28 @@ def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3, help="paired timings per measure")
-    parser.add_argument("--images", type=int, default=2, help="images measured together")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
+    network = load("efficientnet-lite0")
+    photographs = Path(skimage.__file__).parent / "data"
+    images = torch.cat([network.preprocessing(read_image(photographs / name)).tensor for name in PHOTOGRAPHS])
     generator = torch.Generator().manual_seed(0)
-    coarse = torch.rand(2 * arguments.images, 3, 28, 28, generator=generator).mul(4).sub(2)
-    images = nn.functional.interpolate(coarse[::2], size=(SIZE, SIZE), mode="bicubic")
-    smooth = nn.functional.interpolate(coarse[1::2, :1, :7, :7], size=(SIZE, SIZE), mode="bilinear")[:, 0]
+    smooth = torch.rand(len(images), 1, 7, 7, generator=generator)
+    smooth = nn.functional.interpolate(smooth, size=(SIZE, SIZE), mode="bilinear")[:, 0]
     # The ranks in (0, 1]: no ties, which the peers break otherwise.
     maps = (smooth.flatten(1).argsort(1).argsort(1).float() + 1).reshape(smooth.shape) / (SIZE * SIZE)
-    model = network("mobilenet_v2")
+    model = network.model.eval()
     with torch.no_grad():
-        # Probabilities away from 0 and 1, so that equal values mean something.
-        logits, last = model(images), model.classifier[-1]
-        factor = 2 / (logits - logits.mean(0)).std()
-        last.weight *= factor
-        last.bias.copy_((last.bias - logits.mean(0)) * factor)
         index = model(images).argmax(1)
     console = Console(width=120)
-    table = Table(title=f"mobilenet_v2, random weights, {arguments.images} x 3 x {SIZE} x {SIZE}, float32, one thread")
+    table = Table(title=f"EfficientNet-Lite0, {len(images)} x 3 x {SIZE} x {SIZE}, float32, one thread")
     for column in ("measure", "peer", "values", "largest difference", "peer's time / ours"):
         table.add_column(column)
     pairs = {
         ("road_combined, 4 shares", "grad-cam ROADCombined"): road(model, images, maps, index),
         ("imputed, share 0.8", "grad-cam NoisyLinearImputer"): imputation(images, maps),
     }
-    libraries = ["torch", "torchvision", "grad-cam", "scipy"]
+    libraries = ["torch", "grad-cam", "scipy"]
     if find_spec("quantus"):
         pairs[f"deletion_curve, {STEPS} steps", "Quantus PixelFlipping"] = flipping(model, images, maps, index)
         libraries.append("quantus")

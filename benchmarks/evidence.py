@@ -1,0 +1,91 @@
+"""The tables of docs/evidence.md: the default against its relatives and against peers as shipped.
+
+    python benchmarks/evidence.py ../shared --out evidence            # under an hour on two cores
+    python benchmarks/evidence.py ../shared --out evidence --quick    # five minutes
+
+Three runs of `icam evaluate`, each with its own folder and report: faithfulness on the photographs that
+benchmarks/ablation.py did not choose on, parameter randomisation, localisation on boxes. Each goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from integrative_cam.evaluate.dataset import read_dataset
+from integrative_cam.storage import written_whole
+
+RELATIVES = ("gradcam", "gradcam++", "refinecam")
+PEERS = (
+    "grad-cam:HiResCAM@stages",
+    "grad-cam:HiResCAM@activations",
+    "grad-cam:LayerCAM@stages",
+    "grad-cam:LayerCAM@activations",
+    "torchcam:LayerCAM@stages",
+)
+SLOW = ("scorecam", "ablationcam")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One call of `icam evaluate`, and how many photographs it and its quick form take."""
+
+    data: str
+    methods: tuple[str, ...]
+    metrics: str
+    limit: int
+    quick: int
+
+
+RUNS = {
+    "faithfulness": Run(
+        "photos", (*RELATIVES, *PEERS), "insertion,deletion,ins-del,drop,increase,road,adcc,area,variation", 100, 5
+    ),
+    "randomisation": Run("photos", ("gradcam", *PEERS), "randomisation", 20, 2),
+    "localisation": Run("voc100", ("gradcam", *PEERS), "pointing,top-share,energy,best-iou,maxboxacc,area", 100, 6),
+    "slow": Run("photos", SLOW, "insertion,deletion,ins-del,drop,increase,area", 20, 0),
+}
+
+
+def held_out(photographs: Path, out: Path) -> Path:
+    """A list of every second photograph: those that the ablation did not choose the default on."""
+    found = [sample.path.resolve() for sample in read_dataset(photographs)][1::2]
+    written_whole(out / "held-out.csv", "\n".join(["file", *map(str, found)]) + "\n")
+    return out / "held-out.csv"
+
+
+def command(name: str, shared: Path, out: Path, quick: bool, processes: int) -> list[str]:
+    """The `icam evaluate` of a run."""
+    run = RUNS[name]
+    data = shared / "data" / run.data
+    dataset = held_out(data, out) if run.data == "photos" else data
+    icam = Path(sys.executable).with_name("icam")
+    weights = {model: shared / "models" / f"{model}.safetensors" for model in ("mobilenet_v2", "squeezenet1_1")}
+    return [
+        str(icam), "evaluate", str(dataset), "--out", str(out / name),
+        "--model", "efficientnet-lite0", *(part for model in weights for part in ("--model", f"torchvision/{model}")),
+        *(part for model, file in weights.items() for part in ("--weights", f"torchvision/{model}={file}")),
+        "--methods", ",".join(("integrative", *run.methods)), "--metrics", run.metrics, "--steps", "8",
+        "--limit", str(run.quick if quick else run.limit), "--processes", str(processes),
+    ]  # fmt: skip
+
+
+def main() -> None:
+    """Run what was asked for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("shared", type=Path, help="the folder with data/ and models/")
+    parser.add_argument("--out", type=Path, default=Path("evidence"))
+    parser.add_argument("--quick", action="store_true", help="few photographs: shows that it works, proves nothing")
+    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--only", choices=RUNS, help="one run; `slow`, perturbation methods, runs only when named")
+    asked = parser.parse_args()
+    for name in [asked.only] if asked.only else [name for name in RUNS if name != "slow"]:
+        print(f"\n== {name} ==", flush=True)
+        subprocess.run(command(name, asked.shared, asked.out, asked.quick, asked.processes), check=True)
+
+
+if __name__ == "__main__":
+    main()
