@@ -19,7 +19,16 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from integrative_cam import InputError, RecipeError, explain, method
-from integrative_cam.evaluate import faithfulness, localisation, mask_of_boxes, randomisation, road, simplicity
+from integrative_cam.evaluate import (
+    faithfulness,
+    infidelity,
+    localisation,
+    mask_of_boxes,
+    max_sensitivity,
+    randomisation,
+    road,
+    simplicity,
+)
 from integrative_cam.evaluate.benchmark import LOCALISATION, METRICS, Regions, evaluate
 from integrative_cam.models import read_image
 
@@ -57,6 +66,8 @@ def test_every_metric_is_its_function_on_the_methods_map() -> None:
         "area": simplicity.area(maps),
         "variation": simplicity.total_variation(maps),
         "randomisation": randomisation(MODEL, IMAGES, hirescam, target, 0.5, seed=3),
+        "infidelity": infidelity(MODEL, IMAGES, hirescam, target, seed=3),
+        "sensitivity": max_sensitivity(MODEL, IMAGES, hirescam, target, seed=3),
     }
     assert found.keys() == expected.keys()
     for name, values in expected.items():

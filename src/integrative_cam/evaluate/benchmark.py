@@ -15,7 +15,7 @@ from ..explanation import Explanation
 from ..methods import Explainer
 from ..recipe import one_of
 from ..targets import Target
-from . import faithfulness, localisation, road, simplicity
+from . import faithfulness, localisation, road, robustness, simplicity
 from .randomisation import randomised, rank_correlation
 
 if TYPE_CHECKING:
@@ -113,6 +113,9 @@ class Case:
         """Of the same class, by the network with its top half redrawn."""
         return self.method(randomised(self.model, 0.5, self.seed), self.images, self.index).map
 
+    def robustness(self, measure: Callable[..., Tensor]) -> Float[Tensor, "batch"]:
+        return measure(self.model, self.images, self.method, self.index, seed=self.seed)
+
 
 @dataclass(frozen=True)
 class Metric:
@@ -136,6 +139,8 @@ METRICS: Mapping[str, Metric] = {
     "area": Metric(lambda case: simplicity.area(case.maps), None),
     "variation": Metric(lambda case: simplicity.total_variation(case.maps), False),
     "randomisation": Metric(lambda case: rank_correlation(case.maps, case.forgetful_maps), False),
+    "infidelity": Metric(lambda case: case.robustness(robustness.infidelity), False),
+    "sensitivity": Metric(lambda case: case.robustness(robustness.max_sensitivity), False),
 }
 
 
