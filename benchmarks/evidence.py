@@ -15,7 +15,10 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+import polars
+
 from integrative_cam.evaluate.dataset import read_dataset
+from integrative_cam.evaluate.summary import mean_ranks, summarise
 from integrative_cam.storage import written_whole
 
 RELATIVES = ("gradcam", "gradcam++", "refinecam")
@@ -27,6 +30,8 @@ PEERS = (
     "torchcam:LayerCAM@stages",
 )
 SLOW = ("scorecam", "ablationcam")
+BAR = ("ins-del", "drop", "increase", "road", "adcc")
+"""The metrics that decide the mean rank."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +78,27 @@ def command(name: str, shared: Path, out: Path, quick: bool, processes: int) -> 
     ]  # fmt: skip
 
 
+def print_tables(name: str, out: Path) -> None:
+    """The run's means and what the default has ahead, in Markdown; of its metrics, `BAR` decide the mean rank."""
+    lines = summarise(polars.read_parquet(out / name / "results.parquet"), "integrative")
+    models = list(dict.fromkeys(line.model for line in lines))
+    for model in sorted(models, key=lambda model: model or ""):
+        chosen = [line for line in lines if line.model == model]
+        metrics = list(dict.fromkeys(line.metric for line in chosen))
+        ranks = mean_ranks([line for line in chosen if line.metric in BAR], model) if set(BAR) <= set(metrics) else {}
+        print(f"\n{model or 'All networks'}, n = {chosen[0].mean.n}\n")
+        print("| |", " | ".join(metrics), "| mean rank |" if ranks else "|")
+        print("|---" * (1 + len(metrics) + bool(ranks)) + "|")
+        for method in dict.fromkeys(line.method for line in chosen):
+            found = {line.metric: line for line in chosen if line.method == method}
+            means = [f"{found[metric].mean.mean:.3f}" if metric in found else "" for metric in metrics]
+            print(f"| {method} |", " | ".join(means), f"| {ranks[method]:.1f} |" if ranks else "|")
+            ahead = [found[metric].ahead if metric in found else None for metric in metrics]
+            if any(ahead):
+                shown = [f"{each.mean:+.3f} [{each.low:+.3f}, {each.high:+.3f}]" if each else "" for each in ahead]
+                print("| integrative minus it |", " | ".join(shown), "| |" if ranks else "|")
+
+
 def main() -> None:
     """Run what was asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -85,6 +111,7 @@ def main() -> None:
     for name in [asked.only] if asked.only else [name for name in RUNS if name != "slow"]:
         print(f"\n== {name} ==", flush=True)
         subprocess.run(command(name, asked.shared, asked.out, asked.quick, asked.processes), check=True)
+        print_tables(name, asked.out)
 
 
 if __name__ == "__main__":
