@@ -32,7 +32,7 @@ from integrative_cam.evaluate import deletion_curve, imputed, order, road_combin
 from integrative_cam.models import load, read_image
 
 SIZE = 224
-PHOTOGRAPHS = ("chelsea.png", "coffee.png")
+PHOTOGRAPHS = ("chelsea.png", "coffee.png", "astronaut.png", "rocket.jpg")
 STEPS = 48  # points of a deletion curve; a third of them are whole pixels to Quantus
 Pair = tuple[Callable[[], Tensor], Callable[[], Tensor]]
 

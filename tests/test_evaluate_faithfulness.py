@@ -248,6 +248,30 @@ def test_images_are_measured_each_on_their_own(name: str) -> None:
     assert len(set(found.tolist())) > 1
 
 
+def test_a_model_that_views_its_input_is_measured_too() -> None:
+    """`view` refuses images with their channels last; what such a model raises besides is not swallowed."""
+
+    class Viewing(nn.Module):
+        def __init__(self, fails: bool = False) -> None:
+            super().__init__()
+            self.fails = fails
+
+        def forward(self, images: Tensor) -> Tensor:
+            if self.fails:
+                raise RuntimeError("no memory")
+            total = images.view(len(images), -1).sum(1)
+            return torch.stack([total, torch.zeros_like(total)], 1)
+
+    class Reshaping(Viewing):
+        def forward(self, images: Tensor) -> Tensor:
+            return super().forward(images.contiguous())
+
+    _, images, maps, _ = drawn(3)
+    torch.testing.assert_close(deletion(Viewing(), images, maps, 0, 5), deletion(Reshaping(), images, maps, 0, 5))
+    with pytest.raises(RuntimeError, match="no memory"):
+        deletion(Viewing(fails=True), images, maps, 0, 5)
+
+
 @pytest.mark.parametrize("name", MEASURES)
 def test_the_model_never_sees_more_than_the_batch_size(name: str) -> None:
     seen: list[int] = []

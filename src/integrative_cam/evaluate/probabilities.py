@@ -39,12 +39,29 @@ def target_probabilities(
     index = _indices(target_index, len(images)).to(images.device)
     jobs = torch.arange(len(images) * points, device=images.device)
     found = []
+    run = _in_fast_layout(model) if images.device.type == "cpu" and images.ndim == 4 else model
     with torch.no_grad(), left_as_it_was(model, images.device):
         for chunk in torch.split(jobs, min(batch_size, _at_once(images))):
             image = chunk // points
-            logits = class_scores(logits_of(model(perturb(image, chunk % points))), "target_index")
+            logits = class_scores(logits_of(run(perturb(image, chunk % points))), "target_index")
             found.append(_probability(wide(logits), index[image]))
     return torch.cat(found).reshape(len(images), points)
+
+
+def _in_fast_layout(model: nn.Module) -> Callable[[Tensor], Any]:
+    """Runs on images with their channels last, up to twice as fast on a processor; or not, where views forbid it."""
+    possible = True
+
+    def run(images: Tensor) -> Any:
+        nonlocal possible
+        if possible:
+            try:
+                return model(images.contiguous(memory_format=torch.channels_last))
+            except RuntimeError:
+                possible = False
+        return model(images.contiguous())
+
+    return run
 
 
 def _at_once(images: Tensor) -> int:
