@@ -112,12 +112,41 @@ def test_target_by_name_and_every_ingredient(tmp_path: Path) -> None:
     assert record["recipe"] == {
         "taps": ["stages", "7x7"], "readout": "softplus", "aggregation": "channel", "negative": 0.25,
         "bias": "complete", "bias_share": 0.1, "weighting": "average", "temper": 1.0, "signed": False,
-        "fusion": "geometric",
+        "fusion": "geometric", "branch": 4.0,
     }  # fmt: skip
     sizes = [tuple(layer["size"]) for layer in record["layers"]]
     assert sizes[0] == (112, 112)
     assert sizes.count((7, 7)) > 1
     assert sizes.count((14, 14)) == 1
+
+
+def test_why_this_and_not_that(tmp_path: Path) -> None:
+    network = load()
+    with torch.no_grad():
+        logits = network.model(network.preprocessing(read_image(photograph())).tensor)[0]
+    run = icam("explain", "--target", "tabby + 285", "--versus", "tiger cat", "--json", cwd=tmp_path)
+    assert run.returncode == 0, run.stderr
+    (record,) = json.loads(run.stdout)["explanations"]
+    label = "tabby, tabby cat + Egyptian cat rather than tiger cat"
+    assert record["target"] == {"index": None, "label": label}
+    assert record["probability"] is None
+    assert record["score"] == pytest.approx(float(logits[281] + logits[285] - logits[282]), rel=1e-4)
+    assert Explanation.load(tmp_path / record["files"]["explanation"]).target_names == ("(281 + 285) - 282",)
+
+    run = icam("explain", "--target", "top2", "--versus", "runner-up", "--json", cwd=tmp_path)
+    records = json.loads(run.stdout)["explanations"]
+    assert [record["target"]["label"] for record in records] == [
+        "tiger cat rather than the runner-up", "Egyptian cat rather than the runner-up",
+    ]  # fmt: skip
+    assert [record["score"] for record in records] == pytest.approx(
+        [float(logits[282] - logits[285]), float(logits[285] - logits[282])], rel=1e-3
+    )
+
+    run = icam("explain", "--target", "tabby", "--versus", "282+285", cwd=tmp_path)
+    marked = [line.split("  <- ")[1].split()[0] for line in run.stdout.splitlines() if "  <- " in line]
+    assert marked == ["versus", "versus", "explained"]
+    score = float(logits[281] - logits[282] - logits[285])
+    assert f"Score (tabby, tabby cat rather than tiger cat + Egyptian cat) {score:.2f} = input" in run.stdout
 
 
 def test_local_weights_and_labels(tmp_path: Path, photographs: Path) -> None:
@@ -151,6 +180,8 @@ def test_results_are_replaced_but_other_files_are_not(tmp_path: Path) -> None:
         (["explain", "--model", "resnt18"], 2, "'resnt18' is not known. Did you mean resnet18"),
         (["explain", "--target", "tabbby"], 2, "'tabbby' is no class of efficientnet-lite0. Did you mean tabby"),
         (["explain", "--target", "1000"], 1, "target 1000 is out of range: the model has 1000 outputs, 0 to 999"),
+        (["explain", "--versus", "tabbby"], 2, "'tabbby' is no class of efficientnet-lite0"),
+        (["explain", "--versus", "tiger cat"], 1, "--versus: tiger cat is the target itself; name another class"),
         (["explain", "--bias", "full"], 2, "bias must be one of complete, residual, layers, none, but got 'full'"),
         (["explain", "--negative", "2"], 2, "negative must be between 0 and 1, but got 2.0"),
         (["explain", "--taps", "blocks.9.*"], 1, "'blocks.9.*' matches no feature map"),
@@ -224,6 +255,17 @@ def test_help_teaches(tmp_path: Path) -> None:
     assert run.returncode == 0
     assert "icam explain photo.jpg --target top3" in " ".join(run.stdout.split())
     run = icam("explain", "--help", cwd=tmp_path)
-    for option in ("--model", "--weights", "--target", "--out", "--readout", "--bias-share", "--json"):
+    for option in (
+        "--model",
+        "--weights",
+        "--target",
+        "--versus",
+        "runner-up",
+        "281+282+285",
+        "--out",
+        "--readout",
+        "--bias-share",
+        "--json",
+    ):
         assert option in run.stdout
     assert icam("--version", cwd=tmp_path).stdout.startswith("icam 0.")

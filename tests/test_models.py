@@ -222,13 +222,19 @@ def test_torn_safetensors(tmp_path: Path) -> None:
         ("resnt18", "'resnt18' is not known. Did you mean resnet18"),
         ("torchvision/mobilenetv2", r"Did you mean .*mobilenet_v2"),
         ("timm/mobilenetv3_smal_100", r"Did you mean .*mobilenetv3_small_100"),
-        ("keras/resnet50", "unknown library 'keras'; there are torchvision and timm"),
+        ("keras/resnet50", "unknown library 'keras'; there are torchvision, timm and hf"),
         ("missing.py:make", "no such file missing.py"),
     ],
 )
 def test_unknown_networks(name: str, message: str) -> None:
     with pytest.raises(ModelError, match=message):
         load(name)
+
+
+def test_a_file_of_weights_is_no_network(tmp_path: Path) -> None:
+    (tmp_path / "weights.pth").touch()
+    with pytest.raises(ModelError, match=r"no file that a network is read from; .* goes to --weights, beside the name"):
+        load(str(tmp_path / "weights.pth"))
 
 
 def test_failed_download_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

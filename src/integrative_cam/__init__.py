@@ -1,5 +1,6 @@
 """Integrative CAM: class activation maps fused over all layers of a network (arXiv:2412.01354)."""
 
+from . import targets
 from ._version import __version__
 from .bias import Completeness
 from .cam import IntegrativeCAM, explain, integrate
@@ -48,5 +49,6 @@ __all__ = [
     "integrate",
     "method",
     "methods",
+    "targets",
     "trace",
 ]

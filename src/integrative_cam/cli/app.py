@@ -52,9 +52,17 @@ def explain(
         typer.Option(
             "--target",
             "-t",
-            help="What to explain: top1, top3, ... (the network's favourites), a class index or name.",
+            help="What to explain: top1, top3, ... (the network's favourites); a class index or name; several with + "
+            "between them (281+282+285), for the sum of their logits.",
         ),
     ] = "top1",
+    versus: Annotated[
+        str | None,
+        typer.Option(
+            help="Why the target and not this: a class or several, as in --target; runner-up, the best of the other "
+            "classes; or rest, all of them.",
+        ),
+    ] = None,
     out: options.Out = Path("icam-out"),
     method: options.Method = "integrative",
     taps: options.TapChoice = None,
@@ -76,6 +84,8 @@ def explain(
     Prints the top classes, the layers that mattered and how the score splits, and writes for each image an
     overlay, a panel and the explanation, which `Explanation.load` reads back. The network runs once per target.
 
+    Why a tabby and not a tiger cat:  icam explain photo.jpg --target tabby --versus "tiger cat"
+
     An image that cannot be explained is reported at the end, with exit code 1; the others are done.
     """
     given = {
@@ -95,7 +105,8 @@ def explain(
     chosen = named(method)
     if changes:
         chosen = replace(chosen, way=replace(chosen.recipe, **changes))
-    raise typer.Exit(run(Request(tuple(images or ()), model, weights, labels, target, out, chosen, as_json, debug)))
+    request = Request(tuple(images or ()), model, weights, labels, target, versus, out, chosen, as_json, debug)
+    raise typer.Exit(run(request))
 
 
 @app.command()

@@ -24,9 +24,10 @@ from ..evaluate.benchmark import ALL, LOCALISATION, MAX_BOX
 from ..evaluate.dataset import Sample, read_dataset, spread
 from ..evaluate.peers import named
 from ..evaluate.summary import summarise, tidy
-from ..models import Network, load
+from ..models import Network
 from ..recipe import one_of
 from ..storage import written_whole
+from .explain import network_of
 from .measure import measured
 from .report import report_failures
 from .results import print_summary, write_report
@@ -200,7 +201,7 @@ def _write_part(job: Job) -> Done:
 
 @lru_cache(maxsize=1)
 def _network(name: str, weights: Path | None) -> Network:
-    return load(name, weights)
+    return network_of(name, weights, None)
 
 
 def _need_extra() -> None:

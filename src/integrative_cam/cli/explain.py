@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import re
+import sys
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -15,7 +16,8 @@ from PIL.Image import Image
 from rich.console import Console
 from rich.progress import track
 
-from ..errors import CamError, MissingExtraError, ModelError, first_line
+from .. import targets
+from ..errors import CamError, MissingExtraError, ModelError, TargetError, first_line
 from ..explanation import Explanation
 from ..methods import Method
 from ..models import Network, load, read_image
@@ -25,6 +27,8 @@ from ..storage import MANIFEST, replaced_folder
 from .report import as_record, print_explanation, print_summary, report_failures
 
 TOP = re.compile(r"top(\d+)")
+RIVALS = ("runner-up", "rest")
+"""Of `--versus`, beside classes; see `targets.contrast`."""
 
 
 @dataclass(frozen=True)
@@ -36,10 +40,26 @@ class Request:
     weights: Path | None
     labels: Path | None
     target: str
+    versus: str | None
     out: Path
     method: Method
     as_json: bool
     debug: bool
+
+
+@dataclass(frozen=True)
+class Aim:
+    """What is explained: the target, how a sentence names it, the classes it counts for and against."""
+
+    target: int | targets.SampleTarget
+    label: str
+    classes: tuple[int, ...]
+    against: tuple[int, ...] = ()
+
+    @property
+    def index(self) -> int | None:
+        """The class, where the target is one class's logit."""
+        return self.target if isinstance(self.target, int) else None
 
 
 @dataclass(frozen=True)
@@ -48,7 +68,7 @@ class Result:
 
     image: Path
     network: Network
-    target: int
+    aim: Aim
     explanation: Explanation
     folder: Path
     notes: tuple[str, ...]
@@ -59,9 +79,11 @@ class Result:
         logits = self.explanation.output.reshape(-1).double()
         return logits.softmax(0) if len(logits) > 1 else logits.sigmoid()
 
-    def named(self, index: int) -> str:
-        """A class with its probability."""
-        return f"{self.network.label(index)} {float(self.probabilities[index]):.1%}"
+    @property
+    def named(self) -> str:
+        """What is explained; one class with its probability."""
+        index = self.aim.index
+        return self.aim.label if index is None else f"{self.aim.label} {float(self.probabilities[index]):.1%}"
 
 
 def run(request: Request) -> int:
@@ -70,7 +92,11 @@ def run(request: Request) -> int:
         request.method.way.validate()
     images = request.images or (photograph(),)
     network = network_of(request.model, request.weights, request.labels)
-    target_of(request.target, network)  # an unknown name is an error of the call, not of an image
+    # An unknown name is an error of the call, not of an image.
+    if not TOP.fullmatch(request.target):
+        aim_at(classes_of(request.target, network), request.versus, network)
+    elif request.versus not in (None, *RIVALS):
+        classes_of(str(request.versus), network)
 
     results: list[Result] = []
     failures: list[tuple[Path, str]] = []
@@ -99,16 +125,25 @@ def explain_image(path: Path, folder: Path, network: Network, request: Request) 
     top = TOP.fullmatch(request.target)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        first = request.method(network.model, view.tensor, target_of(request.target, network))
-        logits = first.output.reshape(-1)
-        classes = logits.topk(min(int(top[1]), len(logits))).indices.tolist() if top else [int(first.target_names[0])]
-        explanations = [first, *(request.method(network.model, view.tensor, index) for index in classes[1:])]
+        # Of onnx2torch's layers, about their own code.
+        warnings.filterwarnings("ignore", message="Using a non-tuple sequence")
+        done: list[Explanation] = []
+        if top:
+            done = [request.method(network.model, view.tensor, None)]
+            logits = done[0].output.reshape(-1)
+            favourites = logits.topk(min(int(top[1]), len(logits))).indices.tolist()
+            aims = [aim_at((index,), request.versus, network) for index in favourites]
+        else:
+            aims = [aim_at(classes_of(request.target, network), request.versus, network)]
+        if request.versus is not None:
+            done = []  # it told the favourites
+        done += [request.method(network.model, view.tensor, aim.target) for aim in aims[len(done) :]]
     notes = tuple(dict.fromkeys(str(warning.message) for warning in caught))
 
     results = []
-    for rank, (index, explanation) in enumerate(zip(classes, explanations, strict=True), 1):
-        place = folder if len(classes) == 1 else folder.with_name(f"{folder.name}-{rank}-{_slug(network.label(index))}")
-        result = Result(path, network, index, explanation, place, notes)
+    for rank, (aim, explanation) in enumerate(zip(aims, done, strict=True), 1):
+        place = folder if len(aims) == 1 else folder.with_name(f"{folder.name}-{rank}-{_slug(aim.label)}")
+        result = Result(path, network, aim, explanation, place, notes)
         _write(result, view.picture)
         results.append(result)
     return results
@@ -117,15 +152,55 @@ def explain_image(path: Path, folder: Path, network: Network, request: Request) 
 def _write(result: Result, picture: Image) -> None:
     with replaced_folder(result.folder, f"explanation/{MANIFEST}") as draft:
         overlay(result.explanation.map[0], picture).save(draft / "overlay.png")
-        title = f"Why {result.named(result.target)}"
+        title = f"Why {result.named}"
         panel(result.explanation, picture, title).savefig(draft / "panel.png", dpi=110)
         result.explanation.save(draft / "explanation")
 
 
 def network_of(model: str, weights: Path | None, labels: Path | None) -> Network:
-    """The network that the options ask for."""
+    """The network that the options ask for; what was assumed about it goes to standard error."""
     network = load(model, weights)
+    for note in network.notes:
+        print(f"icam: {note}", file=sys.stderr)
     return network if labels is None else replace(network, labels=_labels(labels))
+
+
+def classes_of(option: str, network: Network) -> tuple[int, ...]:
+    """The class that an option names, or the classes with + between them; a name that itself holds a + is one.
+
+    Raises:
+        TargetError: unknown or ambiguous name.
+    """
+    names = [name.strip() for name in option.split("+")]
+    known = {label.lower() for label in network.labels}
+    whole = len(names) == 1 or not all(names) or option.strip().lower() in known
+    return (network.index(option),) if whole else tuple(network.index(name) for name in names)
+
+
+def aim_at(classes: tuple[int, ...], versus: str | None, network: Network) -> Aim:
+    """The logit of a class or the sum of several; with a rival, the difference.
+
+    Raises:
+        TargetError: the rival is no class, not a rival of several classes, or among the classes.
+    """
+    label = " + ".join(map(network.label, classes))
+    target = classes[0] if len(classes) == 1 else targets.total(classes)
+    if versus is None:
+        return Aim(target, label, classes)
+    if versus in RIVALS:
+        if len(classes) > 1:
+            raise TargetError(f"--versus {versus} needs one class as --target, but got {label}; name the rival.")
+        against: tuple[int, ...] = ()
+        contrasted = targets.contrast(target, "runner-up" if versus == "runner-up" else "rest")
+        rival = f"the {versus}"
+    else:
+        against = classes_of(versus, network)
+        both = next((index for index in against if index in classes), None)
+        if both is not None:
+            raise TargetError(f"--versus: {network.label(both)} is the target itself; name another class.")
+        contrasted = targets.contrast(target, against[0] if len(against) == 1 else targets.total(against))
+        rival = " + ".join(map(network.label, against))
+    return Aim(contrasted, f"{label} rather than {rival}", classes, against)
 
 
 def target_of(target: str, network: Network) -> int | None:

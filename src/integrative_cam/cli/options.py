@@ -36,7 +36,8 @@ Model = Annotated[
     typer.Option(
         "--model",
         "-m",
-        help=f"{DEFAULT} (bundled), torchvision/NAME, timm/NAME, or FILE.py:FACTORY, whose code is run.",
+        help=f"{DEFAULT} (bundled), torchvision/NAME, timm/NAME, hf/OWNER/REPOSITORY, hf/FOLDER, FILE.onnx, "
+        "FILE.pt2:trusted (torch.export) or FILE.py:FACTORY; the last two can run code.",
     ),
 ]
 Weights = Annotated[

@@ -30,7 +30,7 @@ def print_explanation(result: Result) -> None:
     classes.add_column("class")
     classes.add_column("probability", justify="right")
     for index, probability in _top_classes(result):
-        mark = "  <- explained" if index == result.target else ""
+        mark = "  <- explained" if index in result.aim.classes else "  <- versus" if index in result.aim.against else ""
         classes.add_row(str(index), f"{result.network.label(index)}{mark}", f"{probability:.1%}")
     console.print(classes)
 
@@ -39,8 +39,9 @@ def print_explanation(result: Result) -> None:
         console.print(_layers_table(explanation))
 
     parts = explanation.completeness
+    what = "logit" if result.aim.index is not None else result.aim.label
     console.print(
-        f"\nScore (logit) {float(parts.score[0]):.2f} = input {float(parts.input[0]):+.2f}, "
+        f"\nScore ({what}) {float(parts.score[0]):.2f} = input {float(parts.input[0]):+.2f}, "
         f"biases {float(parts.bias[0]):+.2f}, remainder {float(parts.remainder[0]):+.2f} "
         "(clipping, gates, smooth activations)",
         highlight=False,
@@ -87,7 +88,7 @@ def print_summary(results: Sequence[Result]) -> None:
     for result in results:
         layers = result.explanation.layers
         strongest = layers[int(result.explanation.weights[0].argmax())].name if layers else "-"
-        table.add_row(result.image.name, result.named(result.target), strongest, str(result.folder))
+        table.add_row(result.image.name, result.named, strongest, str(result.folder))
     Console().print(table)
     for note in dict.fromkeys(f"{result.image}: {note}" for result in results for note in result.notes):
         Console().print(f"Note: {note}", highlight=False, soft_wrap=True)
@@ -99,8 +100,8 @@ def as_record(result: Result) -> dict[str, Any]:
     return {
         "image": str(result.image),
         "model": result.network.name,
-        "target": {"index": result.target, "label": result.network.label(result.target)},
-        "probability": float(result.probabilities[result.target]),
+        "target": {"index": result.aim.index, "label": result.aim.label},
+        "probability": None if result.aim.index is None else float(result.probabilities[result.aim.index]),
         "top": [
             {"index": index, "label": result.network.label(index), "probability": probability}
             for index, probability in _top_classes(result)

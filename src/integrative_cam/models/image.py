@@ -105,10 +105,11 @@ class View:
 class Preprocessing:
     """Scale the shorter side to `resize`, crop the centre, scale values to [0, 1] and normalise.
 
-    `squash` scales both sides to `resize` instead. One mean per channel: 3 for RGB, 1 for greyscale.
+    `squash` scales both sides to `resize` instead, and so does a pair, (height, width). One mean per channel: 3 for
+    RGB, 1 for greyscale.
     """
 
-    resize: int = 256
+    resize: int | tuple[int, int] = 256
     crop: tuple[int, int] = (224, 224)
     interpolation: Interpolation = "bilinear"
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)
@@ -157,10 +158,13 @@ class Preprocessing:
         """The scaled image's (width, height), and the crop in it: (left, top, right, bottom)."""
         width, height = size
         shorter = min(width, height)
-        # Rounded down, as torchvision and timm do.
-        scaled = (int(self.resize * width / shorter), int(self.resize * height / shorter))
-        if self.squash:
+        if isinstance(self.resize, tuple):
+            scaled = (self.resize[1], self.resize[0])
+        elif self.squash:
             scaled = (self.resize, self.resize)
+        else:
+            # Rounded down, as torchvision and timm do.
+            scaled = (int(self.resize * width / shorter), int(self.resize * height / shorter))
         crop_height, crop_width = self.crop
         left, top = round((scaled[0] - crop_width) / 2), round((scaled[1] - crop_height) / 2)
         return scaled, (left, top, left + crop_width, top + crop_height)

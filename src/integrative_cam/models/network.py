@@ -13,12 +13,16 @@ from .image import Preprocessing
 
 @dataclass(frozen=True)
 class Network:
-    """A model in evaluation mode, its preprocessing, and its class names in index order (may be empty)."""
+    """A model in evaluation mode, its preprocessing, and its class names in index order (may be empty).
+
+    `notes`: what the user should know of it, such as preprocessing that its file does not state.
+    """
 
     name: str
     model: nn.Module
     preprocessing: Preprocessing
     labels: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def label(self, index: int) -> str:
         """The name of a class, or "class 7" where names are not known."""

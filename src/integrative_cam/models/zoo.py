@@ -1,12 +1,14 @@
-"""A network by name: `torchvision/NAME`, `timm/NAME`, `FILE.py:FACTORY`, or the bundled default."""
+"""A network by name: of a library, of a hub, in a file, or the bundled default."""
 
 from __future__ import annotations
 
 import importlib.util
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from contextlib import nullcontext
+from dataclasses import replace
 from difflib import get_close_matches
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,22 +17,14 @@ from torch import nn
 from ..errors import MissingExtraError, ModelError, first_line
 from .bundled import NAME as DEFAULT
 from .bundled import efficientnet_lite0
+from .exported import TRUSTED, from_exported
+from .hub import hub_or_cache
+from .huggingface import huggingface
 from .image import Preprocessing
 from .network import Network
+from .onnx import from_onnx
+from .source import Source
 from .weights import classes_in, fill, read_weights
-
-
-@dataclass(frozen=True)
-class _Source:
-    """One library's network: how to build it, what its images go through, and the names of its own classes."""
-
-    name: str
-    create: Callable[..., nn.Module]
-    preprocessing: Callable[[nn.Module], Preprocessing]
-    labels: Callable[[nn.Module], tuple[str, ...]]
-
-    def network(self, model: nn.Module) -> Network:
-        return Network(self.name, model.eval(), self.preprocessing(model), self.labels(model))
 
 
 def load(name: str = DEFAULT, weights: str | Path | None = None) -> Network:
@@ -40,32 +34,23 @@ def load(name: str = DEFAULT, weights: str | Path | None = None) -> Network:
 
     Args:
         name: "efficientnet-lite0" (bundled), "torchvision/resnet18", "timm/resnet18", "resnet18" (torchvision
-            first) or "file.py:factory", whose factory() returns a module or a `Network`. The file is executed.
+            first), "hf/owner/repository" or "hf/folder" (see `huggingface`), "file.onnx" (see `from_onnx`),
+            "file.pt2:trusted" (see `from_exported`), or "file.py:factory", whose factory() returns a module or a
+            `Network`. The file is executed.
         weights: safetensors, or a torch file with a state dict; without it, the library's pretrained weights.
 
     Raises:
         ModelError: unknown name, download failed, weights missing, unreadable or of another network.
         MissingExtraError: the library is not installed.
     """
-    if weights is None and (name == DEFAULT or ".py:" in name):
-        return build(name)
     if weights is None:
-        source = _source(name)
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                model = source.create(pretrained=True)
-        except Exception as error:  # hubs fail in many ways
-            raise ModelError(
-                f"{source.name}: pretrained weights could not be had ({first_line(error)}). "
-                "Give a local file with --weights."
-            ) from error
-        return source.network(model)
-
+        return _pretrained(name)
+    if _is_graph(name):
+        raise ModelError(f"model {name!r}: carries its own weights; leave out the weights {weights}.")
     state = read_weights(weights)
     network = build(name)
     classes = classes_in(state, network.model)
-    if classes is not None and name != DEFAULT and ".py:" not in name:
+    if classes is not None and _whole(name) is None:
         source = _source(name)
         network = replace(source.network(source.create(num_classes=classes)), labels=())
     fill(network.model, state, weights)
@@ -73,19 +58,60 @@ def load(name: str = DEFAULT, weights: str | Path | None = None) -> Network:
 
 
 def build(name: str = DEFAULT) -> Network:
-    """The network with random weights: enough to list its taps. The bundled one always has its own."""
-    if name == DEFAULT:
-        return efficientnet_lite0()
-    if ".py:" in name:
-        return _from_file(name)
+    """The network with random weights: enough to list its taps. One that comes whole has its own."""
+    whole = _whole(name)
+    if whole is not None:
+        return whole()
     source = _source(name)
     return source.network(source.create())
 
 
-def _source(name: str) -> _Source:
+def _pretrained(name: str) -> Network:
+    whole = _whole(name)
+    if whole is not None:
+        return whole()
+    source = _source(name)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            model = source.create(pretrained=True)
+    except ModelError:
+        raise
+    except Exception as error:  # hubs fail in many ways
+        raise ModelError(
+            f"{source.name}: pretrained weights could not be had ({first_line(error)}). "
+            "Give a local file with --weights."
+        ) from error
+    return source.network(model)
+
+
+def _is_graph(name: str) -> bool:
+    """Whether the name is that of a file with a graph and its weights."""
+    return name.endswith((".onnx", ".pt2", f".pt2{TRUSTED}"))
+
+
+def _whole(name: str) -> Callable[[], Network] | None:
+    """What gives the network, where it comes as one piece rather than as a structure and weights."""
+    if name == DEFAULT:
+        return efficientnet_lite0
+    if ".py:" in name:
+        return partial(_from_file, name)
+    if name.endswith(".onnx"):
+        return partial(from_onnx, Path(name))
+    return partial(from_exported, name) if _is_graph(name) else None
+
+
+def _source(name: str) -> Source:
+    if name.startswith("hf/"):
+        return huggingface(name.removeprefix("hf/"))
+    if Path(name).suffix and Path(name).is_file():
+        raise ModelError(
+            f"model {name!r}: no file that a network is read from; there are FILE.onnx, FILE.pt2 and FILE.py:FACTORY. "
+            "A file of weights goes to --weights, beside the name of its network."
+        )
     library, _, short = name.rpartition("/")
     if library not in ("", "torchvision", "timm"):
-        raise ModelError(f"model {name!r}: unknown library {library!r}; there are torchvision and timm.")
+        raise ModelError(f"model {name!r}: unknown library {library!r}; there are torchvision, timm and hf.")
     try:
         import timm
         import torchvision
@@ -102,11 +128,12 @@ def _source(name: str) -> _Source:
     close = get_close_matches(short, dict.fromkeys(known), n=3, cutoff=0.5)
     hint = f" Did you mean {', '.join(close)}?" if close else ""
     raise ModelError(
-        f"model {name!r} is not known.{hint} Give a torchvision or timm name, or file.py:factory for your own."
+        f"model {name!r} is not known.{hint} Give a torchvision or timm name, hf/REPOSITORY-OR-FOLDER, FILE.onnx, or "
+        "file.py:factory for your own."
     )
 
 
-def _torchvision(name: str) -> _Source:
+def _torchvision(name: str) -> Source:
     import torchvision
 
     published = torchvision.models.get_model_weights(name).DEFAULT
@@ -127,10 +154,10 @@ def _torchvision(name: str) -> _Source:
             tuple(transform.std),
         )
 
-    return _Source(f"torchvision/{name}", create, preprocessing, lambda _: tuple(published.meta["categories"]))
+    return Source(f"torchvision/{name}", create, preprocessing, lambda _: tuple(published.meta["categories"]))
 
 
-def _timm(name: str) -> _Source:
+def _timm(name: str) -> Source:
     import timm
     from timm.data import ImageNetInfo, infer_imagenet_subset, resolve_data_config
 
@@ -154,10 +181,11 @@ def _timm(name: str) -> _Source:
         return tuple(names.index_to_description(index) for index in range(names.num_classes()))
 
     def create(pretrained: bool = False, **options: Any) -> nn.Module:
-        model: nn.Module = timm.create_model(name, pretrained=pretrained, **options)
+        with hub_or_cache() if pretrained else nullcontext():
+            model: nn.Module = timm.create_model(name, pretrained=pretrained, **options)
         return model
 
-    return _Source(f"timm/{name}", create, preprocessing, labels)
+    return Source(f"timm/{name}", create, preprocessing, labels)
 
 
 def _from_file(name: str) -> Network:

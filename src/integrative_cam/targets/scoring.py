@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from .errors import OutputError, TargetError
+from ..errors import OutputError, TargetError
+from .sample import SampleTarget, as_target, logits_of, name_of, sample_of
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
 
-SampleTarget = Callable[[Any], Tensor]
-"""Takes one sample's output (any structure, its batch axis removed) and gives a scalar tensor."""
 Target = int | Tensor | SampleTarget | Sequence[int | SampleTarget] | None
 
 
@@ -35,7 +34,8 @@ def score(output: Any, target: Target, batch: int) -> Scored:
 
     Raises:
         OutputError: no tensor in the output, or its batch differs from the input's.
-        TargetError: too few or too many targets, an index out of range, a callable that gives no scalar.
+        TargetError: too few or too many targets, an index out of range, a callable that gives no scalar or one
+            without gradient.
     """
     logits = logits_of(output)
     if logits.ndim == 0 or logits.shape[0] != batch:
@@ -49,51 +49,10 @@ def score(output: Any, target: Target, batch: int) -> Scored:
         index = _checked(torch.tensor(targets, device=logits.device), class_scores(logits, f"target={target}"))
     else:
         scores = [_scalar(each, output, logits, sample) for sample, each in enumerate(targets)]
-        return Scored(torch.stack(scores), logits, None, tuple(map(_name, targets)))
+        return Scored(torch.stack(scores), logits, None, tuple(map(name_of, targets)))
     scores_of_class = class_scores(logits, "target")
     chosen = scores_of_class.gather(1, index[:, None])[:, 0]
     return Scored(chosen, logits, index, tuple(str(each) for each in index.tolist()))
-
-
-def logits_of(output: Any) -> Tensor:
-    """The tensor to explain: the output itself, its `logits`, or its first floating-point tensor.
-
-    Raises:
-        OutputError: there is none.
-    """
-    found = _first_tensor(output)
-    if found is None:
-        raise OutputError(
-            f"The model returned {type(output).__name__} without a floating-point tensor or `logits`. "
-            "Wrap the model so that it returns a tensor, or a tuple or dict that holds one."
-        )
-    return found
-
-
-def _first_tensor(output: Any) -> Tensor | None:
-    if isinstance(output, Tensor):
-        return output if output.is_floating_point() else None
-    values: Sequence[Any] = ()
-    if isinstance(output, Mapping):
-        values = [output.get("logits"), *output.values()]
-    elif isinstance(output, tuple | list):
-        values = output
-    elif hasattr(output, "logits"):
-        values = [output.logits]
-    return next((found for value in values if (found := _first_tensor(value)) is not None), None)
-
-
-def sample_of(output: Any, sample: int) -> Any:
-    """One sample of a structured output: every tensor in it loses its batch axis."""
-    if isinstance(output, Tensor):
-        return output[sample]
-    if isinstance(output, Mapping):
-        return {key: sample_of(value, sample) for key, value in output.items()}
-    if isinstance(output, tuple) and hasattr(output, "_fields"):
-        return type(output)(*(sample_of(value, sample) for value in output))
-    if isinstance(output, tuple | list):
-        return type(output)(sample_of(value, sample) for value in output)
-    return output
 
 
 def _per_sample(target: Target, batch: int) -> list[int | SampleTarget] | None:
@@ -137,7 +96,7 @@ def class_scores(logits: Tensor, asked: str) -> Float[Tensor, "batch classes"]:
     if logits.ndim > 2 and logits[0, 0].numel() > 1:
         raise TargetError(
             f"{asked} picks a class, but the model's output has shape {tuple(logits.shape)}: more than one value "
-            "per class. Give a callable, such as target=lambda output: output[3].mean()."
+            "per class. Give a callable, such as targets.segmentation(3) or lambda output: output[3].mean()."
         )
     return logits.flatten(1)
 
@@ -153,18 +112,15 @@ def _checked(index: Int[Tensor, "batch"], logits: Float[Tensor, "batch classes"]
 
 
 def _scalar(target: int | SampleTarget, output: Any, logits: Tensor, sample: int) -> Tensor:
-    if isinstance(target, int):
-        scores = class_scores(logits, f"target={target}")
-        index = _checked(torch.tensor([target], device=logits.device), scores)
-        return scores[sample, index[0]]
-    value = target(sample_of(output, sample))
+    value = as_target(target, "target")(sample_of(output, sample))
     if not isinstance(value, Tensor) or value.numel() != 1 or not value.is_floating_point():
         came = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
         raise TargetError(
-            f"target {_name(target)} must give one floating-point scalar tensor per sample, but gave {came}."
+            f"target {name_of(target)} must give one floating-point scalar tensor per sample, but gave {came}."
+        )
+    if logits.requires_grad and not value.requires_grad:
+        raise TargetError(
+            f"target {name_of(target)} gave a value without gradient for sample {sample}: it must be computed from the "
+            "model's output by differentiable operations, without detach, item, argmax or comparison."
         )
     return value.reshape(())
-
-
-def _name(target: int | SampleTarget) -> str:
-    return str(target) if isinstance(target, int) else getattr(target, "__name__", type(target).__name__)

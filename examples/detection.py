@@ -1,0 +1,125 @@
+"""Why does a detector see this object in this box? And does the map lie on the object?
+
+    python examples/detection.py FastestDet.onnx coco.names VOC_FOLDER --limit 20
+
+For each annotated object that the network detects (a box of its class with a score above 0.3 that overlaps the
+annotated one by at least 0.5), the score of the matching box is explained, and the share of the map inside of the
+annotated box printed, beside that of maps that know nothing of the network.
+
+The file does not say whether it takes RGB or BGR: both are tried on all photographs, and the order that detects more
+objects is taken.
+
+Needs the extras `onnx` and `evaluate`; FastestDet, its input 352 x 352, and its class names, one a line; a folder as
+Pascal VOC with JPEGImages/ and Annotations/.
+"""
+
+from __future__ import annotations
+
+import argparse
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from baselines import METHODS, OURS, measured, print_table
+from PIL import Image
+from torch import Tensor, nn
+
+from integrative_cam import targets
+from integrative_cam.evaluate import mask_of_boxes
+from integrative_cam.evaluate.dataset import Sample, read_boxes, read_dataset, spread
+from integrative_cam.models import Preprocessing, load, read_image
+from integrative_cam.render import overlay
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
+SIDE = 352
+VIEW = Preprocessing(resize=(SIDE, SIDE), crop=(SIDE, SIDE), mean=(0, 0, 0), std=(1, 1, 1))
+SURE, HIT = 0.3, 0.5
+ORDERS = {"RGB": [0, 1, 2], "BGR": [2, 1, 0]}
+
+
+@dataclass(frozen=True)
+class Thing:
+    """An annotated object: its class's name and index, its box in pixels of the network's input."""
+
+    name: str
+    index: int
+    box: Float[Tensor, "4"]
+
+
+def main() -> None:
+    """Read the arguments, find the order of the channels, explain, print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", type=Path, help="FastestDet.onnx")
+    parser.add_argument("names", type=Path, help="coco.names")
+    parser.add_argument("dataset", type=Path, help="a folder as Pascal VOC, with boxes")
+    parser.add_argument("--limit", type=int, default=20, help="explain at most so many photographs, at even distances")
+    parser.add_argument("--out", type=Path, help="a folder for overlays")
+    arguments = parser.parse_args()
+    warnings.filterwarnings("ignore", message="Using a non-tuple sequence")  # of onnx2torch, about its own code
+
+    model, names = load(str(arguments.model)).model, arguments.names.read_text().split("\n")
+    samples = [each for each in read_dataset(arguments.dataset) if each.boxes]
+    recalls = {order: recall(model, samples, names, order) for order in ORDERS}
+    order = max(recalls, key=recalls.__getitem__)
+    shown = ", ".join(f"{name} {share:.3f}" for name, share in recalls.items())
+    print(f"recall on {len(samples)} photographs: {shown}; {order} is taken")
+
+    found = []
+    for number, sample in enumerate(spread(samples, arguments.limit)):
+        picture = read_image(sample.path)
+        image, objects = view(picture, order), []
+        for place, thing in enumerate(detected(model, image, things(sample, picture, names))):
+            target = targets.detection(thing.box, thing.index, targets.fastestdet, HIT)
+            saliency = {name: way(model, image, target).map[0] for name, way in METHODS.items()}
+            objects.append(measured(saliency, mask_of_boxes(thing.box[None], (SIDE, SIDE)), seed=number))
+            if arguments.out:
+                arguments.out.mkdir(parents=True, exist_ok=True)
+                overlay(saliency[OURS], picture).save(arguments.out / f"{sample.path.stem}-{place}-{thing.name}.png")
+        if objects:
+            found.append(objects)
+    if found:
+        print_table(found, "box")
+
+
+def recall(model: nn.Module, samples: Sequence[Sample], names: Sequence[str], order: str) -> float:
+    """The share of all annotated objects that are detected."""
+    annotated = hits = 0
+    for sample in samples:
+        picture = read_image(sample.path)
+        objects = things(sample, picture, names)
+        annotated += len(objects)
+        hits += len(list(detected(model, view(picture, order), objects)))
+    return hits / annotated
+
+
+def view(picture: Image.Image, order: str) -> Float[Tensor, "1 3 352 352"]:
+    """The whole photograph, squashed, its channels in this order."""
+    return VIEW(picture).tensor[:, ORDERS[order]]
+
+
+def things(sample: Sample, picture: Image.Image, names: Sequence[str]) -> list[Thing]:
+    """The annotated objects; the 20 classes of VOC are among those of COCO."""
+    boxes = read_boxes(sample.boxes, picture.size) if sample.boxes else {}
+    return [
+        Thing(name, names.index(name), box) for name, found in boxes.items() for box in VIEW.boxes(found, picture.size)
+    ]
+
+
+def detected(model: nn.Module, image: Float[Tensor, "1 3 352 352"], objects: Sequence[Thing]) -> Iterator[Thing]:
+    """Those that a box of their class finds."""
+    with torch.no_grad():
+        found = targets.fastestdet(model(image)[0])
+    best, classes = found.scores.max(1)
+    for thing in objects:
+        hit = (targets.overlap(thing.box, found.boxes) >= HIT) & (classes == thing.index) & (best > SURE)
+        if hit.any():
+            yield thing
+
+
+if __name__ == "__main__":
+    main()

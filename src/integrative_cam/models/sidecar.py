@@ -1,0 +1,97 @@
+"""What a file of a bare graph does not say: how to prepare photographs, and what its classes are called."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, get_args
+
+from ..errors import ModelError
+from .image import Interpolation, Preprocessing
+
+FIELDS = ("resize", "crop", "interpolation", "mean", "std", "squash", "labels")
+
+
+@dataclass(frozen=True)
+class Sidecar:
+    """Preprocessing and class names for a file, and remarks on what was assumed."""
+
+    preprocessing: Preprocessing
+    labels: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+def read_sidecar(file: Path, channels: int, size: tuple[int | None, int | None]) -> Sidecar:
+    """The JSON file beside `file` with the same stem: an object with any of FIELDS, as `Preprocessing` names them.
+
+    Without `resize`, photographs are squashed to the network's input size; without `mean` and `std`, its values are
+    those of the pixels divided by 255. A note says so, since most networks want more.
+
+    Args:
+        file: the network.
+        channels: that the network takes: 1 or 3.
+        size: (height, width) that it takes, None where it takes any.
+
+    Raises:
+        ModelError: not such an object, or a size that the network does not take.
+    """
+    path = file.with_suffix(".json")
+    given = _read(path) if path.exists() else {}
+    crop = _pair(given.get("crop"), path) or _fixed(size, path)
+    if any(own is not None and own != wanted for own, wanted in zip(size, crop, strict=True)):
+        raise ModelError(f"{path}: crop is {list(crop)}, but {file.name} takes {list(size)} (height, width).")
+    plain = Preprocessing(crop=crop, resize=crop, mean=(0.0,) * channels, std=(1.0,) * channels)
+    changes: dict[str, Any] = {key: given[key] for key in ("interpolation", "squash") if key in given}
+    if "resize" in given:
+        whole = isinstance(given["resize"], int) and given["resize"] > 0
+        changes["resize"] = given["resize"] if whole else _pair(given["resize"], path)
+    changes |= {key: _numbers(given[key], channels, key, path) for key in ("mean", "std") if key in given}
+    if changes.get("interpolation", "bilinear") not in get_args(Interpolation):
+        raise ModelError(f"{path}: interpolation must be one of {', '.join(get_args(Interpolation))}.")
+    notes = []
+    if "mean" not in given and "std" not in given:
+        notes.append(
+            f"{file.name} does not say how its input is normalised: pixels / 255 are taken as they are. If it was "
+            f'trained otherwise, say so in {path.name} beside it: {{"mean": [...], "std": [...], "labels": [...]}}.'
+        )
+    return Sidecar(replace(plain, **changes), tuple(map(str, given.get("labels", ()))), tuple(notes))
+
+
+def _read(path: Path) -> Mapping[str, Any]:
+    try:
+        given = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path}: cannot be read ({error}).") from None
+    if not isinstance(given, dict):
+        raise ModelError(f"{path}: must hold an object, but holds {type(given).__name__}.")
+    unknown = [key for key in given if key not in FIELDS]
+    if unknown:
+        raise ModelError(f"{path}: unknown key {unknown[0]!r}; there are {', '.join(FIELDS)}.")
+    return given
+
+
+def _pair(value: Any, path: Path) -> tuple[int, int] | None:
+    if value is None:
+        return None
+    if isinstance(value, Sequence) and len(value) == 2 and all(isinstance(side, int) and side > 0 for side in value):
+        return int(value[0]), int(value[1])
+    raise ModelError(f"{path}: sizes must be [height, width] in pixels, but got {value!r}.")
+
+
+def _fixed(size: tuple[int | None, int | None], path: Path) -> tuple[int, int]:
+    height, width = size
+    if height is None or width is None:
+        raise ModelError(
+            f'{path.stem}: takes any size; say which it was trained on in {path} beside it: {{"crop": [224, 224]}}.'
+        )
+    return height, width
+
+
+def _numbers(value: Any, channels: int, key: str, path: Path) -> tuple[float, ...]:
+    fitting = isinstance(value, Sequence) and len(value) == channels
+    if not fitting or not all(isinstance(each, int | float) and (key == "mean" or each > 0) for each in value):
+        positive = " positive" if key == "std" else ""
+        raise ModelError(f"{path}: {key} must be {channels}{positive} numbers in units of [0, 1], but got {value!r}.")
+    return tuple(map(float, value))

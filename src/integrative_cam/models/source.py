@@ -1,0 +1,28 @@
+"""A network that a library builds by name, before anything is built."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import nn
+
+from .image import Preprocessing
+from .network import Network
+
+
+@dataclass(frozen=True)
+class Source:
+    """How a library builds a network, what its images go through, and the names of its own classes.
+
+    `create(pretrained=True)` gives it with the library's weights, `create(num_classes=7)` with as many classes.
+    """
+
+    name: str
+    create: Callable[..., nn.Module]
+    preprocessing: Callable[[nn.Module], Preprocessing]
+    labels: Callable[[nn.Module], tuple[str, ...]]
+
+    def network(self, model: nn.Module) -> Network:
+        """`model`, which `create` gave, with what belongs to it."""
+        return Network(self.name, model.eval(), self.preprocessing(model), self.labels(model))

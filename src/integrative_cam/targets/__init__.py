@@ -1,0 +1,37 @@
+"""What is explained: one scalar score per sample, and targets for the common tasks.
+
+A target is a class index, or a plain callable that takes one sample's output and gives a scalar tensor. The functions
+here make such callables; where they take a class index, they take another target as well.
+"""
+
+from .classes import contrast, log_odds, probability, total
+from .detection import Decoder, Detections, detection, fastestdet, overlap
+from .regions import region, segmentation
+from .sample import SampleTarget, logits_of, sample_of
+from .scoring import Scored, Target, class_scores, score
+from .values import part, similarity, step, value
+
+__all__ = [
+    "Decoder",
+    "Detections",
+    "SampleTarget",
+    "Scored",
+    "Target",
+    "class_scores",
+    "contrast",
+    "detection",
+    "fastestdet",
+    "log_odds",
+    "logits_of",
+    "overlap",
+    "part",
+    "probability",
+    "region",
+    "sample_of",
+    "score",
+    "segmentation",
+    "similarity",
+    "step",
+    "total",
+    "value",
+]
