@@ -338,7 +338,7 @@ SHARED = Path(__file__).parents[2] / "shared" / "models"
 
 
 @pytest.mark.filterwarnings("ignore:Using a non-tuple sequence")
-@pytest.mark.skipif(not SHARED.is_dir(), reason="needs the networks of the workshop")
+@pytest.mark.skipif(not SHARED.is_dir(), reason="needs ../shared/models")
 @pytest.mark.parametrize(
     ("file", "size", "taps"), [("FastestDet", 352, 49), ("deeplabv3_mnv2_voc", 513, 36), ("resnet56_cifar10", 32, 55)]
 )
