@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError, MissingExtraError
+from ..targets.detection import overlap
 from ..trace import wide
 from .perturbation import check_maps, order
 
@@ -150,7 +151,7 @@ def box_hits(
         for step in range(THRESHOLDS):
             region = scaled > step / THRESHOLDS
             if region.any():
-                found[number, step] = bool((_overlap(_largest_part(region), wide(true).cpu()) >= HIT).any())
+                found[number, step] = bool((overlap(_largest_part(region), true.double().cpu()) >= HIT).any())
     return found.to(maps.device)
 
 
@@ -193,13 +194,6 @@ def _largest_part(region: Bool[Tensor, "height width"]) -> Float[Tensor, "4"]:
     sizes = np.bincount(parts.ravel())
     rows, columns = ndimage.find_objects(parts)[int(sizes[1:].argmax())]
     return torch.tensor([columns.start, rows.start, columns.stop, rows.stop], dtype=torch.float64)
-
-
-def _overlap(box: Float[Tensor, "4"], others: Float[Tensor, "box 4"]) -> Float[Tensor, "box"]:
-    """Intersection over union with each."""
-    others = others.double()
-    shared = (torch.minimum(box[2:], others[:, 2:]) - torch.maximum(box[:2], others[:, :2])).clamp_min(0).prod(1)
-    return shared / ((box[2:] - box[:2]).prod() + (others[:, 2:] - others[:, :2]).prod(1) - shared)
 
 
 def _check(maps: Tensor, masks: Tensor) -> None:
