@@ -37,7 +37,11 @@ def drawn(seed: int, batch: int = 3, size: tuple[int, int] = (7, 6)) -> tuple[nn
     with torch.no_grad():
         # Logits around 0 that differ by about 2: no probability is 0 or 1.
         logits, last = model(images), model[-1]
-        factor = 2 / (logits - logits.mean(0)).std()
+        spread = (logits - logits.mean(0)).std()
+        if spread == 0:
+            # One network in a hundred is dead.
+            return drawn(seed + 1, batch, size)
+        factor = 2 / spread
         last.weight *= factor
         last.bias.copy_((last.bias - logits.mean(0)) * factor)
     maps = torch.randint(0, 12, (batch, *size), generator=generator).double() / 11

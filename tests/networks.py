@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
 import torch
@@ -12,7 +12,7 @@ from hypothesis import Phase, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from integrative_cam.trace import BiasSite, Tap, Trace
+from integrative_cam.trace import BiasSite, Input, Tap, Trace
 
 CONV = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 NORM = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
@@ -223,7 +223,55 @@ class Tokens(nn.Module):
         return self.linear(F.relu(y).mean(1))
 
 
-def build(kind: str | type[nn.Module], option: Options) -> nn.Module:
+FUSIONS = ("early", "middle", "sum", "late")
+
+
+class Fusing(nn.Module):
+    """Two inputs, fused by concatenation at once, of feature maps or of pooled features; or by a sum of feature maps.
+
+    Except for early fusion the second input may be of another size.
+    """
+
+    def __init__(self, option: Options, fusion: str) -> None:
+        super().__init__()
+        self.fusion, self.dims = fusion, option.dims
+        early, channels = fusion == "early", {"early": 4, "middle": 8, "sum": 4, "late": 4}[fusion]
+        self.first, self.second = (
+            nn.Identity() if early else nn.Sequential(unit(option, CHANNELS, 4), unit(option, 4, 4, option.stride))
+            for _ in range(2)
+        )
+        self.fused = nn.Identity() if fusion == "late" else nn.Sequential(unit(option, channels, 4), unit(option, 4, 4))
+        self.hidden = nn.Sequential(nn.Linear(8 if fusion == "late" else 4, 6), nn.ReLU(inplace=option.inplace))
+        self.linear = nn.Linear(6, option.classes)
+
+    def forward(self, first: Tensor, second: Tensor) -> Tensor:
+        first, second = self.first(first), self.second(second)
+        if self.fusion == "late":
+            features = torch.cat([first.flatten(2).mean(2), second.flatten(2).mean(2)], 1)
+        else:
+            second = getattr(F, f"adaptive_avg_pool{self.dims}d")(second, first.shape[2:])
+            together = first + second if self.fusion == "sum" else torch.cat([first, second], 1)
+            features = self.fused(together).flatten(2).mean(2)
+        return self.linear(self.hidden(features))
+
+
+class Mixed(nn.Module):
+    """A picture, a signal and a vector, fused late."""
+
+    def __init__(self, option: Options) -> None:
+        super().__init__()
+        flat, line = replace(option, dims=2), replace(option, dims=1)
+        self.see = nn.Sequential(unit(flat, CHANNELS, 4), unit(flat, 4, 4, option.stride))
+        self.hear = nn.Sequential(unit(line, CHANNELS, 4), unit(line, 4, 4, option.stride))
+        self.read = nn.Sequential(nn.Linear(3, 4), nn.ReLU(inplace=option.inplace))
+        self.linear = nn.Linear(12, option.classes)
+
+    def forward(self, picture: Tensor, signal: Tensor, vector: Tensor) -> Tensor:
+        seen, heard = self.see(picture).mean((2, 3)), self.hear(signal).mean(2)
+        return self.linear(torch.cat([seen, heard, self.read(vector)], 1))
+
+
+def build(kind: str | Callable[[Options], nn.Module], option: Options) -> nn.Module:
     """A float64 network in evaluation mode, the same for the same seed."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(option.seed)
@@ -278,8 +326,16 @@ def trace_of(
         output=first.new_zeros(len(first), CLASSES),
         index=torch.zeros(len(first), dtype=torch.long),
         target_names=("0",) * len(first),
-        input_product=first.new_zeros(len(first), 1),
-        input_space=tuple(first.shape[2:]),
+        inputs=(
+            Input(
+                name="images",
+                product=first.new_zeros(len(first), 1),
+                space=tuple(first.shape[2:]),
+                path_shares=(Fraction(1),) * len(taps),
+                fused=tuple(range(len(taps))),
+                sites=tuple(range(len(sites))),
+            ),
+        ),
     )
 
 

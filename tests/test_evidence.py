@@ -17,7 +17,7 @@ from reference import fusion, measure
 from torch import Tensor, nn
 
 from integrative_cam import explain
-from integrative_cam.evidence import FLOOR, discounted, evidence, saturated_shift, saturation
+from integrative_cam.evidence import FLOOR, evidence, saturated_shift, saturation
 
 GRAD_CAM_PLUS_PLUS = {
     "taps": "last",
@@ -45,13 +45,13 @@ ACTIVATION, GRADIENT = row(1, 2, 3), row(1, -1, 0.5)
 
 
 def test_saturation_by_hand() -> None:
-    alpha, guarded = saturation(ACTIVATION, GRADIENT, one(1))
-    torch.testing.assert_close(alpha, row(Fraction(1, 8), Fraction(1, 8), Fraction(1, 5)))
+    denominator, guarded = saturation(ACTIVATION, GRADIENT, one(1))
+    assert denominator.tolist() == row(8, 8, 5).tolist()
     assert guarded.tolist() == [0]
 
 
 def test_without_curvature_alpha_is_one_half() -> None:
-    assert saturation(ACTIVATION, GRADIENT, one(0))[0].unique().tolist() == [0.5]
+    assert saturation(ACTIVATION, GRADIENT, one(0))[0].unique().tolist() == [2]
 
 
 @pytest.mark.parametrize(
@@ -76,12 +76,12 @@ def test_evidence_by_hand(aggregation: str, negative: float, expected: tuple[Fra
 
 def test_the_guard_by_hand() -> None:
     # sum(A) = 2, rho = -1/2: 2 - |g| = 1, 3/2, 0. The first is at the floor, only the last below it.
-    alpha, guarded = saturation(row(1, 1, 0), row(1, -0.5, 2), one(-0.5))
-    torch.testing.assert_close(alpha, row(1, Fraction(2, 3), 1))
+    denominator, guarded = saturation(row(1, 1, 0), row(1, -0.5, 2), one(-0.5))
+    assert denominator.tolist() == row(1, 1.5, 1).tolist()
     assert guarded.tolist() == [1]
     # rho = -1: 2 - 6|g| = -4, -4, -1.
-    alpha, guarded = saturation(ACTIVATION, GRADIENT, one(-1))
-    assert alpha.tolist() == row(1, 1, 1).tolist()
+    denominator, guarded = saturation(ACTIVATION, GRADIENT, one(-1))
+    assert denominator.tolist() == row(1, 1, 1).tolist()
     assert guarded.tolist() == [3]
     assert FLOOR == 1
 
@@ -101,26 +101,25 @@ def test_a_spiky_channel_does_not_own_the_map() -> None:
     torch.testing.assert_close(found + calm, row(Fraction(1000, 1002), Fraction(10, 12))[:, 0])
 
 
-def test_discounted_by_hand() -> None:
-    assert discounted(torch.tensor([-2.0, 0.0, 3.0]), 0.25).tolist() == [-0.5, 0, 3]
-
-
 def test_saturated_shift_by_hand() -> None:
     # Products 2, -1, 4 in the first channel and -3, 0, 1 in the second.
     shift = torch.tensor([[[2.0, 2.0, 2.0], [1.0, 1.0, 1.0]]], dtype=torch.float64)
     gradient = torch.tensor([[[1.0, -0.5, 2.0], [-3.0, 0.0, 1.0]]], dtype=torch.float64)
     positive = row(Fraction(2, 8), 0, Fraction(4, 8) + Fraction(1, 3))[:, 0]
     against = row(Fraction(3, 5), Fraction(1, 3), 0)[:, 0]
-    torch.testing.assert_close(saturated_shift(gradient, shift, one(1), 0), positive)
-    torch.testing.assert_close(saturated_shift(gradient, shift, one(1), 0.5), positive - against / 2)
-    torch.testing.assert_close(
-        saturated_shift(gradient, shift, one(0), 1), torch.tensor([[-0.5, -0.5, 2.5]], dtype=torch.float64)
-    )
+    for same in (shift, shift[..., :1].expand(1, 2, 3)):
+        found, mass = saturated_shift(gradient, same, one(1), 0)
+        torch.testing.assert_close(found, positive)
+        assert mass.tolist() == [11]
+        torch.testing.assert_close(saturated_shift(gradient, same, one(1), 0.5)[0], positive - against / 2)
+        assert saturated_shift(gradient, same, one(0), 1)[0].tolist() == [[-0.5, -0.5, 2.5]]
 
 
 def test_saturated_shift_without_space_by_hand() -> None:
     shift, gradient = torch.tensor([[2.0, 1.0, 3.0]]), torch.tensor([[3.0, -1.0, 0.0]])
-    torch.testing.assert_close(saturated_shift(gradient, shift, torch.ones(1), 1), torch.tensor([6 / 8 - 1 / 3]))
+    found, mass = saturated_shift(gradient, shift, torch.ones(1), 1)
+    torch.testing.assert_close(found, torch.tensor([6 / 8 - 1 / 3]))
+    assert mass.tolist() == [7]
 
 
 @st.composite

@@ -293,7 +293,7 @@ def test_hugging_face_network_from_config() -> None:
 @pytest.mark.parametrize(
     ("images", "message"),
     [
-        ([[1.0]], r"images must be a torch.Tensor .* got list"),
+        (3, r"images must be a torch.Tensor of shape \(batch, channel, \*space\), but got int"),
         (torch.zeros(1, 3, 8, 8, dtype=torch.uint8), r"floating point, but got torch.uint8.*\.float\(\) / 255"),
         (torch.zeros(4), r"shape \(batch, channel, \*space\).*got \(4,\)"),
         (torch.zeros(0, 3, 8, 8), r"at least one element, but got \(0, 3, 8, 8\)"),

@@ -19,6 +19,7 @@ from .errors import (
 from .explanation import BiasLayer, Explanation, Layer
 from .methods import Method, method, methods
 from .recipe import Recipe
+from .streams import Streams
 from .taps import TapInfo
 from .trace import Trace, trace
 from .weighting import LayerScores
@@ -40,6 +41,7 @@ __all__ = [
     "OutputError",
     "Recipe",
     "RecipeError",
+    "Streams",
     "TapError",
     "TapInfo",
     "TargetError",

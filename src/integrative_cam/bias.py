@@ -10,10 +10,13 @@ from torch import Tensor
 
 from .evidence import over, saturated_shift
 from .fusion import resize
-from .trace import Trace, wide
+from .trace import Trace
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float
+
+SiteMap = tuple["Float[Tensor, 'batch *space']", "Float[Tensor, 'batch']"]
+"""Evidence that a constant carries, and its mass."""
 
 Bias = Literal["complete", "residual", "layers", "none"]
 BIASES: dict[str, str] = {
@@ -53,8 +56,8 @@ class Completeness:
 
 def completeness(trace: Trace) -> Completeness:
     """Split the score at the input and at every tap of `trace`."""
-    parts = [(wide(each.gradient) * wide(each.activation)).flatten(1).sum(1) for each in trace.taps]
-    sites = [(wide(site.gradient) * site.shift).flatten(1).sum(1) for site in trace.sites]
+    parts = [each.part for each in trace.taps]
+    sites = [site.part for site in trace.sites]
     per_site = torch.stack(sites, 1) if sites else trace.score.new_zeros(len(trace.score), 0)
     return Completeness(
         score=trace.score,
@@ -66,9 +69,9 @@ def completeness(trace: Trace) -> Completeness:
     )
 
 
-def site_maps(trace: Trace, rho: Float[Tensor, "batch"], negative: float) -> list[Float[Tensor, "batch *space"]]:
-    """Each bias site's saturated map at its own resolution; (batch,) where the site has no space."""
-    return [saturated_shift(wide(site.gradient), site.shift, rho, negative) for site in trace.sites]
+def site_maps(trace: Trace, rho: Float[Tensor, "batch"], negative: float) -> list[SiteMap]:
+    """Each bias site's saturated map at its own resolution, (batch,) where the site has no space; and its mass."""
+    return [saturated_shift(site.gradient, site.shift, rho, negative) for site in trace.sites]
 
 
 def complete_bias(

@@ -12,17 +12,23 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+_ENTRY = "integrative_cam entry"
+
 ShiftRule = Callable[..., "Tensor | None"]
 
 
 def shift_of(func: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
-    """The constant that this call adds, detached; None where there is none."""
+    """The constant that this call adds; None where there is none."""
     rule = RULES.get(func)
-    if rule is None:
-        return None
-    with torch.no_grad():
-        shift = rule(*args, **kwargs)
-    return None if shift is None else shift.detach()
+    return None if rule is None else rule(*args, **kwargs)
+
+
+def entering(images: Tensor) -> Tensor:
+    """A copy that stays in the graph of `images` and is never taken for a constant, though it be made of parameters."""
+    copy = images.clone()
+    assert copy.grad_fn is not None
+    copy.grad_fn.metadata[_ENTRY] = True  # type: ignore[index]  # torch declares a method
+    return copy
 
 
 def _channels(value: Tensor, input: Tensor) -> Tensor:
@@ -106,7 +112,9 @@ def _made_of_parameters(value: Tensor, nodes: int = 16) -> bool:
         if not waiting:
             return True
         node = waiting.pop()
-        if node is None or not isinstance(getattr(node, "variable", None), nn.Parameter | None):
+        if node is None or _ENTRY in node.metadata:  # type: ignore[operator]  # torch declares a method
+            return False
+        if not isinstance(getattr(node, "variable", None), nn.Parameter | None):
             return False
         waiting.extend(following for following, _ in node.next_functions if following is not None)
     return False

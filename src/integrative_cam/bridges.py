@@ -97,7 +97,10 @@ def signed_map(explanation: Explanation) -> Float[Tensor, "batch *space"]:
     if recipe is None or not recipe.signed or recipe.fusion != "sum":
         return explanation.map
     share = 1 - recipe.bias_share if explanation.bias_layers else 1.0
-    parts = [(layer.map, share * layer.weight) for layer in explanation.layers]
+    # Layers of other inputs may have other axes; they have no weight in this map.
+    parts = [
+        (layer.map, share * layer.weight) for layer in explanation.layers if layer.map.ndim == explanation.map.ndim
+    ]
     parts += [(layer.map, layer.weight) for layer in explanation.bias_layers]
     total = torch.zeros_like(explanation.map)
     for values, weight in parts:

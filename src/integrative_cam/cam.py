@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from .bias import complete_bias, completeness, residual_bias, site_maps
+from .bias import SiteMap, complete_bias, completeness, residual_bias, site_maps
 from .errors import RecipeError
 from .evidence import evidence, over
 from .explanation import BiasLayer, Explanation, Layer
 from .fusion import by_magnitude, fuse
+from .inputs import Inputs
 from .readout import rho_of
 from .recipe import Recipe
+from .streams import scores_of, streams_of
 from .taps import TapInfo
 from .targets import Target, class_scores, logits_of
-from .trace import Trace, trace, wide
-from .weighting import layer_scores, layer_weights, shares
+from .trace import Input, Trace, trace
+from .weighting import LayerScores, layer_scores, layer_weights, power, shares
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -54,20 +56,24 @@ class IntegrativeCAM:
         self.recipe = Recipe(**{**vars(recipe or Recipe()), **ingredients})
         self.recipe.validate()
 
-    def __call__(self, images: Float[Tensor, "batch channel *space"], target: Target = None) -> Explanation:
+    def __call__(self, images: Inputs, target: Target = None, *, differentiable: bool = False) -> Explanation:
         """Explain `target` for each image: one forward and one gradient for the whole batch.
 
         Args:
-            images: (batch, channel, *space) as the network takes them: normalised, on its device.
+            images: (batch, channel, *space) as the network takes them: normalised, on its device. For a network of
+                several inputs a tuple or list of its positional arguments, or a dict of its keyword arguments,
+                each a tensor (batch, ...); `Explanation.streams` tells them apart.
             target: None (each image's own top class), a class index, a callable on one sample's output that
                 gives a scalar, or one of these per image.
+            differentiable: keep the graph, so that the map can stand in a loss; see `trace`.
 
         Raises:
             CamError: see `trace` and `readout.rho_of`.
         """
-        return integrate(trace(self.model, images, target, self.recipe.taps), self.recipe)
+        found = trace(self.model, images, target, self.recipe.taps, differentiable=differentiable)
+        return integrate(found, self.recipe)
 
-    def taps(self, images: Float[Tensor, "batch channel *space"]) -> list[TapInfo]:
+    def taps(self, images: Inputs) -> list[TapInfo]:
         """What would be fused for such images: name, kind and shape (channel, *space), in execution order."""
         found = trace(self.model, images, _sum_of_output, self.recipe.taps).taps
         return [TapInfo(tap.name, tap.kind, tap.shape) for tap in found]
@@ -75,72 +81,68 @@ class IntegrativeCAM:
 
 def explain(
     model: nn.Module,
-    images: Float[Tensor, "batch channel *space"],
+    images: Inputs,
     target: Target = None,
     recipe: Recipe | None = None,
+    *,
+    differentiable: bool = False,
     **ingredients: Any,
 ) -> Explanation:
-    """`IntegrativeCAM(model, recipe, **ingredients)(images, target)` in one call."""
-    return IntegrativeCAM(model, recipe, **ingredients)(images, target)
+    """`IntegrativeCAM(model, recipe, **ingredients)(images, target, differentiable=differentiable)` in one call."""
+    return IntegrativeCAM(model, recipe, **ingredients)(images, target, differentiable=differentiable)
 
 
-@torch.no_grad()
 def integrate(trace: Trace, recipe: Recipe) -> Explanation:
     """Make the map of `recipe` from a trace; other ingredients need no other run of the network.
 
-    `recipe.taps` is not used: the trace holds the taps it was made with.
+    `recipe.taps` is not used: the trace holds the taps it was made with. Of a differentiable trace the map and every
+    other tensor with floats keep their graphs, unless autograd is off.
     """
-    with torch.autocast(trace.score.device.type, enabled=False):
+    keep = trace.is_differentiable and torch.is_grad_enabled()
+    with torch.set_grad_enabled(keep), torch.autocast(trace.score.device.type, enabled=False):
         return _integrate(trace, recipe)
 
 
 def _integrate(trace: Trace, recipe: Recipe) -> Explanation:
     split = completeness(trace)
     scores = layer_scores(trace)
-    weights = layer_weights(scores, recipe.weighting, recipe.temper, recipe.branch)
     rho, direction = rho_of(recipe.readout, trace.score, margin(trace))
     rho = (rho * direction).to(trace.score)
-    trace = directed(trace, direction)
-    sites = site_maps(trace, rho, recipe.negative) if recipe.bias in ("complete", "layers") else []
+    turned = directed(trace, direction)
+    sites = site_maps(turned, rho, recipe.negative) if recipe.bias in ("complete", "layers") else []
 
-    layers = []
+    maps, biases = [], []
     guarded = torch.zeros_like(trace.score, dtype=torch.long)
-    for index, tap in enumerate(trace.taps):
-        found, touched = evidence(wide(tap.activation), wide(tap.gradient), rho, recipe.negative, recipe.aggregation)
+    for index, tap in enumerate(turned.taps):
+        found, touched = evidence(tap.activation, tap.gradient, rho, recipe.negative, recipe.aggregation)
         if recipe.bias == "complete":
-            bias = complete_bias(trace, sites, index)
+            bias = complete_bias(trace, [found for found, _ in sites], index)
         elif recipe.bias == "residual":
             bias = over(direction.to(found), found) * residual_bias(trace, split, index)
         else:
             bias = torch.zeros_like(found)
         guarded += touched
-        layers.append(
+        maps.append(found + bias)
+        biases.append(bias)
+    fused = [_fuse(trace, each, maps, sites, scores, recipe) for each in trace.inputs if each.space]
+    # Of several inputs, the first one with a map is the map.
+    main = fused[0]
+    return Explanation(
+        map=main.map,
+        layers=tuple(
             Layer(
                 name=tap.name,
                 kind=tap.kind,
-                map=found + bias,
-                bias=bias,
-                weight=weights[:, index],
+                map=maps[index],
+                bias=biases[index],
+                weight=main.weights[:, index],
                 gradient_score=scores.gradient[:, index],
                 activation_score=scores.activation[:, index],
                 joint_score=scores.joint[:, index],
             )
-        )
-    bias_layers = _bias_layers(trace, sites, recipe) if recipe.bias == "layers" else ()
-
-    tap_share = 1 - recipe.bias_share if bias_layers else 1
-    maps = [layer.map for layer in layers] + [layer.map for layer in bias_layers]
-    fused = fuse(
-        maps if recipe.signed else [each.relu() for each in maps],
-        torch.cat([weights * tap_share, *(layer.weight[:, None] for layer in bias_layers)], 1),
-        trace.input_space,
-        recipe.fusion,
-    )
-    _warn_if_blank(fused)
-    return Explanation(
-        map=fused,
-        layers=tuple(layers),
-        bias_layers=bias_layers,
+            for index, tap in enumerate(trace.taps)
+        ),
+        bias_layers=main.bias_layers,
         score=trace.score,
         output=trace.output,
         target=trace.index,
@@ -148,7 +150,47 @@ def _integrate(trace: Trace, recipe: Recipe) -> Explanation:
         guarded=guarded,
         completeness=split,
         recipe=recipe,
+        streams=streams_of(trace, direction, [(each.map, each.weights) for each in fused])
+        if len(trace.inputs) > 1
+        else None,
     )
+
+
+@dataclass(frozen=True)
+class _Fused:
+    """One input's map, and the weights of all taps in it."""
+
+    map: Float[Tensor, "batch *space"]
+    weights: Float[Tensor, "batch tap"]
+    bias_layers: tuple[BiasLayer, ...]
+
+
+def _fuse(
+    trace: Trace,
+    given: Input,
+    maps: Sequence[Float[Tensor, "batch *layer_space"]],
+    sites: Sequence[SiteMap],
+    scores: LayerScores,
+    recipe: Recipe,
+) -> _Fused:
+    """The map of an input, all others held fixed: of the layers and biases that depend on it, and its own paths."""
+    own = list(given.fused)
+    own_scores = scores_of(scores, own, given.path_shares) if len(trace.inputs) > 1 else scores
+    own_weights = layer_weights(own_scores, recipe.weighting, recipe.temper, recipe.branch)
+    bias_layers = _bias_layers(trace, given, sites, recipe) if recipe.bias == "layers" else ()
+
+    tap_share = 1 - recipe.bias_share if bias_layers else 1
+    joining = [maps[index] for index in own] + [layer.map for layer in bias_layers]
+    fused = fuse(
+        joining if recipe.signed else [each.relu() for each in joining],
+        torch.cat([own_weights * tap_share, *(layer.weight[:, None] for layer in bias_layers)], 1),
+        given.space,
+        recipe.fusion,
+    )
+    _warn_if_blank(fused, f" of {given.name}" if len(trace.inputs) > 1 else "")
+    weights = own_weights.new_zeros(len(fused), len(maps))
+    weights[:, own] = own_weights
+    return _Fused(fused, weights, bias_layers)
 
 
 def weighted(trace: Trace, slopes: Float[Tensor, "batch channel *space"]) -> Explanation:
@@ -179,6 +221,7 @@ def unlayered(trace: Trace, maps: Float[Tensor, "batch *space"]) -> Explanation:
         guarded=torch.zeros_like(trace.score, dtype=torch.long),
         completeness=completeness(trace),
         recipe=None,
+        streams=None,
     )
 
 
@@ -193,25 +236,27 @@ def directed(trace: Trace, direction: Float[Tensor, "batch"]) -> Trace:
     )
 
 
-def _bias_layers(trace: Trace, maps: Sequence[Tensor], recipe: Recipe) -> tuple[BiasLayer, ...]:
-    """The sites with space as layers, weighted by their tempered mass sum|bias * gradient|; all have bias_share."""
+def _bias_layers(trace: Trace, given: Input, sites: Sequence[SiteMap], recipe: Recipe) -> tuple[BiasLayer, ...]:
+    """The input's sites with space as layers, weighted by their tempered mass sum|bias * gradient|; all have
+    bias_share.
+    """
     spatial = [
-        (site, found)
-        for site, found in zip(trace.sites, maps, strict=True)
-        if found.ndim - 1 == len(trace.input_space) and found[0].numel() > 1
+        (trace.sites[index].name, *sites[index])
+        for index in given.sites
+        if sites[index][0].ndim - 1 == len(given.space) and sites[index][0][0].numel() > 1
     ]
     if not spatial:
         return ()
-    mass = torch.stack([(wide(site.gradient) * site.shift).abs().flatten(1).sum(1) for site, _ in spatial], 1)
-    weights = recipe.bias_share * shares(shares(mass) ** recipe.temper)
-    return tuple(BiasLayer(site.name, found, weights[:, index]) for index, (site, found) in enumerate(spatial))
+    mass = torch.stack([mass for _, _, mass in spatial], 1)
+    weights = recipe.bias_share * shares(power(shares(mass), recipe.temper))
+    return tuple(BiasLayer(name, found, weights[:, index]) for index, (name, found, _) in enumerate(spatial))
 
 
-def _warn_if_blank(fused: Float[Tensor, "batch *space"]) -> None:
+def _warn_if_blank(fused: Float[Tensor, "batch *space"], of: str) -> None:
     blank = (fused.flatten(1).amax(1) == 0).nonzero()[:, 0].tolist()
     if blank:
         warnings.warn(
-            f"The map of image {', '.join(map(str, blank))} is blank: no layer holds evidence for its target.",
+            f"The map{of} of image {', '.join(map(str, blank))} is blank: no layer holds evidence for its target.",
             stacklevel=2,
         )
 

@@ -19,6 +19,7 @@ from torch.overrides import TorchFunctionMode
 
 from .bias_sites import shift_of
 from .guard import storage_of
+from .positions import Fold, Follower, Layout
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -37,18 +38,22 @@ KINDS: Mapping[str, str] = {
     **{f"{mode}_pool{n}d": "pool" for mode in ("max", "avg", "adaptive_avg", "adaptive_max") for n in (1, 2, 3)},
     **dict.fromkeys(("add", "sub", "rsub", "mul", "div", "cat"), "merge"),
 }
-_CHANNELS_LAST = "_icam_channels_last"
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A feature map met on the way: its value and the place in the autograd graph where it arose."""
+    """A feature map met on the way: its value and the place in the autograd graph where it arose.
+
+    `fold` brings a gradient there to the value's axes; None where it has them. `outside`: the network's own tensor,
+    where it has entries that are nowhere on the grid, such as a class token.
+    """
 
     name: str
     kind: str
     value: Float[Tensor, "batch channel *space"]
     edge: GradientEdge
-    channels_last: bool
+    fold: Fold | None
+    outside: Tensor | None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -63,14 +68,14 @@ class Shift:
     name: str
     value: Tensor
     edge: GradientEdge
-    channels_last: bool
+    layout: Layout
 
 
 class Capture(TorchFunctionMode):
     """Record the candidates that `wanted(name, kind)` asks for, and every constant shift.
 
     Values stay those of the moment: a tensor that the network overwrites later is copied just before, and
-    `before_write` is told of it.
+    `before_write` is told of it. With `keep_graph` they stay in the autograd graph.
     """
 
     def __init__(
@@ -79,14 +84,18 @@ class Capture(TorchFunctionMode):
         batch: int,
         wanted: Callable[[str, str], bool],
         before_write: Callable[[Tensor], None],
+        keep_graph: bool = False,
     ) -> None:
         super().__init__()
         self.candidates: list[Candidate] = []
         self.shifts: list[Shift] = []
         self.seen: list[str] = []
+        self.operators = False
+        self._follower = Follower(batch)
         self._batch = batch
         self._wanted = wanted
         self._before_write = before_write
+        self._keep_graph = keep_graph
         self._modules = {id(module): (name, module) for name, module in model.named_modules()}
         self._by_storage: dict[int, list[int]] = {}
         self._calls: Counter[str] = Counter()
@@ -100,6 +109,7 @@ class Capture(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         called = getattr(func, "__name__", "")
+        self.operators |= isinstance(func, torch._ops.OpOverload)
         name = called.strip("_")  # relu_ is relu in place, __rsub__ is the operator of rsub
         written = _written(called, args, kwargs)
         if written is not None:
@@ -118,33 +128,39 @@ class Capture(TorchFunctionMode):
                 # Linear and instance norm end in a view of a tensor that nobody else sees. Writing into a view
                 # would give it another place in the graph and cut the recorded one off.
                 output = torch.ops.aten._unsafe_view(output, output.shape)
+            self._follower.follow(func, name, args, kwargs, output)
             self._record(name, kind, args, kwargs, output)
+        else:
+            self._follower.follow(func, name, args, kwargs, output)
         return output
 
+    def enter(self, inputs: Sequence[Tensor]) -> None:
+        """Say which tensors are the network's inputs: where they lie on the grid is followed from there."""
+        for each in inputs:
+            self._follower.enter(each)
+
     def _record(self, func: str, kind: str, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> None:
-        channels_last = self._channels_last(func, kind, args)
-        if channels_last:
-            setattr(output, _CHANNELS_LAST, True)
-        shift = shift_of(func, args, kwargs)
+        layout = self._follower.layout(output)
+        with torch.set_grad_enabled(self._keep_graph):
+            shift = shift_of(func, args, kwargs)
         name = self._name(func)
         self.seen.append(name)
         edge = get_gradient_edge(output)
         if shift is not None:
-            self.shifts.append(Shift(name, shift, edge, channels_last))
-        if output.ndim > 2 and output.shape[0] == self._batch and self._wanted(name, kind):
-            value = output.detach()
-            value = value.movedim(-1, 1) if channels_last else value
-            if value.shape[2:].numel() > 1:
-                self._by_storage.setdefault(storage_of(output), []).append(len(self.candidates))
-                self.candidates.append(Candidate(name, kind, value, edge, channels_last))
-
-    def _channels_last(self, func: str, kind: str, args: tuple[Any, ...]) -> bool:
-        # Features follow a Linear or a LayerNorm on the last axis, and stay there through activations.
-        if func in ("linear", "layer_norm"):
-            return isinstance(args[0], Tensor) and args[0].ndim > 2
-        return kind in ("activation", "merge") and any(
-            getattr(value, _CHANNELS_LAST, False) for value in args if isinstance(value, Tensor)
-        )
+            self.shifts.append(Shift(name, shift if self._keep_graph else shift.detach(), edge, layout))
+        if not self._wanted(name, kind):
+            return
+        whole, fold = output if self._keep_graph else output.detach(), None
+        value = whole
+        if not layout.regular:
+            fold = layout.fold
+            if fold is None or fold.batch != self._batch:
+                return
+            value = fold(whole)
+        if value.shape[2:].numel() > 1:
+            outside = None if value.numel() == whole.numel() else whole
+            self._by_storage.setdefault(storage_of(output), []).append(len(self.candidates))
+            self.candidates.append(Candidate(name, kind, value, edge, fold, outside))
 
     def _name(self, func: str) -> str:
         """Path of the innermost module that runs now, `:function` where it is not a torch.nn layer, `#call`."""
@@ -167,7 +183,8 @@ class Capture(TorchFunctionMode):
     def _preserve(self, tensor: Tensor) -> None:
         for index in self._by_storage.pop(storage_of(tensor), ()):
             candidate = self.candidates[index]
-            self.candidates[index] = replace(candidate, value=candidate.value.clone())
+            outside = None if candidate.outside is None else candidate.outside.clone()
+            self.candidates[index] = replace(candidate, value=candidate.value.clone(), outside=outside)
 
 
 def _written(called: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,10 +12,13 @@ import torch
 from torch import Tensor
 
 from .bias import Completeness
+from .errors import MissingExtraError
 from .recipe import Recipe
+from .streams import Streams
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
+    from matplotlib.figure import Figure
     from PIL.Image import Image
 
 
@@ -50,8 +54,9 @@ class Explanation:
     """Why each image of a batch got its score.
 
     Attributes:
-        map: (batch, *space) of the input's size, in [0, 1]; its maximum is 1, or it is blank.
-        layers: every tap, in execution order; none for a map that is not made of layers.
+        map: (batch, *space) of the input's size, in [0, 1]; its maximum is 1, or it is blank. Of several inputs, that
+            of the first one that has a map.
+        layers: every tap, in execution order, with its weight in `map`; none for a map that is not made of layers.
         bias_layers: with bias="layers", the biases that joined the fusion.
         score: (batch,), the explained score, such as a logit.
         output: what the model returned (its logits where it returned several things).
@@ -60,6 +65,9 @@ class Explanation:
         guarded: (batch,), entries of the feature maps where the pole guard limited alpha.
         completeness: the score's parts, at the input and at every tap.
         recipe: the ingredients; None where the map is made in another way, such as Score-CAM's.
+        streams: each input's map and share of the evidence; None for a network of one floating-point input.
+
+    Its tensors are detached; with `differentiable=True` all those with floats keep their graphs.
     """
 
     map: Float[Tensor, "batch *space"]
@@ -72,11 +80,30 @@ class Explanation:
     guarded: Int[Tensor, "batch"]
     completeness: Completeness
     recipe: Recipe | None
+    streams: Streams | None
 
     @property
     def weights(self) -> Float[Tensor, "batch tap"]:
         """Each tap's weight; rows sum to 1. With bias layers, the taps share 1 - recipe.bias_share like this."""
         return torch.stack([layer.weight for layer in self.layers], 1) if self.layers else self.score[:, None][:, :0]
+
+    def plot(
+        self, images: Tensor | Image | Sequence[Image] | None = None, sample: int = 0, raw: bool = False
+    ) -> Figure:
+        """The image beside its map; without images the bare map; see `render.plot`.
+
+        Args:
+            images: one per map, each of any size, or the input tensor (batch, channel, *space).
+            sample: which of them to draw.
+            raw: the map without the smoothing for showing.
+
+        Raises:
+            MissingExtraError: matplotlib or Pillow is not installed (extra `render`).
+        """
+        from .render import plot
+        from .render.drawing import one_of_batch
+
+        return plot(self, one_of_batch(images, len(self.map), sample), sample=sample, raw=raw)
 
     def overlay(self, images: Tensor | Image | Sequence[Image]) -> list[Image]:
         """The maps over the images, one picture each; see `render.overlay`."""
@@ -99,6 +126,14 @@ class Explanation:
         from .storage import load
 
         return load(Path(folder))
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: maps, scores, layers; the text alone where pictures cannot be drawn."""
+        try:
+            from .render.html import summary
+        except MissingExtraError as error:
+            return f"<pre>{escape(repr(self))}\n{escape(str(error))}</pre>"
+        return summary(self)
 
     def __repr__(self) -> str:
         return (

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from .blocks import wide
 from .cam import unlayered
 from .explanation import Explanation
 from .fusion import by_range, resize
 from .targets import Target
-from .trace import trace, wide
+from .trace import trace
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -30,7 +31,7 @@ def full_grad(model: nn.Module, images: Float[Tensor, "batch channel *space"], t
     found = trace(model, images, target, "last")
     space = found.input_space
     with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
-        total = by_range(found.input_product.abs()).reshape(len(images), -1, *space).sum(1)
+        total = by_range(found.main_input.product.abs()).reshape(len(images), -1, *space).sum(1)
         for site in found.sites:
             if site.gradient.ndim - 2 == len(space) and site.gradient[0, 0].numel() > 1:
                 total = total + resize(by_range((wide(site.gradient) * site.shift).abs()).sum(1), space)

@@ -61,16 +61,20 @@ def _weighted_sum(maps: Sequence[Tensor], weights: Tensor, space: tuple[int, ...
 
 def _geometric_mean(maps: Sequence[Tensor], weights: Tensor, space: tuple[int, ...]) -> Tensor:
     logarithm = torch.zeros(1, dtype=weights.dtype, device=weights.device)
+    vetoed = torch.zeros(1, dtype=torch.bool, device=weights.device)
     for index, each in enumerate(maps):
-        # xlogy: a layer without weight has no veto.
-        logarithm = logarithm + torch.xlogy(over(weights[:, index], each), resize(each, space).relu())
-    return logarithm.exp()
+        weight, resized = over(weights[:, index], each), resize(each, space)
+        positive = resized > 0
+        # No logarithm of zero, whose gradient is NaN. A layer without weight has no veto.
+        logarithm = logarithm + weight * torch.where(positive, resized, 1).log()
+        vetoed = vetoed | ~positive & (weight > 0)
+    return torch.where(vetoed, 0, logarithm.exp())
 
 
 def by_magnitude(values: Float[Tensor, "batch *space"]) -> Float[Tensor, "batch *space"]:
-    """Each sample divided by its largest magnitude; zeros stay zeros."""
+    """Each sample divided by its largest magnitude; zeros stay zeros, and their gradient is zero."""
     largest = values.abs().flatten(1).amax(1)
-    return values / over(torch.where(largest > 0, largest, torch.ones_like(largest)), values)
+    return values / over(torch.where(largest > 0, largest, torch.inf), values)
 
 
 def by_range(values: Float[Tensor, "batch ..."]) -> Float[Tensor, "batch ..."]:

@@ -15,14 +15,15 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.overrides import TorchFunctionMode
 
 from . import targets
+from .blocks import wide
 from .cam import weighted
 from .capture import Capture
 from .errors import OutputError, TapError
 from .explanation import Explanation
 from .fusion import by_range, resize
-from .guard import uncompiled, undisturbed
+from .guard import undisturbed, unwrapped
 from .targets import SampleTarget, Target
-from .trace import Trace, trace, wide
+from .trace import Trace, trace
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
@@ -105,7 +106,7 @@ def _scores(
         TapError: the network did not come by the tap this time.
     """
     name, channel = silent or (None, None)
-    model = uncompiled(model)
+    model = unwrapped(model)
     with undisturbed(model, images.device) as before_write, saved_tensors_hooks(_forget, _forget):
         capture = Capture(model, len(images), lambda called, _: called == name, before_write)
         with capture, _Silence(capture, channel) as silence:

@@ -54,18 +54,29 @@ def paths_to(order: Sequence[Node], source: Node) -> dict[Node, int]:
     return paths
 
 
-def path_shares(order: Sequence[Node], taps: Sequence[Node], to_source: Mapping[Node, int]) -> list[Fraction]:
-    """Of all the paths from the score (last of `order`) to the input, the share that passes each tap.
-
-    (paths score -> tap) * (paths tap -> input) / (paths score -> input), exactly: deep networks have more than 2^53.
-    """
-    root = order[-1]
-    from_root = dict.fromkeys(order, 0)
-    from_root[root] = 1
+def paths_from(order: Sequence[Node]) -> dict[Node, int]:
+    """How many paths lead from the score, the last of `order`, to each node."""
+    paths = dict.fromkeys(order, 0)
+    paths[order[-1]] = 1
     for node in reversed(order):
         for successor in _next(node):
-            from_root[successor] += from_root[node]
-    return [Fraction(from_root[tap] * to_source[tap], to_source[root]) for tap in taps]
+            paths[successor] += paths[node]
+    return paths
+
+
+def path_shares(
+    order: Sequence[Node],
+    taps: Sequence[Node],
+    from_score: Mapping[Node, int],
+    to_sources: Sequence[Mapping[Node, int]],
+) -> list[Fraction]:
+    """Of all the paths from the score to the sources, the share that passes each tap.
+
+    (paths score -> tap) * (paths tap -> sources) / (paths score -> sources), exactly: deep networks have more than
+    2^53. 0 where the score depends on no source.
+    """
+    total = sum(each[order[-1]] for each in to_sources) or 1
+    return [Fraction(from_score[tap] * sum(each[tap] for each in to_sources), total) for tap in taps]
 
 
 def _next(node: Node) -> list[Node]:

@@ -111,10 +111,12 @@ def storage_of(tensor: Tensor) -> int:
     return tensor.untyped_storage().data_ptr()
 
 
-def uncompiled(model: nn.Module) -> nn.Module:
-    """The module that `torch.compile` wrapped, or the model itself."""
-    original = getattr(model, "_orig_mod", model)
-    return original if isinstance(original, nn.Module) else model
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The module that `torch.compile`, DataParallel or DistributedDataParallel wraps, or the model itself."""
+    inner = getattr(model, "_orig_mod", None)
+    if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+        inner = model.module
+    return unwrapped(inner) if isinstance(inner, nn.Module) else model
 
 
 def eager(model: nn.Module) -> AbstractContextManager[None]:

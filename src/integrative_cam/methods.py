@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
 from .cam import explain, weighted
 from .controls import centre_cam, random_cam, uniform_cam
-from .errors import RecipeError
+from .errors import InputError, RecipeError
 from .explanation import Explanation
 from .fullgrad import full_grad
 from .gradient_free import ablation_cam, score_cam
+from .inputs import Inputs
 from .recipe import Recipe, one_of
 from .targets import Target
 from .trace import trace
 from .winsor import winsor_cam
-
-if TYPE_CHECKING:
-    from jaxtyping import Float
 
 Explainer = Callable[[nn.Module, Tensor, Target], Explanation]
 """Takes a model, images (batch, channel, *space) and a target, and gives their maps with what they are made of."""
@@ -37,12 +34,20 @@ class Method:
     source: str
     way: Recipe | Explainer
 
-    def __call__(
-        self, model: nn.Module, images: Float[Tensor, "batch channel *space"], target: Target = None
-    ) -> Explanation:
-        """Explain `target` for each image; see `IntegrativeCAM`."""
+    def __call__(self, model: nn.Module, images: Inputs, target: Target = None) -> Explanation:
+        """Explain `target` for each image; see `IntegrativeCAM`.
+
+        Raises:
+            InputError: several inputs for a method that is no recipe.
+            CamError: see `trace`.
+        """
         if isinstance(self.way, Recipe):
             return explain(model, images, target, self.way)
+        if isinstance(images, Mapping | Sequence):
+            raise InputError(
+                f"images must be one tensor for {self.name}, but got a {type(images).__name__}: only methods that are "
+                "recipes explain networks of several inputs."
+            )
         return self.way(model, images, target)
 
     @property

@@ -87,8 +87,9 @@ def rho_of(
                 )
             score = margin
         slope, second, third = READOUTS[readout](_double(score))
-    linear = (second == 0) & (third == 0)
-    rho = torch.where(linear, torch.zeros_like(third), third / second)
+    # Nothing is divided by zero, so that no gradient is NaN.
+    pole = second == 0
+    rho = torch.where(pole, third.sign() * RHO_LIMIT, third / torch.where(pole, 1, second))
     return rho.clamp(-RHO_LIMIT, RHO_LIMIT), slope.sign()
 
 
@@ -99,8 +100,9 @@ def differentiate(readout: Readout, score: Float[Tensor, "batch"]) -> Derivative
         RecipeError: not elementwise, not finite, not differentiable, or f'' = 0 with f''' != 0.
     """
     name = getattr(readout, "__name__", repr(readout))
+    keep = torch.is_grad_enabled() and score.requires_grad
     with torch.enable_grad():
-        point = _double(score).detach().clone().requires_grad_()
+        point = _double(score).clone() if keep else _double(score).detach().clone().requires_grad_()
         value = readout(point)
         if not isinstance(value, Tensor) or value.shape != point.shape:
             came = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
@@ -123,7 +125,8 @@ def differentiate(readout: Readout, score: Float[Tensor, "batch"]) -> Derivative
             else:
                 value = torch.zeros_like(point)
             derivatives.append(value)
-    found = torch.stack(derivatives).detach()
+    found = torch.stack(derivatives)
+    found = found if keep else found.detach()
     _, slope, second, third = found
     if not found.isfinite().all():
         raise RecipeError(

@@ -22,6 +22,7 @@ from .bias import Completeness
 from .errors import ExplanationError
 from .explanation import BiasLayer, Explanation, Layer
 from .recipe import Recipe
+from .streams import Streams
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -103,9 +104,13 @@ def _arrays(explanation: Explanation) -> dict[str, Tensor]:
     groups = [("", explanation), ("completeness.", explanation.completeness)]
     groups += [(f"layers.{index}.", layer) for index, layer in enumerate(explanation.layers)]
     groups += [(f"bias_layers.{index}.", layer) for index, layer in enumerate(explanation.bias_layers)]
+    if explanation.streams is not None:
+        groups += [("streams.", explanation.streams)]
+        found |= {f"streams.maps.{index}": each for index, each in enumerate(explanation.streams.maps)}
     for prefix, part in groups:
         found |= {f"{prefix}{name}": getattr(part, name) for name in _names(type(part))}
-    return {name: value.cpu().contiguous().clone() for name, value in found.items() if isinstance(value, Tensor)}
+    tensors = {name: value.detach().cpu() for name, value in found.items() if isinstance(value, Tensor)}
+    return {name: value.contiguous().clone() for name, value in tensors.items()}
 
 
 def _manifest(explanation: Explanation) -> dict[str, Any]:
@@ -117,6 +122,7 @@ def _manifest(explanation: Explanation) -> dict[str, Any]:
         "target_names": explanation.target_names,
         "layers": [{"name": layer.name, "kind": layer.kind} for layer in explanation.layers],
         "bias_layers": [{"name": layer.name} for layer in explanation.bias_layers],
+        "streams": explanation.streams and explanation.streams.names,
     }
 
 
@@ -126,6 +132,10 @@ def _explanation(manifest: dict[str, Any], arrays: dict[str, Tensor]) -> Explana
 
     def parts(group: str, kind: type) -> tuple[Any, ...]:
         return tuple(part(f"{group}.{index}.", kind, names) for index, names in enumerate(manifest[group]))
+
+    def streams_of(names: list[str]) -> dict[str, Any]:
+        maps = tuple(arrays.get(f"streams.maps.{index}") for index in range(len(names)))
+        return {"names": tuple(names), "maps": maps}
 
     return Explanation(
         map=arrays["map"],
@@ -138,6 +148,7 @@ def _explanation(manifest: dict[str, Any], arrays: dict[str, Tensor]) -> Explana
         guarded=arrays["guarded"],
         completeness=part("completeness.", Completeness, {}),
         recipe=manifest["recipe"] and _recipe(**manifest["recipe"]),
+        streams=part("streams.", Streams, streams_of(manifest["streams"])) if manifest.get("streams") else None,
     )
 
 

@@ -79,6 +79,42 @@ def select(candidates: Sequence[T], taps: Taps, seen: Sequence[str] = ()) -> lis
     return [candidates[index] for index in chosen]
 
 
+def select_for(
+    candidates: Sequence[T], reached: Sequence[Sequence[bool]], ndims: Sequence[int], taps: Taps, seen: Sequence[str]
+) -> list[list[int]]:
+    """For each input, the indices of the candidates that its map is made of: those of its own that `taps` names.
+
+    Its own are those that depend on it, `reached[candidate][input]`, and have its number of axes, `ndims[input]`:
+    (batch, channel, *space) as a rule. An input without a channel axis, (batch, *space), is recognised by one more
+    axis in candidates that depend on no other input: those of others say nothing about it.
+
+    Raises:
+        TapError: nothing matches for any input.
+    """
+    own = [_own(candidates, reached, at, ndim) for at, ndim in enumerate(ndims)]
+    found: list[set[int]] = [set() for _ in own]
+    for pattern in [taps] if isinstance(taps, str) or callable(taps) else taps:
+        errors = []
+        for chosen, indices in zip(found, own, strict=True):
+            index_of = {id(candidates[index]): index for index in indices}
+            try:
+                named = select([candidates[index] for index in indices], pattern, seen)
+            except TapError as error:
+                errors.append(error)
+            else:
+                chosen.update(index_of[id(each)] for each in named)
+        if len(errors) == len(own):
+            raise errors[0]
+    return [sorted(chosen) for chosen in found]
+
+
+def _own(candidates: Sequence[TapLike], reached: Sequence[Sequence[bool]], at: int, ndim: int) -> list[int]:
+    ndim_of = {index: len(candidates[index].shape) + 1 for index, by in enumerate(reached) if by[at]}
+    alone = {ndim_of[index] for index in ndim_of if sum(reached[index]) == 1}
+    wanted = ndim + 1 if ndim not in ndim_of.values() and ndim + 1 in alone else ndim
+    return [index for index in ndim_of if ndim_of[index] == wanted]
+
+
 def _select_one(candidates: Sequence[T], pattern: str, seen: Sequence[str]) -> list[int]:
     activations = [index for index, each in enumerate(candidates) if each.kind == "activation"]
     if pattern == "activations":
@@ -127,6 +163,11 @@ def _nothing(pattern: str, candidates: Sequence[TapLike], seen: Sequence[str]) -
     if _RESOLUTION.fullmatch(pattern):
         sizes = dict.fromkeys("x".join(map(str, each.shape[1:])) for each in candidates)
         return f"taps={pattern!r}: no activation has this resolution; there are {', '.join(sizes) or 'none'}."
+    if any(_matches(pattern, name) or _inside(pattern, name) for name in seen):
+        return (
+            f"taps={pattern!r} matches only tensors without the images' axes, or on which the score does not depend. "
+            "List what there is with cam.taps(images)."
+        )
     close = get_close_matches(pattern, seen, n=3, cutoff=0.4)
     hint = f" Did you mean {', '.join(close)}?" if close else ""
     return f"taps={pattern!r} matches no feature map of this network.{hint} List them with cam.taps(images)."

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,10 +14,13 @@ from torch import Tensor, nn
 from torch.autograd.graph import get_gradient_edge
 
 from . import graph, targets
+from .blocks import sum_over_blocks, wide
 from .capture import Candidate, Capture, Shift
 from .errors import InputError, OutputError, TapError
-from .guard import uncompiled, undisturbed
-from .taps import Taps, may_want, select
+from .evidence import per_channel
+from .guard import undisturbed, unwrapped
+from .inputs import Call, Inputs, call_of, checked, floating
+from .taps import Taps, may_want, select_for
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
@@ -25,11 +30,21 @@ _HALF_GRADIENT_SCALE = 2.0**10
 
 
 @dataclass(frozen=True)
+class Sums:
+    """Over a feature map A and its gradient g: the sums of g A and |g A|, the means of |g| and |A|."""
+
+    product: Float[Tensor, "batch"]
+    magnitude: Float[Tensor, "batch"]
+    gradient: Float[Tensor, "batch"]
+    activation: Float[Tensor, "batch"]
+
+
+@dataclass(frozen=True)
 class Tap:
     """One feature map and the gradient of the score with respect to that same tensor.
 
     Both have the network's dtype; `wide` gives them in float32 or better. `path_share`: of
-    all the paths from the input to the score, the share that passes here.
+    all the paths from the inputs to the score, the share that passes here.
     """
 
     name: str
@@ -37,6 +52,21 @@ class Tap:
     activation: Float[Tensor, "batch channel *space"]
     gradient: Float[Tensor, "batch channel *space"]
     path_share: Fraction
+    rest: Float[Tensor, "batch"] | None = None
+
+    @cached_property
+    def sums(self) -> Sums:
+        """What its scores and the score's parts are made of, found in one walk."""
+        # Kept for later calls too, which may want the graph.
+        with torch.set_grad_enabled(self.gradient.requires_grad):
+            product, magnitude, gradient, activation = sum_over_blocks(_sums, (self.activation, self.gradient))
+            entries = self.activation[0].numel()
+            return Sums(product, magnitude, gradient / entries, activation / entries)
+
+    @property
+    def part(self) -> Float[Tensor, "batch"]:
+        """<gradient, activation>, with `rest`."""
+        return self.sums.product if self.rest is None else self.sums.product + self.rest
 
     @property
     def is_cut(self) -> bool:
@@ -53,20 +83,55 @@ class Tap:
 class BiasSite:
     """A place where the network adds a constant: the gradient there, and `shift`, expanded to its shape.
 
-    The space is empty behind global pooling: (batch, channel).
+    The space is empty behind global pooling: (batch, channel). `rest`: as in `Tap`.
     """
 
     name: str
     gradient: Float[Tensor, "batch channel *space"]
     shift: Float[Tensor, "batch channel *space"]
+    rest: Float[Tensor, "batch"] | None = None
+
+    @property
+    def part(self) -> Float[Tensor, "batch"]:
+        """<gradient, shift>, with `rest`."""
+        factor, gradient = per_channel(self.shift), wide(self.gradient)
+        if factor is None:
+            part = (gradient * self.shift).flatten(1).sum(1)
+        else:
+            summed = gradient.flatten(2).sum(2) if gradient.ndim > 2 else gradient
+            part = (summed * factor[..., 0]).sum(1)
+        return part if self.rest is None else part + self.rest
+
+
+@dataclass(frozen=True)
+class Input:
+    """One floating-point input: dS/dx times x, entry by entry, and how much of the network it reaches.
+
+    `space` is empty where no tap keeps its axes, as of a vector. Per tap, `path_shares`: of all the paths from this
+    input to the score, the share that passes there; 0 where the tap does not depend on it. `fused`: the taps that its
+    map is made of. `sites`: the bias sites that act on something computed from it.
+    """
+
+    name: str
+    product: Float[Tensor, "batch ..."]
+    space: tuple[int, ...]
+    path_shares: tuple[Fraction, ...]
+    fused: tuple[int, ...]
+    sites: tuple[int, ...]
+
+    @property
+    def part(self) -> Float[Tensor, "batch"]:
+        """<dS/dx, x>."""
+        return self.product.flatten(1).sum(1) if self.product.ndim > 1 else self.product
 
 
 @dataclass(frozen=True)
 class Trace:
-    """One forward and one gradient of a batch; detached, and independent of the model from here on.
+    """One forward and one gradient of a batch; detached, and independent of the model from here on, unless it was made
+    with `differentiable`: then all tensors with floats keep their graphs.
 
-    `behind[t, s]` is True where bias site s acts on a value computed from tap t. `input_product` is
-    dS/dx times x, entry by entry. `index` holds the target classes, None where the target is a callable.
+    `behind[t, s]` is True where bias site s acts on a value computed from tap t. `index` holds the target classes,
+    None where the target is a callable.
     """
 
     taps: tuple[Tap, ...]
@@ -76,17 +141,36 @@ class Trace:
     output: Tensor
     index: Int[Tensor, "batch"] | None
     target_names: tuple[str, ...]
-    input_product: Float[Tensor, "batch ..."]
-    input_space: tuple[int, ...]
+    inputs: tuple[Input, ...]
+
+    @property
+    def is_differentiable(self) -> bool:
+        """Whether it keeps the graph, so that maps made of it can be differentiated."""
+        return self.score.requires_grad
+
+    @property
+    def main_input(self) -> Input:
+        """The first input with a map."""
+        return next(each for each in self.inputs if each.space)
+
+    @property
+    def input_space(self) -> tuple[int, ...]:
+        """The spatial size of the main input."""
+        return self.main_input.space
 
     @property
     def input_part(self) -> Float[Tensor, "batch"]:
-        """<dS/dx, x>."""
-        return self.input_product.flatten(1).sum(1)
+        """<dS/dx, x>, over all inputs."""
+        return torch.stack([each.part for each in self.inputs]).sum(0)
 
 
 def trace(
-    model: nn.Module, images: Float[Tensor, "batch ..."], target: targets.Target = None, taps: Taps = "activations"
+    model: nn.Module,
+    images: Inputs,
+    target: targets.Target = None,
+    taps: Taps = "activations",
+    *,
+    differentiable: bool = False,
 ) -> Trace:
     """Forward once and differentiate the target's score once, leaving model, autograd and RNG as they were.
 
@@ -94,116 +178,186 @@ def trace(
     `no_grad`, `inference_mode` around the call and autocast all work; a compiled model runs eagerly.
 
     Args:
-        model: any module whose first argument is `images`.
-        images: (batch, channel, *space), floating point, on the model's device.
+        model: any module.
+        images: (batch, channel, *space), floating point, on the model's device, for the model's first argument. A
+            tuple or list of tensors (batch, ...) for positional arguments, a dict of them for keyword arguments:
+            each with floats is an input to differentiate towards, others are passed on.
         target: see `targets.score`.
-        taps: see `taps.select`.
+        taps: see `taps.select`; several inputs choose each among those that depend on it.
+        differentiable: keep the graph, towards the parameters and towards images that require a gradient. It costs
+            the memory of a training step and a second derivative of every layer. No `.grad` is written here.
 
     Raises:
-        InputError: images or model cannot be used as given.
+        InputError: images or model cannot be used as given, or differentiable where autograd is off.
         OutputError: not finite, without a tensor, or independent of the images.
         TargetError: the target does not name one scalar per sample.
         TapError: no feature map fits.
     """
-    _check(model, images)
-    model = uncompiled(model)
-    with undisturbed(model, images.device) as before_write:
-        leaf = images.detach().clone().requires_grad_()
-        capture = Capture(model, len(images), may_want(taps), before_write)
+    _check(model)
+    model = unwrapped(model)
+    form = checked(model, images)
+    if differentiable:
+        _check_recording()
+    with undisturbed(model, floating(images)[0].device) as before_write:
+        call = call_of(images, form, differentiable)
+        capture = Capture(model, call.batch, may_want(taps), before_write, differentiable)
+        capture.enter(call.leaves)
         with capture:
-            output = model(leaf.clone())
-        scored = targets.score(output, target, len(images))
+            output = call.run(model)
+        scored = targets.score(output, target, call.batch)
         del output
         _check_finite(scored)
-        chosen = select(_mappable(capture.candidates, images.ndim), taps, capture.seen)
-        return _differentiate(leaf, scored, chosen, capture.shifts)
+        hidden = _hidden(model, capture)
+        try:
+            found = _differentiate(call, scored, capture, taps, differentiable)
+        except TapError as error:
+            raise TapError(f"{error} {hidden}".strip()) from None
+        if hidden:
+            warnings.warn(f"Some layers are not in the map. {hidden}", stacklevel=2)
+        return found
 
 
-def _differentiate(leaf: Tensor, scored: targets.Scored, chosen: Sequence[Candidate], shifts: Sequence[Shift]) -> Trace:
-    if not scored.score.requires_grad:
+def _differentiate(call: Call, scored: targets.Scored, capture: Capture, taps: Taps, differentiable: bool) -> Trace:
+    total = scored.score.sum()
+    if total.grad_fn is None:
         raise OutputError(
             "The score does not depend on the images: the model detaches its output, runs under no_grad or "
             "ignores its input."
         )
-    total = scored.score.sum()
-    scale = _HALF_GRADIENT_SCALE if torch.float16 in {each.value.dtype for each in chosen} else 1.0
-    gradients = torch.autograd.grad(
-        total * scale,
-        [get_gradient_edge(leaf), *(each.edge for each in chosen), *(each.edge for each in shifts)],
-        allow_unused=True,
-    )
-    at_input, *rest = (None if each is None else _unscaled(each, scale) for each in gradients)
-    if at_input is None or total.grad_fn is None:
-        raise OutputError("The score does not depend on the images: the model ignores its input.")
-    at_taps, at_shifts = rest[: len(chosen)], rest[len(chosen) :]
     order = graph.towards_input(total.grad_fn)
-    to_input = graph.paths_to(order, get_gradient_edge(leaf).node)
-    reached = [
-        (each, gradient)
-        for each, gradient in zip(chosen, at_taps, strict=True)
-        if gradient is not None and to_input[each.edge.node]
-    ]
-    if not reached:
+    to_inputs = [graph.paths_to(order, get_gradient_edge(leaf).node) for leaf in call.leaves]
+    if not any(to_input[order[-1]] for to_input in to_inputs):
+        raise OutputError("The score does not depend on the images: the model ignores its input.")
+    reached = [[bool(to_input.get(each.edge.node)) for to_input in to_inputs] for each in capture.candidates]
+    fused = select_for(capture.candidates, reached, [leaf.ndim for leaf in call.leaves], taps, capture.seen)
+    chosen = sorted(set().union(*fused))
+    candidates = [capture.candidates[index] for index in chosen]
+    shifts = [each for each in capture.shifts if any(to_input.get(each.edge.node) for to_input in to_inputs)]
+
+    at_leaves, at_taps, at_shifts = _gradients(total, call.leaves, candidates, shifts, differentiable)
+    if all(each is None for each in at_leaves):
+        raise OutputError("The score does not depend on the images: no gradient reaches them.")
+    found = {
+        index: (candidate, gradient)
+        for index, candidate, gradient in zip(chosen, candidates, at_taps, strict=True)
+        if gradient is not None
+    }
+    if not found:
         raise TapError("The score does not depend on any of the chosen taps. List them with cam.taps(images).")
+    place = {index: at for at, index in enumerate(found)}
     sites = [
-        (_site(each, gradient, len(leaf)), each.edge.node)
+        (_site(each, gradient, call.batch), each.edge.node)
         for each, gradient in zip(shifts, at_shifts, strict=True)
-        if gradient is not None and to_input[each.edge.node] and gradient.ndim and len(gradient) % len(leaf) == 0
+        if gradient is not None and gradient.ndim and len(gradient) % call.batch == 0
     ]
-    tap_nodes = [each.edge.node for each, _ in reached]
-    path_shares = graph.path_shares(order, tap_nodes, to_input)
+    nodes, site_nodes = [each.edge.node for each, _ in found.values()], [node for _, node in sites]
+    from_score = graph.paths_from(order)
+    score, output, leaves = scored.score, scored.logits, call.leaves
+    if not differentiable:
+        score, output, leaves = score.detach(), output.detach(), tuple(leaf.detach() for leaf in leaves)
+    by_input = [graph.path_shares(order, nodes, from_score, [to_input]) for to_input in to_inputs]
+    overall = graph.path_shares(order, nodes, from_score, to_inputs) if len(to_inputs) > 1 else by_input[0]
     return Trace(
         taps=tuple(
-            Tap(each.name, each.kind, each.value, _channels_first(gradient, each.channels_last), share)
-            for (each, gradient), share in zip(reached, path_shares, strict=True)
+            _tap(each, gradient, share) for (each, gradient), share in zip(found.values(), overall, strict=True)
         ),
         sites=tuple(site for site, _ in sites),
-        behind=graph.behind(order, tap_nodes, [node for _, node in sites]).to(leaf.device),
-        score=wide(scored.score.detach()),
-        output=scored.logits.detach(),
+        behind=graph.behind(order, nodes, site_nodes).to(total.device),
+        score=wide(score),
+        output=output,
         index=scored.index,
         target_names=scored.names,
-        input_product=wide(leaf.detach()) * at_input,
-        input_space=tuple(leaf.shape[-(reached[0][0].value.ndim - 2) :]),
+        inputs=tuple(
+            Input(
+                name=name,
+                product=wide(leaf) * (0 if gradient is None else gradient),
+                space=_space(leaf, [capture.candidates[index] for index in own if index in place]),
+                path_shares=tuple(path_shares),
+                fused=tuple(place[index] for index in own if index in place),
+                sites=tuple(index for index, node in enumerate(site_nodes) if to_input[node]),
+            )
+            for name, leaf, gradient, to_input, path_shares, own in zip(
+                call.names, leaves, at_leaves, to_inputs, by_input, fused, strict=True
+            )
+        ),
     )
 
 
-def wide(values: Tensor) -> Tensor:
-    """float32 or better: half precision is widened, float64 stays."""
-    return values if values.dtype in (torch.float32, torch.float64) else values.float()
+def _space(leaf: Tensor, taps: Sequence[Candidate]) -> tuple[int, ...]:
+    return tuple(leaf.shape[2 - taps[0].value.ndim :]) if taps else ()
+
+
+Gradients = list[Tensor | None]
+
+
+def _gradients(
+    total: Tensor,
+    leaves: Sequence[Tensor],
+    taps: Sequence[Candidate],
+    shifts: Sequence[Shift],
+    differentiable: bool,
+) -> tuple[Gradients, Gradients, Gradients]:
+    scale = _HALF_GRADIENT_SCALE if torch.float16 in {each.value.dtype for each in taps} else 1.0
+    edges = [*map(get_gradient_edge, leaves), *(each.edge for each in taps), *(each.edge for each in shifts)]
+    found = torch.autograd.grad(total * scale, edges, allow_unused=True, create_graph=differentiable)
+    gradients: Gradients = [None if each is None else _unscaled(each, scale) for each in found]
+    split = len(leaves) + len(taps)
+    return gradients[: len(leaves)], gradients[len(leaves) : split], gradients[split:]
 
 
 def _unscaled(gradient: Tensor, scale: float) -> Tensor:
     return gradient if scale == 1 else wide(gradient) / scale
 
 
-def _channels_first(values: Tensor, channels_last: bool) -> Tensor:
-    return values.movedim(-1, 1) if channels_last and values.ndim > 2 else values
+def _tap(candidate: Candidate, gradient: Tensor, path_share: Fraction) -> Tap:
+    name, kind, value, fold = candidate.name, candidate.kind, candidate.value, candidate.fold
+    if fold is None:
+        return Tap(name, kind, value, gradient, path_share)
+    mapped = fold(gradient)
+    rest = None
+    if candidate.outside is not None:
+        rest = fold.rest(wide(gradient) * wide(candidate.outside), wide(mapped) * wide(value))
+    return Tap(name, kind, value, mapped, path_share, rest)
 
 
 def _site(shift: Shift, gradient: Tensor, batch: int) -> BiasSite:
     value = wide(shift.value).expand_as(gradient)
-    if len(gradient) != batch or gradient.ndim == 1:
-        # Windows folded into the batch, or one value per sample: per sample a list without space.
-        return BiasSite(shift.name, gradient.reshape(batch, -1), value.reshape(batch, -1))
-    return BiasSite(
-        shift.name, _channels_first(gradient, shift.channels_last), _channels_first(value, shift.channels_last)
-    )
+    fold = None if shift.layout.regular else shift.layout.fold
+    if fold is not None and fold.batch == batch:
+        mapped, shifts = fold(gradient), fold(value)
+        return BiasSite(shift.name, mapped, shifts, fold.rest(wide(gradient) * value, wide(mapped) * shifts))
+    if shift.layout.regular or (gradient.ndim == 2 and len(gradient) == batch):
+        return BiasSite(shift.name, gradient, value)
+    # Nobody knows where on the grid: per sample a list without space.
+    return BiasSite(shift.name, gradient.reshape(batch, -1), value.reshape(batch, -1))
 
 
-def _mappable(candidates: Sequence[Candidate], input_ndim: int) -> list[Candidate]:
-    """Candidates with as many spatial axes as the images have: (batch, channel, *space) as a rule.
-
-    Images without a channel axis, (batch, *space), are recognised by their taps' having one more axis.
-    """
-    for ndim in (input_ndim, input_ndim + 1):
-        fitting = [each for each in candidates if each.value.ndim == ndim]
-        if fitting:
-            return fitting
-    return []
+def _sums(
+    activation: Float[Tensor, "row channel position"], gradient: Float[Tensor, "row channel position"]
+) -> tuple[Tensor, ...]:
+    product = activation * gradient
+    return tuple(each.sum((1, 2)) for each in (product, product.abs(), gradient.abs(), activation.abs()))
 
 
-def _check(model: Any, images: Any) -> None:
+def _hidden(model: nn.Module, capture: Capture) -> str:
+    """Which parts of the model cannot be looked into, and what to do; empty where there are none."""
+    scripted = [name for name, module in model.named_modules() if isinstance(module, torch.jit.ScriptModule)]
+    outermost = [name for name in scripted if not any(name.startswith(f"{other}.") for other in scripted)]
+    if outermost:
+        return (
+            f"The model's part {', '.join(outermost)} is a TorchScript module, whose feature maps cannot be seen. Put "
+            "the Python module there that it was scripted or traced from."
+        )
+    if capture.operators and not capture.seen:
+        return (
+            "The model calls operators of torch's dispatcher, as program.module() of torch.export does, in which no "
+            "layer is recognised. Give the module that was exported, or "
+            "integrative_cam.models.exported.as_functions(program)."
+        )
+    return ""
+
+
+def _check(model: Any) -> None:
     if not isinstance(model, nn.Module):
         raise InputError(f"model must be a torch.nn.Module, but got {type(model).__name__}.")
     if isinstance(model, torch.jit.ScriptModule):
@@ -211,38 +365,13 @@ def _check(model: Any, images: Any) -> None:
             "model is a TorchScript module, whose feature maps cannot be seen. Give the Python module that it was "
             "scripted or traced from."
         )
-    if not isinstance(images, Tensor):
-        raise InputError(
-            f"images must be a torch.Tensor of shape (batch, channel, *space), but got {type(images).__name__}."
-        )
-    if not images.is_floating_point():
-        raise InputError(
-            f"images must be floating point, but got {images.dtype}. Scale and normalise as the model was trained, "
-            "for instance images.float() / 255."
-        )
-    if images.ndim < 2 or images.numel() == 0:
-        raise InputError(
-            f"images must have shape (batch, channel, *space) with at least one element, but got {tuple(images.shape)}."
-        )
-    weight = next((each for each in model.parameters() if each.is_floating_point()), None)
-    if weight is not None:
-        _check_together(weight, images)
-    if not images.isfinite().all():
-        raise InputError("images hold NaN or infinite values; replace them before explaining.")
 
 
-def _check_together(weight: Tensor, images: Tensor) -> None:
-    if weight.is_inference():
+def _check_recording() -> None:
+    if torch.is_inference_mode_enabled() or not torch.is_grad_enabled():
         raise InputError(
-            "The model's parameters were created under torch.inference_mode, where no gradient can pass. "
-            "Build or copy the model outside of it."
-        )
-    if weight.device != images.device:
-        raise InputError(f"images are on {images.device}, the model is on {weight.device}; move one of them.")
-    if weight.dtype != images.dtype and not torch.is_autocast_enabled(images.device.type):
-        raise InputError(
-            f"images are {images.dtype}, the model's parameters {weight.dtype}; "
-            f"use images.to({weight.dtype}) or autocast."
+            "differentiable=True keeps the autograd graph, but the call is inside of torch.no_grad or "
+            "torch.inference_mode, where none is recorded. Call it outside, or leave differentiable out."
         )
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .errors import RecipeError
-from .trace import Trace, wide
+from .trace import Trace
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -33,15 +33,14 @@ Weighting = Callable[[LayerScores], Tensor]
 
 def layer_scores(trace: Trace) -> LayerScores:
     """Score every tap of `trace`."""
-    gradients, activations, joints = [], [], []
-    for tap in trace.taps:
-        gradient, activation = wide(tap.gradient).flatten(1).abs(), wide(tap.activation).flatten(1).abs()
-        gradients.append(gradient.mean(1))
-        activations.append(activation.mean(1))
-        joints.append((gradient * activation).sum(1))
-    joint = torch.stack(joints, 1)
+    sums = [tap.sums for tap in trace.taps]
+    gradient, activation = (
+        torch.stack([each.gradient for each in sums], 1),
+        torch.stack([each.activation for each in sums], 1),
+    )
+    joint = torch.stack([each.magnitude for each in sums], 1)
     paths = joint.new_tensor([float(tap.path_share) for tap in trace.taps])
-    return LayerScores(shares(torch.stack(gradients, 1)), shares(torch.stack(activations, 1)), joint, paths)
+    return LayerScores(gradient, activation, joint, paths)
 
 
 def _product(scores: LayerScores) -> Tensor:
@@ -58,7 +57,7 @@ WEIGHTINGS: Mapping[str, Weighting] = {
     "joint": lambda scores: scores.joint,
     "product": _product,
     "average": lambda scores: (scores.gradient + scores.activation) / 2,
-    "geometric": lambda scores: (_product(scores) * shares(scores.joint)).sqrt(),
+    "geometric": lambda scores: power(_product(scores) * shares(scores.joint), 0.5),
     "uniform": lambda scores: torch.ones_like(scores.joint),
     "last": _last,
 }
@@ -85,10 +84,17 @@ def layer_weights(
     if callable(weighting) and not (weights.isfinite() & (weights >= 0)).all():
         raise RecipeError("weighting must give finite weights >= 0.")
     # Shares first: a power of very small or large scores could leave the range of float32.
-    return shares(shares(weights) ** temper * scores.paths**branch)
+    return shares(power(shares(weights), temper) * scores.paths**branch)
 
 
 def shares(values: Float[Tensor, "batch layer"]) -> Float[Tensor, "batch layer"]:
     """Scale non-negative rows to sum 1; a row of zeros becomes uniform."""
     total = values.sum(1, keepdim=True)
-    return torch.where(total > 0, values / total, torch.full_like(values, 1 / max(values.shape[1], 1)))
+    # Nothing is divided by zero, so that no gradient is NaN.
+    scaled = values / torch.where(total > 0, total, 1)
+    return torch.where(total > 0, scaled, 1 / max(values.shape[1], 1))
+
+
+def power(values: Tensor, exponent: float) -> Tensor:
+    """Non-negative values to a positive power; at zero the gradient is zero, where that of a root is infinite."""
+    return torch.where(values > 0, torch.where(values > 0, values, 1) ** exponent, 0)

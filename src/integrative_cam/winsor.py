@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from .blocks import wide
 from .cam import integrate
 from .explanation import Explanation
 from .recipe import Recipe
 from .targets import Target
-from .trace import Trace, trace, wide
+from .trace import Trace, trace
 
 if TYPE_CHECKING:
     from jaxtyping import Float

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..errors import InputError, MissingExtraError
 from ..targets.detection import overlap
-from ..trace import wide
+from ..blocks import wide
 from .perturbation import check_maps, order
 
 if TYPE_CHECKING:

@@ -30,7 +30,7 @@ from ..errors import (
 )
 from ..explanation import Explanation
 from ..fusion import resize
-from ..guard import eager, preserved_randomness, uncompiled
+from ..guard import eager, preserved_randomness, unwrapped
 from ..methods import Method, method
 from ..recipe import one_of
 from ..taps import POLICIES
@@ -114,7 +114,7 @@ def _explain(
     if found.index is None:
         raise TargetError(f"{name} explains classes: target must be None, a class index or one per image.")
     with _isolated(images.device):
-        network = _copied(uncompiled(model), name)
+        network = _copied(unwrapped(model), name)
         try:
             with eager(network):
                 layers = layers_of(network, images, found.taps) if taps else []

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import InputError
-from ..trace import wide
+from ..blocks import wide
 from .imputation import harmonic
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ..errors import InputError, OutputError
 from ..guard import evaluation, preserved_buffers, preserved_randomness
 from ..targets import class_scores, logits_of
-from ..trace import wide
+from ..blocks import wide
 from .perturbation import check_images
 
 if TYPE_CHECKING:

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import InputError, first_line
-from ..guard import preserved_randomness, uncompiled
+from ..guard import preserved_randomness, unwrapped
 from ..methods import Explainer
-from ..trace import wide
+from ..blocks import wide
 from .perturbation import check_maps
 from .probabilities import TargetIndex
 from .simplicity import coherency
@@ -127,7 +127,7 @@ def randomised(model: nn.Module, share: float, seed: int = 0) -> nn.Module:
     # Outside of inference mode, or the copy's parameters could not take part in a gradient.
     with torch.inference_mode(False), torch.no_grad(), preserved_randomness(torch.device("cpu")):
         try:
-            forgetful = copy.deepcopy(uncompiled(model))
+            forgetful = copy.deepcopy(unwrapped(model))
         except Exception as error:
             raise InputError(f"model must be one that copy.deepcopy can copy, but: {first_line(error)}") from error
         layers = [module for module in forgetful.modules() if _learns(module)]

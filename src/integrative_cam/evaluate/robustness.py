@@ -14,7 +14,7 @@ from ..errors import InputError, MissingExtraError, OutputError
 from ..explanation import Explanation
 from ..methods import Explainer
 from ..targets import class_scores, logits_of
-from ..trace import wide
+from ..blocks import wide
 from .perturbation import check_images
 from .probabilities import TargetIndex, at_least_one, left_as_it_was
 

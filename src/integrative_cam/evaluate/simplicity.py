@@ -10,7 +10,7 @@ from torch import Tensor
 from ..errors import InputError
 from ..evidence import over
 from ..fusion import by_magnitude
-from ..trace import wide
+from ..blocks import wide
 from .perturbation import check_maps
 
 if TYPE_CHECKING:

@@ -1,0 +1,50 @@
+"""Arithmetic on feature maps in blocks that fit a processor's cache, several times faster there than on whole maps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import reduce
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
+BLOCK = 2**17
+"""Numbers in a block on a CPU: half a megabyte of float32."""
+
+
+def sum_over_blocks(
+    reduced: Callable[..., tuple[Tensor, ...]],
+    maps: Sequence[Float[Tensor, "batch channel *space"]],
+    rho: Float[Tensor, "batch"] | None = None,
+) -> tuple[Tensor, ...]:
+    """What `reduced` gives per sample, summed over blocks of channels.
+
+    It is called with a block of each of the `maps`, (row, some channels, position), in float32 or better, and with
+    the rows of `rho`, if given; maps may differ in space. Other devices than CPUs take whole maps: they would wait
+    for many small calls.
+    """
+    flat = [each.flatten(2) if each.ndim > 2 else each[..., None] for each in maps]
+    batch, channels, positions = flat[0].shape
+    size = BLOCK if maps[0].device.type == "cpu" else maps[0].numel()
+    rows = min(batch, max(1, size // positions))
+    columns = max(1, size // (rows * positions))
+    found = []
+    for top in range(0, batch, rows):
+        here = slice(top, top + rows)
+        per_row = () if rho is None else (rho[here],)
+        parts = [
+            # Blocks of channels-last maps are copied: scattered numbers cost more.
+            reduced(*(wide(each[here, left : left + columns]).contiguous() for each in flat), *per_row)
+            for left in range(0, channels, columns)
+        ]
+        found.append([reduce(torch.add, each) for each in zip(*parts, strict=True)])
+    return tuple(torch.cat(each) if len(each) > 1 else each[0] for each in zip(*found, strict=True))
+
+
+def wide(values: Tensor) -> Tensor:
+    """float32 or better: half precision is widened, float64 stays."""
+    return values if values.dtype in (torch.float32, torch.float64) else values.float()
