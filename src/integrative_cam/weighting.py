@@ -34,10 +34,8 @@ Weighting = Callable[[LayerScores], Tensor]
 def layer_scores(trace: Trace) -> LayerScores:
     """Score every tap of `trace`."""
     sums = [tap.sums for tap in trace.taps]
-    gradient, activation = (
-        torch.stack([each.gradient for each in sums], 1),
-        torch.stack([each.activation for each in sums], 1),
-    )
+    gradient = shares(torch.stack([each.gradient for each in sums], 1))
+    activation = shares(torch.stack([each.activation for each in sums], 1))
     joint = torch.stack([each.magnitude for each in sums], 1)
     paths = joint.new_tensor([float(tap.path_share) for tap in trace.taps])
     return LayerScores(gradient, activation, joint, paths)
