@@ -16,6 +16,7 @@ demo: $(VENV)/.demo ## Set up, explain the bundled photograph with the bundled n
 	$(BIN)/icam explain --out demo-out
 
 test: check ## Set up, run all checks and tests.
+	@command -v chromium >/dev/null || command -v google-chrome >/dev/null || echo 'No Chromium found: tests in a browser may be skipped (apt-get install chromium, or $(BIN)/playwright install chromium).'
 	$(BIN)/python -m pytest -n auto --dist worksteal
 
 check: $(VENV)/.dev ## Lint, formatting and types.
@@ -39,7 +40,7 @@ ablation: $(VENV)/.dev ## The tables of docs/ablation.md from SHARED=../shared, 
 	$(BIN)/python benchmarks/ablation.py verify $(SHARED) --limit 34
 
 clean: ## Remove the virtual environment and all that was made.
-	rm -rf $(VENV) demo-out icam-out icam-evaluation ablation evidence evidence-quick dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) test-output demo-out icam-out icam-evaluation ablation evidence evidence-quick dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 # One environment; each file marks an extra that is installed.
 $(VENV)/.demo $(VENV)/.dev: $(VENV)/.%: pyproject.toml

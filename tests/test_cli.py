@@ -18,7 +18,7 @@ from integrative_cam import Explanation
 from integrative_cam.models import load, read_image
 from integrative_cam.render import overlay
 
-FILES = ["explanation", "overlay.png", "panel.png"]
+FILES = ["explanation", "overlay.png", "panel.png", "record.json"]
 
 
 def icam(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -44,16 +44,17 @@ def test_without_arguments_the_bundled_cat_is_explained(tmp_path: Path) -> None:
     assert "Score (logit) 9.25 = input -1.65, biases +4.68, remainder +6.22" in run.stdout
     folder = tmp_path / "icam-out" / "chelsea"
     assert sorted(path.name for path in folder.iterdir()) == FILES
-    assert all(f"icam-out/chelsea/{name}" in run.stdout for name in FILES)
+    assert all(f"icam-out/chelsea/{name}" in run.stdout for name in FILES[:3])
 
     found = Explanation.load(folder / "explanation")
     assert found.map.shape == (1, 224, 224)
     assert float(found.map.max()) == 1
     assert float(found.map.std()) > 0.05
-    view = load().preprocessing(read_image(photograph()))
+    whole = read_image(photograph())
     picture = Image.open(folder / "overlay.png")
-    assert picture.size == view.picture.size
-    assert np.array_equal(np.asarray(picture), np.asarray(overlay(found.map[0], view.picture)))
+    assert picture.size == whole.size
+    region = load().preprocessing(whole).region
+    assert np.array_equal(np.asarray(picture), np.asarray(overlay(found.map[0], whole, region)))
     assert Image.open(folder / "panel.png").size[0] > 1000
 
 
@@ -88,7 +89,7 @@ def test_json_and_top_three(tmp_path: Path, photographs: Path) -> None:
     assert answer["failures"] == []
     records = answer["explanations"]
     assert [record["target"] for record in records] == [
-        {"index": top["index"], "label": top["label"]} for top in records[0]["top"][:3]
+        {"index": top["index"], "label": top["label"], "classes": [top["index"]]} for top in records[0]["top"][:3]
     ]
     assert records[0]["target"]["label"] == "missile"
     assert records[0]["probability"] > records[1]["probability"] > records[2]["probability"]
@@ -108,7 +109,7 @@ def test_target_by_name_and_every_ingredient(tmp_path: Path) -> None:
     )  # fmt: skip
     assert run.returncode == 0, run.stderr
     (record,) = json.loads(run.stdout)["explanations"]
-    assert record["target"] == {"index": 285, "label": "Egyptian cat"}
+    assert record["target"] == {"index": 285, "label": "Egyptian cat", "classes": [285]}
     assert record["recipe"] == {
         "taps": ["stages", "7x7"], "readout": "softplus", "aggregation": "channel", "negative": 0.25,
         "bias": "complete", "bias_share": 0.1, "weighting": "average", "temper": 1.0, "signed": False,
@@ -128,7 +129,7 @@ def test_why_this_and_not_that(tmp_path: Path) -> None:
     assert run.returncode == 0, run.stderr
     (record,) = json.loads(run.stdout)["explanations"]
     label = "tabby, tabby cat + Egyptian cat rather than tiger cat"
-    assert record["target"] == {"index": None, "label": label}
+    assert record["target"] == {"index": None, "label": label, "classes": [281, 285]}
     assert record["probability"] is None
     assert record["score"] == pytest.approx(float(logits[281] + logits[285] - logits[282]), rel=1e-4)
     assert Explanation.load(tmp_path / record["files"]["explanation"]).target_names == ("(281 + 285) - 282",)
@@ -188,7 +189,16 @@ def test_results_are_replaced_but_other_files_are_not(tmp_path: Path) -> None:
         (["explain", "--method", "gradcm"], 2, "but got 'gradcm'. Did you mean 'gradcam'?"),
         (["compare", "--methods", "gradcam,scoore"], 2, "method must be one of integrative, gradcam"),
         (["compare", "--methods", ","], 2, "--methods names no method"),
-        (["compare", "--target", "top3"], 2, "compare draws one class; give top1, an index or a name"),
+        (["explain", "--within", "1,2,1,3"], 2, "a box is LEFT,TOP,RIGHT,BOTTOM with RIGHT > LEFT"),
+        (["explain", "--within", "1,2,3"], 2, "is neither a box"),
+        (["explain", "--within", "1,2,3,4"], 1, "--within has no meaning for efficientnet-lite0, whose output is 1000"),
+        (["explain", "--similar-to", "a.jpg", "--target", "cat"], 2, "--similar-to explains the likeness"),
+        (["explain", "--similar-to", "a.jpg"], 1, "a.jpg: no such file"),
+        (["explain", "--step", "2"], 1, "--step 2 needs an output of (step, class)"),
+        (["explain", "--task", "labels"], 2, "--task must be one of classification, multi-label, regression"),
+        (["explain", "--probability", "--versus", "rest"], 1, "leave out --probability, or name the rival"),
+        (["report", "."], 2, ".: holds no explanation with a record.json"),
+        (["compare", "--target", "top3"], 2, "compare draws one; give top1, an index or a name"),
         (["explain", "none.png"], 1, "none.png: no such file"),
         (["explain", "--weights", "none.pth"], 2, "weights none.pth: no such file"),
         (["explain", "--labels", "none.txt"], 2, "labels none.txt: cannot be read"),
@@ -232,7 +242,8 @@ def test_compare_and_methods(tmp_path: Path, photographs: Path) -> None:
     )  # fmt: skip
     assert run.returncode == 0, run.stderr
     answer = json.loads(run.stdout)
-    assert load().label(answer["target"]) == "cup"
+    assert answer["target"]["label"] == "cup"
+    assert load().label(answer["target"]["index"]) == "cup"
     assert list(answer["area_above_half"]) == ["integrative", "gradcam", "layercam-fused"]
     picture = np.asarray(Image.open(tmp_path / answer["picture"]).convert("RGB"))
     assert picture.std() > 30  # photographs, not a blank sheet
@@ -262,6 +273,12 @@ def test_help_teaches(tmp_path: Path) -> None:
         "--versus",
         "runner-up",
         "281+282+285",
+        "--within",
+        "--similar-to",
+        "--probability",
+        "--step",
+        "--negate",
+        "--task",
         "--out",
         "--readout",
         "--bias-share",

@@ -54,6 +54,11 @@ def shifted(score: Tensor) -> Tensor:
     return (score / 3).exp() + score**4 / 10
 
 
+def _named(recipe: dict[str, Any]) -> str:
+    # Functions by name: an address differs from one test process to the next.
+    return " ".join(f"{key}={getattr(value, '__name__', value)}" for key, value in recipe.items()) or "default"
+
+
 RECIPES: list[dict[str, Any]] = [
     {},
     {"bias": "complete"},
@@ -81,7 +86,7 @@ def not_blank(make: Callable[[int], tuple[nn.Module, Tensor]], target: Any, reci
 
 
 @pytest.mark.parametrize("activation", [torch.tanh, F.softplus, F.silu, torch.relu])
-@pytest.mark.parametrize("recipe", RECIPES, ids=str)
+@pytest.mark.parametrize("recipe", RECIPES, ids=_named)
 def test_gradients_of_the_map_are_its_differences(
     activation: Callable[[Tensor], Tensor], recipe: dict[str, Any]
 ) -> None:
@@ -147,7 +152,7 @@ def test_only_the_images_that_ask_for_it_get_a_gradient() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:The map of image")
-@pytest.mark.parametrize("recipe", RECIPES, ids=str)
+@pytest.mark.parametrize("recipe", RECIPES, ids=_named)
 def test_the_graph_changes_no_value(recipe: dict[str, Any]) -> None:
     option = networks.Options(seed=7, norm="affine", stride=2, inplace=True)
     model, x = networks.build("resnet", option), networks.images(option)
@@ -271,7 +276,7 @@ def finite(model: nn.Module, x: Tensor, **recipe: Any) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:The map of image")
-@pytest.mark.parametrize("recipe", RECIPES, ids=str)
+@pytest.mark.parametrize("recipe", RECIPES, ids=_named)
 def test_a_dead_layer_gives_no_nan(recipe: dict[str, Any]) -> None:
     """The second convolution never fires: its scores, map and gradients are zero, of which no root may be taken."""
     model, x = small(torch.relu), images()

@@ -12,7 +12,8 @@ import pytest
 from integrative_cam.evaluate.report import Example, Plot, Report, html, verdict
 from integrative_cam.evaluate.statistics import Interval
 from integrative_cam.evaluate.summary import Line, mean_ranks, summarise, tidy
-from integrative_cam.render.plots import INK, Dot, dot_plot, svg
+from integrative_cam.render.colours import INK
+from integrative_cam.render.plots import Dot, dot_plot, svg
 
 
 def row(model: str, image: str, method: str, metric: str, value: float | list[int], name: str = "") -> dict[str, Any]:

@@ -323,7 +323,7 @@ def test_data_parallel_is_explained_as_what_it_wraps() -> None:
     wrapped = nn.DataParallel(small().train())
     found, expected = IntegrativeCAM(wrapped)(images), IntegrativeCAM(small())(images)
     assert torch.equal(found.map, expected.map)
-    assert [layer.name for layer in found.layers] == [f"module.{layer.name}" for layer in expected.layers]
+    assert [layer.name for layer in found.layers] == [layer.name for layer in expected.layers]
     assert all(module.training for module in wrapped.modules())
 
 
@@ -349,3 +349,16 @@ def test_published_onnx_files(file: str, size: int, taps: int) -> None:
     found = IntegrativeCAM(network.model)(torch.rand(1, 3, size, size), lambda output: output.amax())
     assert len(found.layers) == taps
     assert np.asarray(found.map).std() > 0.01
+
+
+def test_the_task_comes_from_the_file_beside_it_or_the_final_sigmoid(tmp_path: Path) -> None:
+    name = str(write_onnx(tmp_path / "net.onnx", small()))
+    assert load(name).task == "classification"
+    (tmp_path / "net.json").write_text('{"task": "regression"}')
+    assert load(name).task == "regression"
+    (tmp_path / "net.json").unlink()
+    ending = str(write_onnx(tmp_path / "net.onnx", small(), last="Sigmoid"))
+    assert load(ending).task == "multi-label"
+    (tmp_path / "net.json").write_text('{"task": "labels"}')
+    with pytest.raises(ModelError, match=r"task must be one of classification, multi-label, .* but got 'labels'"):
+        load(ending)

@@ -70,7 +70,7 @@ def test_panel_tells_the_whole_story(lite0: Network, photographs: Path) -> None:
     found = explain(lite0.model, view.tensor)
     figure = panel(found, view.picture, "Why tiger cat")
     titles = [axes.get_title() for axes in figure.axes]
-    assert titles[:2] == ["What the network saw", "Why tiger cat"]
+    assert titles[:2] == ["photograph", "Why tiger cat"]
     strongest = found.weights[0].topk(6).indices.sort().values.tolist()
     shown = [title for title in titles if "weight" in title]
     assert [title.split("\n")[0] for title in shown] == [found.layers[index].name for index in strongest]

@@ -131,7 +131,8 @@ class Capture(TorchFunctionMode):
             self._follower.follow(func, name, args, kwargs, output)
             self._record(name, kind, args, kwargs, output)
         else:
-            self._follower.follow(func, name, args, kwargs, output)
+            # An operator of torch's dispatcher, permute.default, moves what permute moves.
+            self._follower.follow(func, name.partition(".")[0], args, kwargs, output)
         return output
 
     def enter(self, inputs: Sequence[Tensor]) -> None:

@@ -97,10 +97,9 @@ def saturated_shift(
     relu(-shift * gradient), saturates alike and is subtracted by its share.
     """
     factor = per_channel(shift)
-    maps = (gradient, factor)
     if factor is None:
-        maps = (gradient * shift, torch.ones_like(shift.flatten(2)[..., :1]))
-    found, mass = sum_over_blocks(partial(_saturated_shift, negative=negative), maps, rho)
+        gradient, factor = gradient * shift, torch.ones_like(shift.flatten(2)[..., :1])
+    found, mass = sum_over_blocks(partial(_saturated_shift, negative=negative), (gradient, factor), rho)
     return found.reshape(len(found), *gradient.shape[2:]), mass
 
 
@@ -129,7 +128,7 @@ def per_channel(shift: Float[Tensor, "batch channel *space"]) -> Float[Tensor, "
     """The one value of each channel; None where they may differ over space."""
     if any(stride and size > 1 for stride, size in zip(shift.stride()[2:], shift.shape[2:], strict=True)):
         return None
-    return shift[(..., *[0] * (shift.ndim - 2), None)]
+    return shift.flatten(2)[..., :1] if shift.ndim > 2 else shift[..., None]
 
 
 def over(per_sample: Float[Tensor, "batch"], values: Tensor) -> Tensor:

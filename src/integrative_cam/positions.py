@@ -196,7 +196,7 @@ class Follower:
         regular = len(shape) > 2 and len(shape) == len(first.shape) and shape[0] == self.batch
         if regular and first.regular:
             return self.regular(shape)
-        if regular and name in _IMAGES and (first.given or first.positions is None or _is_regular(first)):
+        if regular and name in _IMAGES and (first.given or first.positions is None or _is_picture(first)):
             return self.regular(shape)
         if name in _IMAGES and shape[0] == first.shape[0] and shape[2:] == first.shape[2:]:
             return self._derived(first, ("image", shape), shape, lambda: _spread(_collapsed(first.positions, 1), shape))
@@ -294,9 +294,26 @@ def _seed(shape: tuple[int, ...], channel: int) -> Positions:
     return Positions(index.unsqueeze(channel).expand(shape), tuple(sizes[1:]))
 
 
-def _is_regular(layout: Layout) -> bool:
+def _is_picture(layout: Layout) -> bool:
+    """Whether the axes are the grid's own: padded, cropped, every second position, or patches folded into channels."""
     found = layout.positions
-    return found is not None and torch.equal(found.index, _seed(layout.shape, 1).index)
+    if found is None or len(found.grid) != found.index.ndim - 2:
+        return False
+    index = torch.where(found.index > 0, found.index, torch.inf).amin(1)[0] - 1
+    inside = index.isfinite().nonzero()
+    if not len(inside):
+        return False
+    low, high = inside.amin(0).tolist(), inside.amax(0).tolist()
+    index = index[tuple(slice(first, last + 1) for first, last in zip(low, high, strict=True))]
+    if not index.isfinite().all():
+        return False
+    for axis, size in reversed(list(enumerate(found.grid))):
+        coordinate, index = index % size, index.div(size, rounding_mode="floor")
+        line = coordinate.movedim(axis, -1)[(0,) * (index.ndim - 1)]
+        shape = [-1 if other == axis else 1 for other in range(index.ndim)]
+        if (line.diff() <= 0).any() or (coordinate != line.reshape(shape)).any():
+            return False
+    return True
 
 
 def _reshaped(layout: Layout, shape: tuple[int, ...]) -> Positions | None:
@@ -397,7 +414,7 @@ def _gridded(sample: Tensor, coordinates: Sequence[Tensor]) -> tuple[Tensor, tup
         grid.append(len(lines))
         rank = rank * len(lines) + place
     samples = int(sample.max()) + 1 if len(sample) else 0
-    if not samples or len(rank) != samples * torch.Size(grid).numel() or len(torch.unique(rank)) != len(rank)  # type: ignore[no-untyped-call]:
+    if not samples or len(rank) != samples * torch.Size(grid).numel() or rank.bincount().amax() > 1:
         return None
     return rank, tuple(grid)
 

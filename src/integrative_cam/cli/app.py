@@ -13,9 +13,14 @@ from ..evaluate.benchmark import ALL
 from ..methods import method as named
 from ..models import DEFAULT
 from . import options
+from .aims import Asked
+from .app_page import serve_page
 from .compare import compare_methods, print_methods
 from .evaluate import Settings, run_evaluation
 from .explain import Request, run
+from .report import write_report
+from .run import run as run_data_set
+from .survey import run_survey
 from .taps import list_taps
 
 app = typer.Typer(
@@ -47,22 +52,14 @@ def explain(
     model: options.Model = DEFAULT,
     weights: options.Weights = None,
     labels: options.Labels = None,
-    target: Annotated[
-        str,
-        typer.Option(
-            "--target",
-            "-t",
-            help="What to explain: top1, top3, ... (the network's favourites); a class index or name; several with + "
-            "between them (281+282+285), for the sum of their logits.",
-        ),
-    ] = "top1",
-    versus: Annotated[
-        str | None,
-        typer.Option(
-            help="Why the target and not this: a class or several, as in --target; runner-up, the best of the other "
-            "classes; or rest, all of them.",
-        ),
-    ] = None,
+    task: options.Task = None,
+    target: options.Target = "top1",
+    versus: options.Versus = None,
+    within: options.Within = None,
+    similar_to: options.SimilarTo = None,
+    probability: options.Probability = False,
+    step: options.Step = None,
+    negate: options.Negate = False,
     out: options.Out = Path("icam-out"),
     method: options.Method = "integrative",
     taps: options.TapChoice = None,
@@ -81,10 +78,18 @@ def explain(
 ) -> None:
     """Explain what a network sees in photographs.
 
-    Prints the top classes, the layers that mattered and how the score splits, and writes for each image an
-    overlay, a panel and the explanation, which `Explanation.load` reads back. The network runs once per target.
+    Prints what the network says, the layers that mattered and how the score splits, and writes for each image an
+    overlay, a panel, a record for `icam report`, and the explanation, which `Explanation.load` reads back.
 
     Why a tabby and not a tiger cat:  icam explain photo.jpg --target tabby --versus "tiger cat"
+
+    Why a cat in this part:  icam explain photo.jpg -m deeplab.onnx --target cat --within 40,60,200,180
+
+    Why a dog where the mask is:  icam explain photo.jpg -m deeplab.onnx --target dog --within mask.png
+
+    Why this box:  icam explain photo.jpg -m fastestdet.onnx --task fastestdet --within 40,60,200,180
+
+    Why these two are alike:  icam explain photo.jpg --similar-to other.jpg
 
     An image that cannot be explained is reported at the end, with exit code 1; the others are done.
     """
@@ -105,7 +110,8 @@ def explain(
     chosen = named(method)
     if changes:
         chosen = replace(chosen, way=replace(chosen.recipe, **changes))
-    request = Request(tuple(images or ()), model, weights, labels, target, versus, out, chosen, as_json, debug)
+    asked = Asked(target, versus, within, similar_to, probability, step, negate)
+    request = Request(tuple(images or ()), model, weights, labels, task, asked, out, chosen, as_json, debug)
     raise typer.Exit(run(request))
 
 
@@ -118,13 +124,21 @@ def compare(
     model: options.Model = DEFAULT,
     weights: options.Weights = None,
     labels: options.Labels = None,
-    target: Annotated[str, typer.Option("--target", "-t", help="top1, a class index or name.")] = "top1",
+    task: options.Task = None,
+    target: options.Target = "top1",
+    versus: options.Versus = None,
+    within: options.Within = None,
+    similar_to: options.SimilarTo = None,
+    probability: options.Probability = False,
+    step: options.Step = None,
+    negate: options.Negate = False,
     out: options.Out = Path("icam-out"),
     as_json: options.AsJson = False,
     debug: options.Debug = False,
 ) -> None:
-    """Draw several methods' maps of one photograph side by side."""
-    compare_methods(image, _names(methods), model, weights, labels, target, out, as_json)
+    """Draw several methods' maps of one photograph side by side; what is explained is said as in icam explain."""
+    asked = Asked(target, versus, within, similar_to, probability, step, negate)
+    compare_methods(image, _names(methods), model, weights, labels, task, asked, out, as_json)
 
 
 @app.command()
@@ -201,6 +215,28 @@ def show_methods() -> None:
 
 
 @app.command()
+def report(
+    folder: Annotated[Path, typer.Argument(help="What icam explain wrote its results to, its --out.")],
+    truth: Annotated[
+        str | None,
+        typer.Option(
+            help="True classes: a CSV file with columns `file` and `label`; a folder with boxes as in Pascal VOC; or "
+            "folders, where each photograph's folder is named after its class."
+        ),
+    ] = None,
+    file: Annotated[Path | None, typer.Option("--out", "-o", help="The page; FOLDER/report.html.")] = None,
+    debug: options.Debug = False,
+) -> None:
+    """Write explanations as one HTML file to sort and filter, the most suspicious first.
+
+    The file loads nothing and can be moved; only its links to panels need the folder beside it.
+
+    icam explain photos/*.jpg --out run  &&  icam report run --truth photos/labels.csv
+    """
+    write_report(folder, truth, file)
+
+
+@app.command()
 def taps(
     model: options.Model = DEFAULT,
     weights: options.Weights = None,
@@ -211,3 +247,41 @@ def taps(
 ) -> None:
     """List the layers that would be fused: name, kind, channels and size, from input to output."""
     list_taps(model, weights, tuple(taps) if taps else "activations", every, as_json)
+
+
+app.command("run")(run_data_set)
+
+
+@app.command("app")
+def page(
+    models: Annotated[
+        list[str] | None,
+        typer.Option("--model", "-m", help="A network that visitors may choose, repeatable, as in icam explain."),
+    ] = None,
+    weights: Annotated[list[str] | None, typer.Option(help="MODEL=FILE, repeatable: local weights.")] = None,
+    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 lets other machines in.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="0 for any that is free.", min=0, max=65535)] = 7860,
+    browse: Annotated[bool, typer.Option("--open/--no-open", help="Open the page in your browser.")] = True,
+    debug: options.Debug = False,
+) -> None:
+    """Serve a web page: drop a photograph, choose a class, click through the layers, switch the ingredients.
+
+    Only this machine can visit it unless --host says otherwise. Photographs stay in memory and are forgotten.
+    """
+    serve_page(models or (DEFAULT,), weights or (), host, port, browse)
+
+
+@app.command()
+def survey(
+    source: Annotated[str, typer.Option(help="torchvision, timm (the smallest of each family) or all.")] = "all",
+    models: Annotated[str, typer.Option(help="A glob over the networks' names.")] = "*",
+    seed: Annotated[int, typer.Option(help="Of weights and images.")] = 0,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="FILE.md or FILE.csv, rewritten after each.")] = None,
+    processes: Annotated[int, typer.Option(help="How many networks at once.", min=1)] = 1,
+    debug: options.Debug = False,
+) -> None:
+    """Explain every network of a library with random weights, and check that the map comes out right.
+
+    Each runs in a process of its own. Exit code 1 where any check failed.
+    """
+    raise typer.Exit(run_survey(source, models, seed, out, processes))

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
-from ..errors import RecipeError
+from ..errors import RecipeError, TargetError
 from ..evaluate.peers import named, peer, peers
 from ..methods import methods
-from ..models import read_image
 from ..render import comparison
-from .explain import TOP, network_of, photograph, target_of
-from .report import area
+from .aims import Asked, aims, check
+from .explain import marked, network_of, photograph
+from .printed import area
+from .sight import predict, see
 
 
 def compare_methods(
@@ -24,7 +26,8 @@ def compare_methods(
     model: str,
     weights: Path | None,
     labels: Path | None,
-    target: str,
+    task: str | None,
+    asked: Asked,
     out: Path,
     as_json: bool,
 ) -> None:
@@ -32,25 +35,31 @@ def compare_methods(
     chosen = [named(name) for name in names]
     if not chosen:
         raise RecipeError(f"--methods names no method; there are {', '.join(each.name for each in methods())}.")
-    if TOP.fullmatch(target) and target != "top1":
-        raise RecipeError(f"--target {target}: compare draws one class; give top1, an index or a name.")
     image = image or photograph()
-    network = network_of(model, weights, labels)
-    view = network.preprocessing(read_image(image))
-    index = target_of(target, network)
-    maps, areas = {}, {}
-    for each in chosen:
-        explanation = each(network.model, view.tensor, index)
-        index = int(explanation.target_names[0])
-        maps[each.name] = explanation.map[0]
-        areas[each.name] = area(explanation)
+    network = network_of(model, weights, labels, task)
+    check(asked, network)
+    with warnings.catch_warnings():
+        # Of onnx2torch's layers, about their own code.
+        warnings.filterwarnings("ignore", message="Using a non-tuple sequence")
+        sight = see(image, network, asked.step)
+        found = aims(asked, sight, predict(sight))
+        if len(found) > 1:
+            raise TargetError(f"--target {asked.target}: compare draws one; give top1, an index or a name.")
+        aim = found[0]
+        maps, areas = {}, {}
+        for each in chosen:
+            explanation = each(network.model, sight.view.tensor, aim.target)
+            maps[each.name] = explanation.map[0]
+            areas[each.name] = area(explanation)
 
     picture = out / f"{image.stem}-comparison.png"
-    title = f"{image.name} seen by {network.name}: why {network.label(index or 0)}"
+    title = f"{image.name} seen by {network.name}: why {aim.label}"
     out.mkdir(parents=True, exist_ok=True)
-    comparison(maps, view.picture, title).savefig(picture, dpi=110)
+    figure = comparison(maps, marked(sight.photograph, sight, aim), title, region=sight.view.region)
+    figure.savefig(picture, dpi=110)
     if as_json:
-        print(json.dumps({"image": str(image), "target": index, "area_above_half": areas, "picture": str(picture)}))
+        target = {"index": aim.index, "label": aim.label}
+        print(json.dumps({"image": str(image), "target": target, "area_above_half": areas, "picture": str(picture)}))
         return
     table = Table(title=title, title_justify="left", box=None, pad_edge=False)
     table.add_column("method")

@@ -29,7 +29,7 @@ from ..recipe import one_of
 from ..storage import written_whole
 from .explain import network_of
 from .measure import measured
-from .report import report_failures
+from .printed import report_failures
 from .results import print_summary, write_report
 
 TARGETS = ("top1", "label", "object")

@@ -10,25 +10,28 @@ import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL.Image import Image
 from rich.console import Console
 from rich.progress import track
 
-from .. import targets
-from ..errors import CamError, MissingExtraError, ModelError, TargetError, first_line
+from ..errors import CamError, MissingExtraError, ModelError, first_line
 from ..explanation import Explanation
 from ..methods import Method
-from ..models import Network, load, read_image
-from ..recipe import Recipe
+from ..models import Network, load
+from ..models.network import TASKS
+from ..recipe import Recipe, one_of
 from ..render import overlay, panel
+from ..render.outline import contour
 from ..storage import MANIFEST, replaced_folder
-from .report import as_record, print_explanation, print_summary, report_failures
+from .aims import Aim, Asked, aims, check
+from .printed import as_record, print_explanation, print_summary, report_failures, stored_record
+from .sight import Prediction, Sight, predict, see
 
-TOP = re.compile(r"top(\d+)")
-RIVALS = ("runner-up", "rest")
-"""Of `--versus`, beside classes; see `targets.contrast`."""
+RECORD = "record.json"
+"""Beside the pictures: what the network said, in words; `icam report` reads it."""
 
 
 @dataclass(frozen=True)
@@ -39,8 +42,8 @@ class Request:
     model: str
     weights: Path | None
     labels: Path | None
-    target: str
-    versus: str | None
+    task: str | None
+    asked: Asked
     out: Path
     method: Method
     as_json: bool
@@ -48,42 +51,28 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Aim:
-    """What is explained: the target, how a sentence names it, the classes it counts for and against."""
-
-    target: int | targets.SampleTarget
-    label: str
-    classes: tuple[int, ...]
-    against: tuple[int, ...] = ()
-
-    @property
-    def index(self) -> int | None:
-        """The class, where the target is one class's logit."""
-        return self.target if isinstance(self.target, int) else None
-
-
-@dataclass(frozen=True)
 class Result:
     """One explained image and target, and where its files are."""
 
     image: Path
-    network: Network
+    sight: Sight
+    prediction: Prediction
     aim: Aim
     explanation: Explanation
+    method: str
     folder: Path
     notes: tuple[str, ...]
 
     @property
-    def probabilities(self) -> torch.Tensor:
-        """(classes,): softmax of the logits; a single logit's sigmoid."""
-        logits = self.explanation.output.reshape(-1).double()
-        return logits.softmax(0) if len(logits) > 1 else logits.sigmoid()
+    def network(self) -> Network:
+        """That was explained."""
+        return self.sight.network
 
     @property
     def named(self) -> str:
-        """What is explained; one class with its probability."""
-        index = self.aim.index
-        return self.aim.label if index is None else f"{self.aim.label} {float(self.probabilities[index]):.1%}"
+        """What is explained; one class with what the network says of it."""
+        finding = self.aim.finding
+        return self.aim.label if finding is None else f"{self.aim.label} {self.prediction.shown(finding)}"
 
 
 def run(request: Request) -> int:
@@ -91,121 +80,93 @@ def run(request: Request) -> int:
     if isinstance(request.method.way, Recipe):
         request.method.way.validate()
     images = request.images or (photograph(),)
-    network = network_of(request.model, request.weights, request.labels)
-    # An unknown name is an error of the call, not of an image.
-    if not TOP.fullmatch(request.target):
-        aim_at(classes_of(request.target, network), request.versus, network)
-    elif request.versus not in (None, *RIVALS):
-        classes_of(str(request.versus), network)
+    network = network_of(request.model, request.weights, request.labels, request.task)
+    check(request.asked, network)
 
-    results: list[Result] = []
+    records: list[dict[str, Any]] = []
     failures: list[tuple[Path, str]] = []
     for path, folder in _with_progress(list(zip(images, _folders(images, request.out), strict=True))):
         try:
-            results += explain_image(path, folder, network, request)
+            results = explain_image(path, folder, network, request)
         except (CamError, OSError, RuntimeError) as error:
             if request.debug:
                 raise
             failures.append((path, first_line(error)))
+            continue
+        records += [as_record(result) for result in results]
+        if len(images) == 1 and not request.as_json:
+            for result in results:
+                print_explanation(result)
     if request.as_json:
-        records = [as_record(result) for result in results]
         failed = [{"image": str(path), "error": reason} for path, reason in failures]
         print(json.dumps({"explanations": records, "failures": failed}, indent=2))
-    elif len(images) == 1:
-        for result in results:
-            print_explanation(result)
-    elif results:
-        print_summary(results)
+    elif len(images) > 1 and records:
+        print_summary(records)
     return report_failures(failures, len(images))
 
 
 def explain_image(path: Path, folder: Path, network: Network, request: Request) -> list[Result]:
     """Explain each target of one image and write its files, all or none per target."""
-    view = network.preprocessing(read_image(path))
-    top = TOP.fullmatch(request.target)
+    done: list[tuple[Aim, Explanation]] = []
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         # Of onnx2torch's layers, about their own code.
         warnings.filterwarnings("ignore", message="Using a non-tuple sequence")
-        done: list[Explanation] = []
-        if top:
-            done = [request.method(network.model, view.tensor, None)]
-            logits = done[0].output.reshape(-1)
-            favourites = logits.topk(min(int(top[1]), len(logits))).indices.tolist()
-            aims = [aim_at((index,), request.versus, network) for index in favourites]
-        else:
-            aims = [aim_at(classes_of(request.target, network), request.versus, network)]
-        if request.versus is not None:
-            done = []  # it told the favourites
-        done += [request.method(network.model, view.tensor, aim.target) for aim in aims[len(done) :]]
+        sight = see(path, network, request.asked.step)
+        prediction = predict(sight)
+        for aim in aims(request.asked, sight, prediction):
+            done.append((aim, request.method(network.model, sight.view.tensor, aim.target)))
     notes = tuple(dict.fromkeys(str(warning.message) for warning in caught))
 
     results = []
-    for rank, (aim, explanation) in enumerate(zip(aims, done, strict=True), 1):
-        place = folder if len(aims) == 1 else folder.with_name(f"{folder.name}-{rank}-{_slug(aim.label)}")
-        result = Result(path, network, aim, explanation, place, notes)
-        _write(result, view.picture)
+    for rank, (aim, explanation) in enumerate(done, 1):
+        place = folder if len(done) == 1 else folder.with_name(f"{folder.name}-{rank}-{_slug(aim.label)}")
+        result = Result(path, sight, prediction, aim, explanation, request.method.name, place, notes)
+        _write(result)
         results.append(result)
     return results
 
 
-def _write(result: Result, picture: Image) -> None:
+def _write(result: Result) -> None:
+    sight, saliency = result.sight, result.explanation.map[0]
     with replaced_folder(result.folder, f"explanation/{MANIFEST}") as draft:
-        overlay(result.explanation.map[0], picture).save(draft / "overlay.png")
+        drawn = overlay(saliency, sight.photograph, sight.view.region)
+        marked(drawn, sight, result.aim).save(draft / "overlay.png")
         title = f"Why {result.named}"
-        panel(result.explanation, picture, title).savefig(draft / "panel.png", dpi=110)
+        seen = marked(sight.photograph, sight, result.aim)
+        panel(result.explanation, seen, title, region=sight.view.region).savefig(draft / "panel.png", dpi=110)
+        (draft / RECORD).write_text(json.dumps(stored_record(result), indent=2) + "\n")
         result.explanation.save(draft / "explanation")
 
 
-def network_of(model: str, weights: Path | None, labels: Path | None) -> Network:
-    """The network that the options ask for; what was assumed about it goes to standard error."""
-    network = load(model, weights)
-    for note in network.notes:
-        print(f"icam: {note}", file=sys.stderr)
+def marked(picture: Image, sight: Sight, aim: Aim) -> Image:
+    """A picture of the photograph with a line around what the score is read from, if that is a part of it."""
+    if aim.outline is None:
+        return picture
+    if isinstance(aim.outline, torch.Tensor):
+        return contour(aim.outline.float(), picture, region=sight.view.region)
+    return contour(torch.ones(1, 1), picture, region=sight.in_photograph(aim.outline))
+
+
+def network_of(model: str, weights: Path | None, labels: Path | None, task: str | None = None) -> Network:
+    """The network that the options ask for; what was assumed about it goes to standard error.
+
+    Raises:
+        RecipeError: an unknown task.
+        ModelError: as for `load`; labels that cannot be read.
+    """
+    if task is not None:
+        one_of("--task", task, TASKS)
+    network = announced(load(model, weights))
+    network = network if task is None else replace(network, task=task)
     return network if labels is None else replace(network, labels=_labels(labels))
 
 
-def classes_of(option: str, network: Network) -> tuple[int, ...]:
-    """The class that an option names, or the classes with + between them; a name that itself holds a + is one.
-
-    Raises:
-        TargetError: unknown or ambiguous name.
-    """
-    names = [name.strip() for name in option.split("+")]
-    known = {label.lower() for label in network.labels}
-    whole = len(names) == 1 or not all(names) or option.strip().lower() in known
-    return (network.index(option),) if whole else tuple(network.index(name) for name in names)
-
-
-def aim_at(classes: tuple[int, ...], versus: str | None, network: Network) -> Aim:
-    """The logit of a class or the sum of several; with a rival, the difference.
-
-    Raises:
-        TargetError: the rival is no class, not a rival of several classes, or among the classes.
-    """
-    label = " + ".join(map(network.label, classes))
-    target = classes[0] if len(classes) == 1 else targets.total(classes)
-    if versus is None:
-        return Aim(target, label, classes)
-    if versus in RIVALS:
-        if len(classes) > 1:
-            raise TargetError(f"--versus {versus} needs one class as --target, but got {label}; name the rival.")
-        against: tuple[int, ...] = ()
-        contrasted = targets.contrast(target, "runner-up" if versus == "runner-up" else "rest")
-        rival = f"the {versus}"
-    else:
-        against = classes_of(versus, network)
-        both = next((index for index in against if index in classes), None)
-        if both is not None:
-            raise TargetError(f"--versus: {network.label(both)} is the target itself; name another class.")
-        contrasted = targets.contrast(target, against[0] if len(against) == 1 else targets.total(against))
-        rival = " + ".join(map(network.label, against))
-    return Aim(contrasted, f"{label} rather than {rival}", classes, against)
-
-
-def target_of(target: str, network: Network) -> int | None:
-    """The class that the option names; None for the network's own favourites, top1, top2, ..."""
-    return None if TOP.fullmatch(target) else network.index(target)
+def announced(network: Network) -> Network:
+    """The network, after its notes went to standard error."""
+    for note in network.notes:
+        print(f"icam: {note}", file=sys.stderr)
+    return network
 
 
 def photograph() -> Path:

@@ -12,6 +12,7 @@ from ..evidence import AGGREGATIONS
 from ..fusion import FUSIONS
 from ..methods import methods
 from ..models import DEFAULT
+from ..models.network import TASKS
 from ..readout import READOUTS
 from ..taps import POLICIES
 from ..weighting import WEIGHTINGS
@@ -45,6 +46,55 @@ Weights = Annotated[
     typer.Option(help="Local weights: safetensors, or a torch state dict. Without it, the library's pretrained ones."),
 ]
 Labels = Annotated[Path | None, typer.Option(help="Text file with one class name per line.")]
+Task = Annotated[
+    str | None,
+    typer.Option(
+        help="What the output means, where that is not known of the network: "
+        f"{'; '.join(f'{name}: {meaning}' for name, meaning in TASKS.items())}."
+    ),
+]
+AIM = "What to explain"
+
+
+def _aim(*names: str, meaning: str) -> Any:
+    return typer.Option(*names, help=meaning, rich_help_panel=AIM)
+
+
+Target = Annotated[
+    str,
+    _aim(
+        "--target",
+        "-t",
+        meaning="top1, top3, ... (the network's favourites); a class index or name; several with + between them "
+        "(281+282+285), for the sum of their logits. Of segmentation: the class where it is found; of a detector: its "
+        "best box; of an image made: a channel.",
+    ),
+]
+Versus = Annotated[
+    str | None,
+    _aim(
+        "--versus",
+        meaning="Why the target and not this: a class or several, as in --target; runner-up, the best of the other "
+        "classes; or rest, all of them.",
+    ),
+]
+Within = Annotated[
+    str | None,
+    _aim(
+        "--within",
+        meaning="A part of the output: a box, LEFT,TOP,RIGHT,BOTTOM in pixels of the photograph, or the file of a mask "
+        "of its size, black outside. A detector's box is the one that matches it.",
+    ),
+]
+SimilarTo = Annotated[
+    Path | None,
+    _aim("--similar-to", meaning="Why it is like this photograph: the cosine of the two outputs."),
+]
+Probability = Annotated[bool, _aim("--probability", meaning="Explain the class's probability in place of its logit.")]
+Step = Annotated[
+    int | None, _aim("--step", meaning="Of an output of (step, class): the step, from the end where negative.")
+]
+Negate = Annotated[bool, _aim("--negate", meaning="Explain what lowers the score in place of what raises it.")]
 Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for the results.")]
 Method = Annotated[str, typer.Option(help=f"{', '.join(each.name for each in methods())}; see icam methods.")]
 TapChoice = Annotated[

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,24 +15,20 @@ from ..explanation import Explanation
 
 if TYPE_CHECKING:
     from .explain import Result
+    from .sight import Finding
 
 CLASSES_SHOWN = 5
+TITLES = {"probability": "Top classes", "area": "Classes by area", "value": "Values", "score": "Boxes found"}
 LAYERS_SHOWN = 8
 FILES = {"overlay": "overlay.png", "panel": "panel.png", "explanation": "explanation"}
 
 
 def print_explanation(result: Result) -> None:
-    """The top classes, the layers that weigh most, how the score splits, and the files."""
+    """What the network says, the layers that weigh most, how the score splits, and the files."""
     console = Console()
     console.print(f"[bold]{result.image}[/bold] seen by {result.network.name}", highlight=False, soft_wrap=True)
-    classes = Table(title="Top classes", title_justify="left", box=None, pad_edge=False)
-    classes.add_column("index", justify="right")
-    classes.add_column("class")
-    classes.add_column("probability", justify="right")
-    for index, probability in _top_classes(result):
-        mark = "  <- explained" if index in result.aim.classes else "  <- versus" if index in result.aim.against else ""
-        classes.add_row(str(index), f"{result.network.label(index)}{mark}", f"{probability:.1%}")
-    console.print(classes)
+    if result.prediction.findings:
+        console.print(_findings_table(result))
 
     explanation = result.explanation
     if explanation.layers:
@@ -64,6 +60,32 @@ def print_explanation(result: Result) -> None:
         console.print(f"  {result.folder / file}", highlight=False, soft_wrap=True)
 
 
+def _findings_table(result: Result) -> Table:
+    prediction, aim = result.prediction, result.aim
+    boxes = prediction.measure == "score"
+    table = Table(title=TITLES[prediction.measure], title_justify="left", box=None, pad_edge=False)
+    table.add_column("index", justify="right")
+    table.add_column("class")
+    table.add_column(prediction.measure, justify="right")
+    if boxes:
+        table.add_column("box")
+    for finding in prediction.findings[:CLASSES_SHOWN]:
+        # Of a detector's boxes of one class, one is explained.
+        explained = finding.box == aim.outline if boxes else finding.index in aim.classes
+        mark = "  <- explained" if explained else "  <- versus" if finding.index in aim.against else ""
+        box = [",".join(map(str, _rounded(result, finding)))] if boxes else []
+        label = f"{result.network.label(finding.index)}{mark}"
+        table.add_row(str(finding.index), label, prediction.shown(finding), *box)
+    return table
+
+
+def _rounded(result: Result, finding: Finding) -> list[int]:
+    assert finding.box is not None
+    width, height = result.sight.photograph.size
+    sides = zip(result.sight.in_photograph(finding.box), (width, height) * 2, strict=True)
+    return [round(min(max(side, 0), limit)) for side, limit in sides]
+
+
 def _layers_table(explanation: Explanation) -> Table:
     weights = explanation.weights[0]
     strongest = weights.argsort(descending=True)[:LAYERS_SHOWN].tolist()
@@ -80,32 +102,41 @@ def _layers_table(explanation: Explanation) -> Table:
     return layers
 
 
-def print_summary(results: Sequence[Result]) -> None:
-    """One row per image and target."""
-    table = Table(title=f"{len(results)} explanations")
+def print_summary(records: Sequence[Mapping[str, Any]]) -> None:
+    """One row per image and target, from `as_record`."""
+    table = Table(title=f"{len(records)} explanations")
     for column in ("image", "class", "strongest layer", "files"):
         table.add_column(column, overflow="fold")
-    for result in results:
-        layers = result.explanation.layers
-        strongest = layers[int(result.explanation.weights[0].argmax())].name if layers else "-"
-        table.add_row(result.image.name, result.named, strongest, str(result.folder))
+    for record in records:
+        strongest = max(record["layers"], key=lambda layer: layer["weight"], default={"name": "-"})["name"]
+        folder = str(Path(record["files"]["overlay"]).parent)
+        table.add_row(Path(record["image"]).name, record["named"], strongest, folder)
     Console().print(table)
-    for note in dict.fromkeys(f"{result.image}: {note}" for result in results for note in result.notes):
+    for note in dict.fromkeys(f"{record['image']}: {note}" for record in records for note in record["notes"]):
         Console().print(f"Note: {note}", highlight=False, soft_wrap=True)
 
 
 def as_record(result: Result) -> dict[str, Any]:
-    """The same facts as plain values for --json."""
+    """The same facts as plain values for --json; sizes and boxes in pixels, boxes of the photograph."""
+    return stored_record(result) | {"files": {name: str(result.folder / file) for name, file in FILES.items()}}
+
+
+def stored_record(result: Result) -> dict[str, Any]:
+    """`as_record` without the places of files, to lie beside them."""
     explanation, parts = result.explanation, result.explanation.completeness
+    measure, finding = result.prediction.measure, result.aim.finding
     return {
         "image": str(result.image),
+        "size": list(result.sight.photograph.size),
+        "seen": list(result.sight.view.region),
         "model": result.network.name,
-        "target": {"index": result.aim.index, "label": result.aim.label},
-        "probability": None if result.aim.index is None else float(result.probabilities[result.aim.index]),
-        "top": [
-            {"index": index, "label": result.network.label(index), "probability": probability}
-            for index, probability in _top_classes(result)
-        ],
+        "task": result.network.task,
+        "classes": len(result.sight.output.reshape(len(result.sight.output), -1)),
+        "method": result.method,
+        "named": result.named,
+        "target": {"index": result.aim.index, "label": result.aim.label, "classes": list(result.aim.classes)},
+        measure: None if finding is None else finding.value,
+        "top": [_as_entry(result, finding) for finding in result.prediction.findings[:CLASSES_SHOWN]],
         "score": float(explanation.score[0]),
         "parts": {
             "input": float(parts.input[0]),
@@ -125,7 +156,6 @@ def as_record(result: Result) -> dict[str, Any]:
             for layer in explanation.layers
         ],
         "recipe": explanation.recipe and explanation.recipe.described(),
-        "files": {name: str(result.folder / file) for name, file in FILES.items()},
         "notes": list(result.notes),
     }
 
@@ -140,9 +170,10 @@ def report_failures(failures: Sequence[tuple[Path, str]], attempted: int) -> int
     return 1 if failures else 0
 
 
-def _top_classes(result: Result) -> list[tuple[int, float]]:
-    top = result.probabilities.topk(min(CLASSES_SHOWN, len(result.probabilities)))
-    return list(zip(top.indices.tolist(), top.values.tolist(), strict=True))
+def _as_entry(result: Result, finding: Finding) -> dict[str, Any]:
+    label = result.network.label(finding.index)
+    entry = {"index": finding.index, "label": label, result.prediction.measure: finding.value}
+    return entry if finding.box is None else entry | {"box": list(result.sight.in_photograph(finding.box))}
 
 
 def area(explanation: Explanation) -> float:

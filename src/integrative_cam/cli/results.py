@@ -24,7 +24,8 @@ from ..evaluate.report import Example, Plot, Report, html
 from ..evaluate.summary import Line, mean_ranks
 from ..models import load, read_image
 from ..render import overlay
-from ..render.plots import INK, Dot, dot_plot, svg
+from ..render.colours import INK
+from ..render.plots import Dot, dot_plot, svg
 from ..storage import written_whole
 from .measure import CONTROLS
 

@@ -12,11 +12,12 @@ from rich.table import Table
 from ..cam import IntegrativeCAM
 from ..models import build, load
 from ..taps import Taps
+from .explain import announced
 
 
 def list_taps(model: str, weights: Path | None, taps: Taps, every: bool, as_json: bool) -> None:
     """Print the taps of a network; random weights do where none are given."""
-    network = load(model, weights) if weights else build(model)
+    network = announced(load(model, weights) if weights else build(model))
     shape = (1, len(network.preprocessing.mean), *network.preprocessing.crop)
     # Noise: a constant image leaves some networks without a gradient.
     images = torch.randn(shape, generator=torch.Generator().manual_seed(0))

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from ..blocks import wide
 from ..errors import InputError, MissingExtraError
 from ..targets.detection import overlap
-from ..blocks import wide
 from .perturbation import check_maps, order
 
 if TYPE_CHECKING:

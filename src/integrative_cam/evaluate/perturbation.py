@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..errors import InputError
 from ..blocks import wide
+from ..errors import InputError
 from .imputation import harmonic
 
 if TYPE_CHECKING:

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from ..blocks import wide
 from ..errors import InputError, OutputError
 from ..guard import evaluation, preserved_buffers, preserved_randomness
 from ..targets import class_scores, logits_of
-from ..blocks import wide
 from .perturbation import check_images
 
 if TYPE_CHECKING:

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from ..blocks import wide
 from ..errors import InputError, first_line
 from ..guard import preserved_randomness, unwrapped
 from ..methods import Explainer
-from ..blocks import wide
 from .perturbation import check_maps
 from .probabilities import TargetIndex
 from .simplicity import coherency

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from ..blocks import wide
 from ..bridges import Attribution, signed_map, spread
 from ..errors import InputError, MissingExtraError, OutputError
 from ..explanation import Explanation
 from ..methods import Explainer
 from ..targets import class_scores, logits_of
-from ..blocks import wide
 from .perturbation import check_images
 from .probabilities import TargetIndex, at_least_one, left_as_it_was
 

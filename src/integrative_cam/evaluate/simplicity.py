@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from ..blocks import wide
 from ..errors import InputError
 from ..evidence import over
 from ..fusion import by_magnitude
-from ..blocks import wide
 from .perturbation import check_maps
 
 if TYPE_CHECKING:

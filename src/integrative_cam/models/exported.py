@@ -57,7 +57,8 @@ def from_exported(name: str) -> Network:
     model = as_functions(program)
     wrapped = ChannelsLast(model) if channels_last else model
     wrapped.training = False
-    return Network(path.name, wrapped, sidecar.preprocessing, sidecar.labels, sidecar.notes)
+    task = sidecar.task or "classification"
+    return Network(path.name, wrapped, sidecar.preprocessing, sidecar.labels, sidecar.notes, task)
 
 
 class Scope(nn.Module):

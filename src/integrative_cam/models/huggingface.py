@@ -87,7 +87,12 @@ def huggingface(short: str) -> Source:
             processor = automatic.from_pretrained(files("*.json"), trust_remote_code=False, local_files_only=True)
             return mirrored(processor, name)
 
-    return Source(name, create, preprocessing, _labels)
+    return Source(name, create, preprocessing, _labels, _task)
+
+
+def _task(model: nn.Module) -> str:
+    stated = {"multi_label_classification": "multi-label", "regression": "regression"}
+    return stated.get(str(getattr(cast(Any, model).config, "problem_type", None)), "classification")
 
 
 def _labels(model: nn.Module) -> tuple[str, ...]:

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -34,17 +35,23 @@ def read_image(path: str | Path) -> Image.Image:
         ImageError: no such file, not an image, truncated, or over MAX_PIXELS.
     """
     with _opened(Path(path)) as image:
-        return _rgb(ImageOps.exif_transpose(image))
+        return upright(image)
+
+
+def decode_image(content: bytes, name: str) -> Image.Image:
+    """`read_image` of a file's content; `name` stands for the file in errors."""
+    with _opened(name, BytesIO(content)) as image:
+        return upright(image)
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Image.Image]:
-    """The file as Pillow reads it; what goes wrong, also while it is used, becomes one line."""
+def _opened(path: Path | str, content: BytesIO | None = None) -> Iterator[Image.Image]:
+    """The file, or its content, as Pillow reads it; what goes wrong, also while it is used, becomes one line."""
     try:
         with warnings.catch_warnings():
             # Pillow warns at a limit of its own; ours refuses.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image = Image.open(path)
+            image = Image.open(content or path)
         with image:
             width, height = image.size
             if width * height > MAX_PIXELS:
@@ -82,6 +89,11 @@ def read_classes(path: str | Path) -> Int[Tensor, "height width"]:
         return torch.from_numpy(np.array(image)).long()
 
 
+def upright(image: Image.Image) -> Image.Image:
+    """The image as 8-bit RGB, turned upright by its EXIF orientation; transparency over white."""
+    return _rgb(ImageOps.exif_transpose(image))
+
+
 def _rgb(image: Image.Image) -> Image.Image:
     if image.mode in ("I;16", "I;16B", "I;16L", "I;16N", "I"):
         # 16-bit greyscale; Pillow's own conversion would clip at 255.
@@ -95,10 +107,15 @@ def _rgb(image: Image.Image) -> Image.Image:
 
 @dataclass(frozen=True)
 class View:
-    """What a network sees of an image: `tensor` as its input, `picture` the same region at the image's resolution."""
+    """What a network sees of an image: `tensor` as its input, `picture` the same region at the image's resolution.
+
+    `region` is where that lies in the image: (left, top, right, bottom) in its pixels, not rounded; a crop larger than
+    the scaled image reaches beyond it.
+    """
 
     tensor: Float[Tensor, "1 channel height width"]
     picture: Image.Image
+    region: tuple[float, float, float, float]
 
 
 @dataclass(frozen=True)
@@ -130,8 +147,9 @@ class Preprocessing:
         values = torch.from_numpy(np.array(seen, dtype=np.float32) / 255).reshape(crop_height, crop_width, -1)
         mean, std = torch.tensor(self.mean), torch.tensor(self.std)
         across, down = width / scaled[0], height / scaled[1]
-        picture = image.crop((round(left * across), round(top * down), round(right * across), round(bottom * down)))
-        return View(((values - mean) / std).permute(2, 0, 1)[None].contiguous(), picture)
+        region = (left * across, top * down, right * across, bottom * down)
+        picture = image.crop((round(region[0]), round(region[1]), round(region[2]), round(region[3])))
+        return View(((values - mean) / std).permute(2, 0, 1)[None].contiguous(), picture, region)
 
     def boxes(self, boxes: Float[Tensor, "box 4"], size: tuple[int, int]) -> Float[Tensor, "seen 4"]:
         """The parts of boxes that the network sees, in pixels of its input; boxes cropped away are left out.

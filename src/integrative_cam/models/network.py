@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 
@@ -10,12 +11,21 @@ from torch import nn
 from ..errors import TargetError
 from .image import Preprocessing
 
+TASKS: Mapping[str, str] = {
+    "classification": "one class of several, or one at each pixel",
+    "multi-label": "classes that do not exclude each other",
+    "regression": "values",
+    "image": "an image made of the image",
+    "fastestdet": "boxes, in FastestDet's layout",
+}
+"""What the numbers that a network gives mean."""
+
 
 @dataclass(frozen=True)
 class Network:
     """A model in evaluation mode, its preprocessing, and its class names in index order (may be empty).
 
-    `notes`: what the user should know of it, such as preprocessing that its file does not state.
+    `notes`: what the user should know of it, such as preprocessing that its file does not state. `task`: of TASKS.
     """
 
     name: str
@@ -23,10 +33,12 @@ class Network:
     preprocessing: Preprocessing
     labels: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    task: str = "classification"
 
     def label(self, index: int) -> str:
         """The name of a class, or "class 7" where names are not known."""
-        return self.labels[index] if 0 <= index < len(self.labels) else f"class {index}"
+        kind = {"regression": "value", "image": "channel"}.get(self.task, "class")
+        return self.labels[index] if 0 <= index < len(self.labels) else f"{kind} {index}"
 
     def index(self, target: str) -> int:
         """The class that an index or a name stands for; case does not matter, one synonym is enough.

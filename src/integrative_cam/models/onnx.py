@@ -60,6 +60,7 @@ def from_onnx(path: Path) -> Network:
         preprocessing=sidecar.preprocessing,
         labels=sidecar.labels or _names(proto),
         notes=notes,
+        task=sidecar.task or ("multi-label" if final == "Sigmoid" else "classification"),
     )
 
 

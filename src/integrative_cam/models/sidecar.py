@@ -1,4 +1,4 @@
-"""What a file of a bare graph does not say: how to prepare photographs, and what its classes are called."""
+"""What a file of a bare graph does not say: how to prepare photographs, what its output means, its classes' names."""
 
 from __future__ import annotations
 
@@ -10,21 +10,23 @@ from typing import Any, get_args
 
 from ..errors import ModelError
 from .image import Interpolation, Preprocessing
+from .network import TASKS
 
-FIELDS = ("resize", "crop", "interpolation", "mean", "std", "squash", "labels")
+FIELDS = ("resize", "crop", "interpolation", "mean", "std", "squash", "labels", "task")
 
 
 @dataclass(frozen=True)
 class Sidecar:
-    """Preprocessing and class names for a file, and remarks on what was assumed."""
+    """Preprocessing, class names and task for a file, None where it does not say, and remarks on what was assumed."""
 
     preprocessing: Preprocessing
     labels: tuple[str, ...]
     notes: tuple[str, ...]
+    task: str | None
 
 
 def read_sidecar(file: Path, channels: int, size: tuple[int | None, int | None]) -> Sidecar:
-    """The JSON file beside `file` with the same stem: an object with any of FIELDS, as `Preprocessing` names them.
+    """The JSON file beside `file` with the same stem: an object with any of FIELDS, named as in `Network`.
 
     Without `resize`, photographs are squashed to the network's input size; without `mean` and `std`, its values are
     those of the pixels divided by 255. A note says so, since most networks want more.
@@ -56,7 +58,10 @@ def read_sidecar(file: Path, channels: int, size: tuple[int | None, int | None])
             f"{file.name} does not say how its input is normalised: pixels / 255 are taken as they are. If it was "
             f'trained otherwise, say so in {path.name} beside it: {{"mean": [...], "std": [...], "labels": [...]}}.'
         )
-    return Sidecar(replace(plain, **changes), tuple(map(str, given.get("labels", ()))), tuple(notes))
+    if given.get("task", "classification") not in TASKS:
+        raise ModelError(f"{path}: task must be one of {', '.join(TASKS)}, but got {given['task']!r}.")
+    labels = tuple(map(str, given.get("labels", ())))
+    return Sidecar(replace(plain, **changes), labels, tuple(notes), given.get("task"))
 
 
 def _read(path: Path) -> Mapping[str, Any]:

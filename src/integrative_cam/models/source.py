@@ -13,7 +13,7 @@ from .network import Network
 
 @dataclass(frozen=True)
 class Source:
-    """How a library builds a network, what its images go through, and the names of its own classes.
+    """How a library builds a network, what its images go through, the names of its own classes, its task.
 
     `create(pretrained=True)` gives it with the library's weights, `create(num_classes=7)` with as many classes.
     """
@@ -22,7 +22,9 @@ class Source:
     create: Callable[..., nn.Module]
     preprocessing: Callable[[nn.Module], Preprocessing]
     labels: Callable[[nn.Module], tuple[str, ...]]
+    task: Callable[[nn.Module], str] = lambda _: "classification"
 
     def network(self, model: nn.Module) -> Network:
         """`model`, which `create` gave, with what belongs to it."""
-        return Network(self.name, model.eval(), self.preprocessing(model), self.labels(model))
+        parts = self.preprocessing(model), self.labels(model)
+        return Network(self.name, model.eval(), *parts, task=self.task(model))

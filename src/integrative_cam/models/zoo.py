@@ -144,11 +144,13 @@ def _torchvision(name: str) -> Source:
         model: nn.Module = torchvision.models.get_model(name, weights=published if pretrained else None, **options)
         return model
 
-    def preprocessing(_: nn.Module) -> Preprocessing:
+    def preprocessing(model: nn.Module) -> Preprocessing:
         transform = published.transforms()
+        # A vision transformer takes the size it was built for, which published weights change.
+        side = int(getattr(model, "image_size", transform.crop_size[0]))
         return Preprocessing(
-            transform.resize_size[0],
-            (transform.crop_size[0], transform.crop_size[0]),
+            transform.resize_size[0] if side == transform.crop_size[0] else side,
+            (side, side),
             transform.interpolation.value,
             tuple(transform.mean),
             tuple(transform.std),

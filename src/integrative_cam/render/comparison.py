@@ -1,4 +1,4 @@
-"""Several maps of one photograph side by side."""
+"""Several maps of one photograph: side by side, or one against another."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from math import ceil
 from typing import TYPE_CHECKING
 
-from .overlay import overlay
+from ..errors import InputError
+from .overlay import Region, overlay
+from .sheet import bare, colour_bar, sheet
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -17,27 +19,62 @@ if TYPE_CHECKING:
 COLUMNS = 4
 
 
-def comparison(maps: Mapping[str, Float[Tensor, "height width"]], image: Image, title: str = "") -> Figure:
+def comparison(
+    maps: Mapping[str, Float[Tensor, "height width"]], image: Image, title: str = "", region: Region | None = None
+) -> Figure:
     """Draw the photograph and an overlay per map, in the order given, each under its name.
 
     Args:
         maps: name -> map in [0, 1].
-        image: the region that the network saw, at any size.
+        image: the photograph, at any size.
         title: shown above all, such as the class.
+        region: where the maps lie in it, such as `View.region`; None: all of it.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    pictures = {"photograph": image, **{name: overlay(each, image) for name, each in maps.items()}}
-    columns = min(COLUMNS, len(pictures))
-    rows = ceil(len(pictures) / columns)
-    figure = Figure(figsize=(3.2 * columns, 3.5 * rows + 0.3), layout="constrained")
-    FigureCanvasAgg(figure)
+    shown = {"photograph": image, **{name: overlay(each, image, region) for name, each in maps.items()}}
+    rows = ceil(len(shown) / COLUMNS)
+    columns = ceil(len(shown) / rows)
+    figure = sheet(3.2 * columns, (_down(image, 3.2) + 0.35) * rows + 0.4)
     figure.suptitle(title)
     grid = list(figure.subplots(rows, columns, squeeze=False).flat)
-    for axes in grid:
-        axes.set_axis_off()
-    for axes, (name, picture) in zip(grid, pictures.items(), strict=False):
+    bare(*grid)
+    for axes, (name, picture) in zip(grid, shown.items(), strict=False):
         axes.imshow(picture)
         axes.set_title(name)
     return figure
+
+
+def contrast(
+    maps: Mapping[str, Float[Tensor, "height width"]], image: Image, title: str = "", region: Region | None = None
+) -> Figure:
+    """Draw two maps, such as those of two classes, and their difference: orange where the first has more evidence.
+
+    Each map is relative to its own maximum, and so is what the difference compares; `targets.contrast` explains the
+    difference of the scores themselves.
+
+    Args:
+        maps: two names -> maps of one size in [0, 1].
+        image: the photograph, at any size.
+        title: shown above all.
+        region: where the maps lie in it, such as `View.region`; None: all of it.
+
+    Raises:
+        InputError: not two maps of one size.
+    """
+    if len(maps) != 2 or len({each.shape for each in maps.values()}) != 1:
+        sizes = ", ".join(f"{name} {tuple(each.shape)}" for name, each in maps.items())
+        raise InputError(f"contrast draws two maps of one size, but got {sizes or 'none'}.")
+    (first, one), (second, other) = maps.items()
+    figure = sheet(12, _down(image, 3.4) + 1)
+    figure.suptitle(title)
+    cells = list(figure.subplots(1, 3))
+    bare(*cells)
+    drawn = [overlay(one, image, region), overlay(other, image, region), overlay(one - other, image, region, True)]
+    for axes, name, picture in zip(cells, (first, second, "difference"), drawn, strict=True):
+        axes.imshow(picture)
+        axes.set_title(name)
+    colour_bar(figure, cells[2:], signed=True, ends=(second, first))
+    return figure
+
+
+def _down(image: Image, across: float) -> float:
+    return min(max(across * image.height / image.width, 1.2), 6)

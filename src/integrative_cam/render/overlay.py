@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -16,30 +17,115 @@ except ImportError as error:
 
 from torch import Tensor
 
+from .colours import EVIDENCE, SIGNED
+
 if TYPE_CHECKING:
     from jaxtyping import Float
+    from numpy.typing import NDArray
 
-COLOURS = "inferno"
-"""Perceptually uniform and readable with colour-blind eyes."""
+Region = tuple[float, float, float, float]
+"""Left, top, right, bottom in pixels of a picture; the picture's own area reaches from 0 to its width and height."""
+
 OPACITY = 0.85
 COLOUR_KEPT = 0.3
 """Of the photograph: a red cup in full colour would look like evidence."""
+LIGHT_UNSEEN = 0.4
+"""Of the photograph where the network saw nothing: no evidence there is no finding."""
 
 
-def overlay(saliency: Float[Tensor, "height width"], image: Image.Image) -> Image.Image:
-    """Lay one map, [0, 1], over an image of any size that shows the same region; opacity follows the map."""
+def overlay(
+    saliency: Float[Tensor, "height width"], image: Image.Image, region: Region | None = None, signed: bool = False
+) -> Image.Image:
+    """Lay one map over a photograph of any size; opacity follows the evidence.
+
+    The photograph's own colour is muted, and what lies outside of `region` darkened.
+
+    Args:
+        saliency: in [0, 1]; with `signed` of any range.
+        image: the photograph.
+        region: where the map lies in it, such as `View.region`; None: all of it.
+        signed: draw evidence for and against in diverging colours, white at zero; see `coloured`.
+
+    Returns:
+        RGB, of the photograph's size.
+
+    Raises:
+        InputError: not a map of two dimensions, or a region without area.
+    """
+    muted = ImageEnhance.Color(image.convert("RGB")).enhance(COLOUR_KEPT)
+    if region is not None:
+        light = np.where(seen(image.size, region), 1, LIGHT_UNSEEN)[..., None]
+        muted = Image.fromarray((np.asarray(muted) * light).round().astype(np.uint8))
+    photograph = np.asarray(muted, dtype=np.float64)
+    colours, opacity = _coloured(saliency, image.size, region, signed)
+    return Image.fromarray((photograph * (1 - opacity) + colours * opacity).round().astype(np.uint8))
+
+
+def coloured(
+    saliency: Float[Tensor, "height width"], size: tuple[int, int], region: Region | None = None, signed: bool = False
+) -> Image.Image:
+    """One map alone, as a transparent layer to put over a photograph of `size` (width, height).
+
+    Args:
+        saliency: in [0, 1]; with `signed` of any range, and divided by its largest magnitude.
+        size: of the result.
+        region: where the map lies in it; None: all of it.
+        signed: diverging colours, white at zero; alpha follows the magnitude.
+
+    Returns:
+        RGBA; alpha is OPACITY times the evidence, 0 where there is none and outside of the region.
+
+    Raises:
+        InputError: not a map of two dimensions, or a region without area.
+    """
+    colours, opacity = _coloured(saliency, size, region, signed)
+    return Image.fromarray(np.concatenate([colours, opacity * 255], 2).round().astype(np.uint8), "RGBA")
+
+
+def _coloured(
+    saliency: Tensor, size: tuple[int, int], region: Region | None, signed: bool
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    values = placed(saliency, size, region)
+    if signed:
+        values = values / (float(saliency.abs().max()) or 1.0)
+        colours = mpl.colormaps[SIGNED]((values.clip(-1, 1) + 1) / 2)
+    else:
+        values = values.clip(0, 1)
+        colours = mpl.colormaps[EVIDENCE](values)
+    return colours[..., :3] * 255, OPACITY * np.abs(values).clip(0, 1)[..., None]
+
+
+def placed(
+    saliency: Float[Tensor, "height width"], size: tuple[int, int], region: Region | None = None
+) -> NDArray[np.float64]:
+    """A map's values at the pixels of a picture of `size` (width, height), 0 outside of the region.
+
+    Linear between the centres of the map's pixels, as in the fusion: no overshoot, so that no false sign appears beside
+    a peak. Where the picture is smaller than the map, its pixels are means.
+    """
     if saliency.ndim != 2:
         raise InputError(
             f"overlay draws maps of two dimensions, but this one has shape {tuple(saliency.shape)}; "
-            "index the axis to show, or plot a signal's map as a curve."
+            "index the axis to show, or draw a signal's map with `curve` and a volume's with `slices`."
         )
-    muted = ImageEnhance.Color(image.convert("RGB")).enhance(COLOUR_KEPT)
-    photograph = np.asarray(muted, dtype=np.float32)
-    grown = Image.fromarray(saliency.float().cpu().numpy()).resize(image.size, Image.Resampling.BICUBIC)
-    values = np.asarray(grown).clip(0, 1)
-    colours = mpl.colormaps[COLOURS](values)[..., :3].astype(np.float32) * 255
-    opacity = OPACITY * values[..., None]
-    return Image.fromarray((photograph * (1 - opacity) + colours * opacity).round().astype(np.uint8))
+    left, top, right, bottom = region or (0, 0, *size)
+    if right <= left or bottom <= top:
+        raise InputError(f"region must be (left, top, right, bottom) with an area, but got {region}.")
+    values = Image.fromarray(saliency.detach().float().cpu().numpy())
+    smaller = (min(values.width, math.ceil(right - left)), min(values.height, math.ceil(bottom - top)))
+    values = values.resize(smaller, Image.Resampling.BILINEAR)
+    across, down = values.width / (right - left), values.height / (bottom - top)
+    # Pillow adds the half pixel to the centres itself; what falls outside of the map becomes 0.
+    shift = (across, 0, -left * across, 0, down, -top * down)
+    found = values.transform(size, Image.Transform.AFFINE, shift, Image.Resampling.BILINEAR)
+    return np.asarray(found, dtype=np.float64)
+
+
+def seen(size: tuple[int, int], region: Region | None) -> NDArray[np.bool_]:
+    """The pixels, by their centres, of a picture of `size` (width, height) that lie in the region."""
+    left, top, right, bottom = region or (0, 0, *size)
+    columns, rows = np.arange(size[0]) + 0.5, np.arange(size[1]) + 0.5
+    return ((rows >= top) & (rows < bottom))[:, None] & ((columns >= left) & (columns < right))
 
 
 def overlays(
@@ -55,16 +141,22 @@ def overlays(
     Raises:
         InputError: not one image per map.
     """
+    return [overlay(saliency, image) for saliency, image in zip(maps, pictures(images, len(maps)), strict=True)]
+
+
+def pictures(images: Tensor | Image.Image | Sequence[Image.Image], count: int) -> list[Image.Image]:
+    """So many images, from images or from a tensor; see `overlays`."""
     if isinstance(images, Tensor):
-        pictures = [_picture(image) for image in images]
+        found = [picture(image) for image in images]
     else:
-        pictures = [images] if isinstance(images, Image.Image) else list(images)
-    if len(pictures) != len(maps):
-        raise InputError(f"overlay needs one image per map: {len(maps)} maps, but got {len(pictures)} images.")
-    return [overlay(saliency, picture) for saliency, picture in zip(maps, pictures, strict=True)]
+        found = [images] if isinstance(images, Image.Image) else list(images)
+    if len(found) != count:
+        raise InputError(f"overlay needs one image per map: {count} maps, but got {len(found)} images.")
+    return found
 
 
-def _picture(image: Float[Tensor, "channel height width"]) -> Image.Image:
+def picture(image: Float[Tensor, "channel height width"]) -> Image.Image:
+    """A tensor as a picture, stretched to the full range of brightness; grey unless it has three channels."""
     values = image.detach().float().cpu()
     values = values if len(values) == 3 else values.mean(0, keepdim=True).expand(3, -1, -1)
     low, high = values.min(), values.max()

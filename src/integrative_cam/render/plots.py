@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING
 
 import matplotlib as mpl
 
+from .colours import INK, SERIES
+from .sheet import sheet
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-INK = "#333333"
-"""Of everything that is no data; a page with a dark side puts its own colour in its place."""
-COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00")
-"""Told apart by colour-blind eyes (Okabe and Ito); the markers differ too."""
 MARKERS = "osv^<>"
 
 
@@ -38,16 +37,10 @@ def dot_plot(dots: Sequence[Dot], label: str, zero: bool = False) -> Figure:
         label: of the axis.
         zero: draw a line there.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     rows = list(dict.fromkeys(dot.row for dot in dots))
     series = list(dict.fromkeys(dot.series for dot in dots))
     with mpl.rc_context({"text.color": INK, "axes.labelcolor": INK, "xtick.color": INK, "ytick.color": INK}):
-        figure = Figure(
-            figsize=(5, 0.9 + len(rows) * (0.22 + 0.11 * len(series)) + 0.2 * len(series)), layout="constrained"
-        )
-        FigureCanvasAgg(figure)
+        figure = sheet(5, 0.9 + len(rows) * (0.22 + 0.11 * len(series)) + 0.2 * len(series))
         axes = figure.subplots()
         for number, name in enumerate(series):
             chosen = [dot for dot in dots if dot.series == name]
@@ -58,7 +51,7 @@ def dot_plot(dots: Sequence[Dot], label: str, zero: bool = False) -> Figure:
                 [rows.index(dot.row) + offset for dot in chosen],
                 xerr=[[max(0, dot.mean - dot.low) for dot in chosen], [max(0, dot.high - dot.mean) for dot in chosen]],
                 fmt="D" if pooled else MARKERS[number % len(MARKERS)],
-                color=INK if pooled else COLOURS[number % len(COLOURS)],
+                color=INK if pooled else SERIES[number % len(SERIES)],
                 markersize=4,
                 linewidth=1.4,
                 label=name or "all networks",

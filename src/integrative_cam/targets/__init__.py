@@ -5,7 +5,7 @@ here make such callables; where they take a class index, they take another targe
 """
 
 from .classes import contrast, log_odds, probability, total
-from .detection import Decoder, Detections, detection, fastestdet, overlap
+from .detection import Decoder, Detections, detection, fastestdet, matching, overlap
 from .regions import region, segmentation
 from .sample import SampleTarget, logits_of, sample_of
 from .scoring import Scored, Target, class_scores, score
@@ -23,6 +23,7 @@ __all__ = [
     "fastestdet",
     "log_odds",
     "logits_of",
+    "matching",
     "overlap",
     "part",
     "probability",

@@ -59,18 +59,28 @@ def detection(box: Sequence[float] | Tensor, index: int, decode: Decoder, least:
             raise TargetError(
                 f"index {index} is out of range: the decoder gives {classes} classes, 0 to {classes - 1}."
             )
-        overlaps = overlap(wanted.to(found.boxes), found.boxes.detach())
-        if not (overlaps >= least).any():
-            best = f"; the best has {float(overlaps.max()):.2f}" if len(overlaps) else ""
-            raise TargetError(
-                f"No detected box overlaps {tuple(wanted.tolist())} by {least} or more (intersection over union)"
-                f"{best}. Check that both count the same pixels, or lower `least`."
-            )
         scores = found.scores[:, index]
-        match = torch.where(overlaps >= least, overlaps * scores.detach(), -1).argmax()
-        return scores[match]
+        return scores[matching(wanted, found.boxes.detach(), scores.detach(), least)]
 
     return named(target, f"class {index} in box")
+
+
+def matching(
+    box: Float[Tensor, "4"], others: Float[Tensor, "box 4"], scores: Float[Tensor, "box"], least: float = 0.5
+) -> int:
+    """Which of the others `detection` takes: the largest product of overlap and score, of those that overlap enough.
+
+    Raises:
+        TargetError: none does.
+    """
+    overlaps = overlap(box.to(others), others)
+    if not (overlaps >= least).any():
+        best = f"; the best has {float(overlaps.max()):.2f}" if len(overlaps) else ""
+        raise TargetError(
+            f"No detected box overlaps {tuple(box.tolist())} by {least} or more (intersection over union)"
+            f"{best}. Check that both count the same pixels, or lower `least`."
+        )
+    return int(torch.where(overlaps >= least, overlaps * scores, -1).argmax())
 
 
 def overlap(box: Float[Tensor, "4"], others: Float[Tensor, "box 4"]) -> Float[Tensor, "box"]:

@@ -1,0 +1,144 @@
+"""Time from a switch on the page to its new picture, as a ratio to a full run: photograph, network, map, picture.
+
+python benchmarks/page.py            # in process
+python benchmarks/page.py --server   # and through a server on this machine, as a browser asks it
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from integrative_cam import integrate, trace
+from integrative_cam.app.choice import Switches
+from integrative_cam.app.desk import Desk
+from integrative_cam.app.photograph import photograph
+from integrative_cam.app.pictures import map_uri
+from integrative_cam.app.screen import Screen, favourites, show
+from integrative_cam.app.server import example, offer_of
+from integrative_cam.app.visit import Visit
+from integrative_cam.models import DEFAULT
+from integrative_cam.recipe import Recipe
+from integrative_cam.render import presented
+
+REPEATS = 15
+SWITCHES = [
+    {"readout": "identity"},
+    {"bias": "none"},
+    {"bias": "complete"},
+    {"weighting": "uniform"},
+    {"negative": 0.0},
+]
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--server", action="store_true", help="also measure through a server")
+    through = parser.parse_args().server
+    torch.set_num_threads(1)
+    path = example()
+    assert path is not None
+    desk = Desk(offer_of([DEFAULT], {}))
+
+    def full() -> Visit:
+        visit = desk.open(photograph(path.read_bytes(), path.name))
+        show(visit, screen(visit))
+        return visit
+
+    whole = median(full)
+    visit = full()
+    first = screen(visit)
+    print(f"full run: {whole:.0f} ms (photograph, network once, map, picture)")
+    for change in SWITCHES:
+        chosen = replace(first, switches=replace(Switches.of(Recipe()), **change))
+
+        def switched(chosen: Screen = chosen) -> None:
+            # What was made of this choice before is not used again.
+            visit.kept.put(visit.visitor, None, 0, explanation_name(chosen))
+            show(visit, chosen)
+
+        print(row(str(change), median(switched), whole))
+
+    found = visit.trace(DEFAULT, first.target, Recipe().taps)
+    explanation = visit.explanation(first.choices()[0])
+    model, seen = visit.network(DEFAULT).model, visit.seen(DEFAULT)
+    print("\nof which")
+    print(row("network forward and gradient", median(lambda: trace(model, seen.tensor, first.target)), whole))
+    print(row("integrate", median(lambda: integrate(found, Recipe())), whole))
+    print(row("presented (smoothing)", median(lambda: presented(explanation)), whole))
+    print(row("picture of the map", median(lambda: map_uri(explanation.map[0], seen, signed=False)), whole))
+    print(row("photograph read and shrunk", median(lambda: photograph(path.read_bytes(), path.name)), whole))
+    if through:
+        print(row("\na switch through the server", through_server(path), whole))
+
+
+def screen(visit: Visit) -> Screen:
+    """The page's first screen."""
+    return Screen(DEFAULT, favourites(visit, DEFAULT, 1)[0][0], "integrative", Switches.of(Recipe()))
+
+
+def explanation_name(chosen: Screen) -> tuple[object, ...]:
+    """The name under which a visit keeps an explanation."""
+    (choice,) = chosen.choices()
+    return ("explanation", choice.network, choice.target, choice.method, choice.switches)
+
+
+def median(work: Callable[[], object]) -> float:
+    """Milliseconds of the processor: what else the machine does meanwhile does not count."""
+    work()
+    times = []
+    for _ in range(REPEATS):
+        start = time.process_time()
+        work()
+        times.append((time.process_time() - start) * 1000)
+    return statistics.median(times)
+
+
+def row(name: str, milliseconds: float, whole: float) -> str:
+    """One line of the table."""
+    return f"{name:34} {milliseconds:7.1f} ms   {milliseconds / whole:.2f} of a full run"
+
+
+def through_server(path: Path) -> float:
+    """A switch in Chromium, from the click to the new picture."""
+    import sys
+
+    sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+    from playwright.sync_api import sync_playwright
+    from serving import chromium_of, served
+
+    log = Path("test-output") / "page-benchmark.txt"
+    log.parent.mkdir(exist_ok=True)
+    with served(log) as address, sync_playwright() as started:
+        page = started.chromium.launch(executable_path=chromium_of(), args=["--no-sandbox"]).new_page()
+        page.goto(address)
+        page.locator("#icam-stage input[type=file]").set_input_files(path)
+        page.locator("#icam-stage figure").wait_for()
+        page.get_by_label("identity", exact=True).wait_for()
+        times: list[float] = page.evaluate(
+            """async (labels) => {
+              const times = [];
+              const image = () => document.querySelector("#icam-stage figure img").src;
+              for (const label of labels) {
+                const before = image(), start = performance.now();
+                [...document.querySelectorAll("input[type=radio]")].find((each) => each.value === label).click();
+                while (image() === before) await new Promise((next) => setTimeout(next, 2));
+                times.push(performance.now() - start);
+                await new Promise((next) => setTimeout(next, 200));
+              }
+              return times;
+            }""",
+            ["identity", "none", "uniform", "complete", "softplus", "average", "residual", "product"],
+        )
+    return statistics.median(times)
+
+
+if __name__ == "__main__":
+    main()

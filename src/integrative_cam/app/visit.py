@@ -1,0 +1,122 @@
+"""One visitor's photograph under the networks on offer; what was computed once is used again."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ..cam import integrate
+from ..errors import ModelError
+from ..explanation import Explanation
+from ..models import Network
+from ..recipe import Recipe
+from ..taps import Taps
+from ..targets import class_scores
+from ..trace import Trace, trace
+from .choice import Choice, offered
+from .memory import Memory, bytes_of
+from .photograph import Photograph
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Offered:
+    """A network that the operator put on the page, and the arguments of `load` that name it, without folders."""
+
+    network: Network
+    files: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a network sees: its input, and where it lies in the photograph as shown, (left, top, right, bottom)."""
+
+    tensor: Float[Tensor, "1 channel height width"]
+    region: tuple[float, float, float, float]
+
+
+Offer = Mapping[str, Offered]
+
+
+@dataclass(frozen=True)
+class Visit:
+    """A photograph that a visitor opened. `kept` may forget anything: it is then computed again."""
+
+    visitor: str
+    photograph: Photograph
+    offer: Offer
+    kept: Memory[Any]
+
+    def network(self, name: str) -> Network:
+        """A network on offer.
+
+        Raises:
+            ModelError: it is not.
+        """
+        if name not in self.offer:
+            raise ModelError(f"This page offers {', '.join(self.offer)}, but not {name!r}.")
+        return self.offer[name].network
+
+    def seen(self, name: str) -> Seen:
+        """What the network sees of the photograph."""
+        found = self.kept.get(self.visitor, ("seen", name))
+        if found is None:
+            image = self.photograph.full()
+            view = self.network(name).preprocessing(image)
+            scale = self.photograph.shown.width / image.width
+            left, top, right, bottom = view.region
+            found = Seen(view.tensor, (left * scale, top * scale, right * scale, bottom * scale))
+            self._keep(("seen", name), found)
+        seen: Seen = found
+        return seen
+
+    def logits(self, name: str) -> Float[Tensor, "classes"]:
+        """The network's output for the photograph.
+
+        Raises:
+            CamError: the network or its output cannot be used; see `trace`.
+        """
+        found = self.kept.get(self.visitor, ("logits", name))
+        return _logits(self.trace(name, None, Recipe().taps)) if found is None else found
+
+    def trace(self, name: str, target: int | None, taps: Taps) -> Trace:
+        """The network's run for a class, None for its top class; done once, whatever recipes follow."""
+        found = None if target is None else self.kept.get(self.visitor, ("trace", name, target, taps))
+        if found is None:
+            found = trace(self.network(name).model, self.seen(name).tensor, target, taps)
+            self._keep(("logits", name), _logits(found))
+            assert found.index is not None
+            self._keep(("trace", name, int(found.index[0]), taps), found)
+        done: Trace = found
+        return done
+
+    def explanation(self, choice: Choice) -> Explanation:
+        """The explanation of a choice.
+
+        Raises:
+            CamError: the choice does not fit, or the network cannot be explained.
+        """
+        # Whether it is smoothed is no part of it.
+        name = ("explanation", choice.network, choice.target, choice.method, choice.switches)
+        found = self.kept.get(self.visitor, name)
+        if found is None:
+            recipe = choice.recipe()
+            if recipe is None:
+                model = self.network(choice.network).model
+                found = offered(choice.method)(model, self.seen(choice.network).tensor, choice.target)
+            else:
+                found = integrate(self.trace(choice.network, choice.target, recipe.taps), recipe)
+            self._keep(name, found)
+        explanation: Explanation = found
+        return explanation
+
+    def _keep(self, name: Hashable, value: object) -> None:
+        self.kept.put(self.visitor, value, bytes_of(value), name)
+
+
+def _logits(found: Trace) -> Tensor:
+    return class_scores(found.output, "target")[0].float()

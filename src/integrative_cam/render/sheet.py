@@ -1,0 +1,86 @@
+"""Figures without pyplot's global state, and files that are the same bytes for the same figure."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import matplotlib as mpl
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+from ..errors import InputError
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import SubFigure
+
+DPI, NOTEBOOK_DPI = 150, 64
+_SALT = "integrative-cam"
+_UNDATED: dict[str, dict[str, Any]] = {
+    ".png": {"Software": None},
+    ".svg": {"Date": None},
+    ".pdf": {"CreationDate": None},
+}
+
+
+class Sheet(Figure):
+    """A figure that notebooks show, though pyplot does not know it."""
+
+    def _repr_png_(self) -> bytes:
+        written = io.BytesIO()
+        self.savefig(written, dpi=NOTEBOOK_DPI, metadata=_UNDATED[".png"])
+        return written.getvalue()
+
+
+def sheet(width: float, height: float) -> Sheet:
+    """An empty figure, in inches."""
+    figure = Sheet(figsize=(width, height), layout=ConstrainedLayoutEngine(h_pad=0.07))
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def save(figure: Figure, path: str | Path) -> None:
+    """Write a figure as PNG, SVG or PDF, after the file's name; the same figure gives the same bytes.
+
+    Raises:
+        InputError: another kind of file.
+    """
+    kind = Path(path).suffix.lower()
+    if kind not in _UNDATED:
+        raise InputError(f"path must end in {', '.join(_UNDATED)}, but got {str(path)!r}.")
+    # TrueType, which journals ask for.
+    with mpl.rc_context({"svg.hashsalt": _SALT, "pdf.fonttype": 42}):
+        figure.savefig(path, dpi=DPI, metadata=_UNDATED[kind])
+
+
+def colour_bar(
+    part: Figure | SubFigure, axes: list[Axes], signed: bool = False, ends: tuple[str, str] = ("against", "for")
+) -> None:
+    """The scale beside pictures: evidence from 0 to its maximum, or signed from one end to the other."""
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import Normalize
+
+    from .colours import EVIDENCE, SIGNED
+
+    scale = ScalarMappable(Normalize(-1, 1), SIGNED) if signed else ScalarMappable(Normalize(0, 1), EVIDENCE)
+    bar = part.colorbar(scale, ax=axes, shrink=0.85, aspect=28, pad=0.02)
+    if signed:
+        bar.set_ticks([-1, 0, 1], labels=[ends[0], "0", ends[1]])
+    else:
+        bar.set_ticks([0, 0.5, 1])
+        bar.set_label("evidence / its maximum")
+    bar.outline.set_visible(False)
+
+
+def bare(*axes: Axes) -> None:
+    """Only what is drawn in them, nothing around."""
+    for each in axes:
+        each.set_axis_off()
+
+
+def open_frame(axes: Axes) -> None:
+    """Only the axes that carry numbers."""
+    axes.spines[["top", "right"]].set_visible(False)

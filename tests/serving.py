@@ -1,0 +1,44 @@
+"""The page served by the command itself, for tests that visit it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+PATIENCE = 90.0
+CHROMIUM = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+
+
+def chromium_of() -> str | None:
+    """The browser that the system has; None leaves it to Playwright's own."""
+    return next((found for name in CHROMIUM if (found := shutil.which(name))), None)
+
+
+@contextmanager
+def served(log: Path, *arguments: str) -> Iterator[str]:
+    """The address of `icam app --port 0 --no-open`, a process of its own that ends with the context."""
+    command = [sys.executable, "-c", "from integrative_cam.cli import main; main()", "app", "--port", "0", "--no-open"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", "PYTHONWARNINGS": "ignore"}
+    with log.open("w") as out:
+        server = subprocess.Popen([*command, *arguments], stdout=out, stderr=out, env=environment)
+        try:
+            yield _address(server, log)
+        finally:
+            server.terminate()
+            server.wait(20)
+
+
+def _address(server: subprocess.Popen[bytes], log: Path) -> str:
+    until = time.monotonic() + PATIENCE
+    while time.monotonic() < until and server.poll() is None:
+        for line in log.read_text().splitlines():
+            if line.startswith("The page is at "):
+                return line.split()[4].rstrip("/")
+        time.sleep(0.1)
+    raise AssertionError(f"no page after {PATIENCE:.0f} seconds:\n{log.read_text()}")
