@@ -109,8 +109,10 @@ def _scores(
     model = unwrapped(model)
     with undisturbed(model, images.device) as before_write, saved_tensors_hooks(_forget, _forget):
         capture = Capture(model, len(images), lambda called, _: called == name, before_write)
+        leaf = images.clone().requires_grad_()
+        capture.enter([leaf])
         with capture, _Silence(capture, channel) as silence:
-            output = model(images.clone().requires_grad_().clone())
+            output = model(leaf.clone())
         scores = wide(targets.score(output, target, len(images)).score.detach())
     if silent and not silence.done:
         raise TapError(f"The network called {name} once and not again: it does not do the same twice.")
@@ -139,8 +141,11 @@ class _Silence(TorchFunctionMode):
         for candidate in self._capture.candidates[self.done :]:
             self.done += 1
             # Detached from the graph, yet the memory that the network goes on with.
-            sample = torch.arange(len(candidate.value), device=candidate.value.device)
-            candidate.value[sample, self._channel] = 0
+            memory = output.detach()
+            if candidate.fold is None:
+                memory[torch.arange(len(memory), device=memory.device), self._channel] = 0
+            elif self._channel is not None:
+                candidate.fold.silence(memory, self._channel)
         return output
 
 

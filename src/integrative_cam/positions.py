@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from jaxtyping import Float
+    from jaxtyping import Float, Int
 
 _RESHAPES = (
     *("view", "reshape", "flatten", "unflatten", "squeeze", "unsqueeze", "view_as", "reshape_as", "unsafe_view"),
@@ -105,6 +105,13 @@ class Fold:
             size = len(self.order) // self.batch
             found = values.reshape(self.batch, rows // self.batch, -1)[:, self.start : self.start + size]
         return found.reshape(self.batch, *self.grid, -1).movedim(-1, 1)
+
+    def silence(self, values: Tensor, channel: Int[Tensor, "batch"]) -> None:
+        """Set one channel of each sample to zero, in place, at all positions of its grid."""
+        moved = values.permute(*self.rows, *self.columns)
+        flat = moved.reshape(moved.shape[: len(self.rows)].numel(), -1).clone()
+        flat[self.order.to(values.device).reshape(self.batch, -1), channel[:, None]] = 0
+        moved.copy_(flat.reshape(moved.shape))
 
     def rest(self, product: Tensor, mapped: Float[Tensor, "batch channel *grid"]) -> Float[Tensor, "batch"] | None:
         """Per sample the sum of `product` over entries without a position; None where all have one."""
