@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
 
-from .evidence import over, saturated_shift
+from .evidence import over
 from .fusion import resize
 from .trace import Trace
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float
-
-SiteMap = tuple["Float[Tensor, 'batch *space']", "Float[Tensor, 'batch']"]
-"""Evidence that a constant carries, and its mass."""
 
 Bias = Literal["complete", "residual", "layers", "none"]
 BIASES: dict[str, str] = {
@@ -54,7 +51,7 @@ class Completeness:
         return self.score[:, None] - self.activation - self.tap_bias
 
 
-def completeness(trace: Trace) -> Completeness:
+def completeness(trace: Trace[Any, Any]) -> Completeness:
     """Split the score at the input and at every tap of `trace`."""
     parts = [each.part for each in trace.taps]
     sites = [site.part for site in trace.sites]
@@ -69,19 +66,14 @@ def completeness(trace: Trace) -> Completeness:
     )
 
 
-def site_maps(trace: Trace, rho: Float[Tensor, "batch"], negative: float) -> list[SiteMap]:
-    """Each bias site's saturated map at its own resolution, (batch,) where the site has no space; and its mass."""
-    return [saturated_shift(site.gradient, site.shift, rho, negative) for site in trace.sites]
-
-
 def complete_bias(
-    trace: Trace, maps: list[Float[Tensor, "batch *site_space"]], tap: int
+    trace: Trace[Any, Any], maps: list[Float[Tensor, "batch *site_space"]], tap: int
 ) -> Float[Tensor, "batch *space"]:
     """Sum of the maps of all sites behind `tap`, at the tap's resolution and with their sums preserved.
 
     A site without the tap's spatial axes gives every position an equal share.
     """
-    space = trace.taps[tap].activation.shape[2:]
+    space = torch.Size(trace.taps[tap].shape[1:])
     same_size: dict[tuple[int, ...], Tensor] = {}
     for site, is_behind in zip(maps, trace.behind[tap].tolist(), strict=True):
         if is_behind:
@@ -98,8 +90,8 @@ def complete_bias(
     return total
 
 
-def residual_bias(trace: Trace, split: Completeness, tap: int) -> Float[Tensor, "batch *space"]:
+def residual_bias(trace: Trace[Any, Any], split: Completeness, tap: int) -> Float[Tensor, "batch *space"]:
     """S - <g, A>, spread evenly and halved as unsaturated evidence is (alpha = 1/2)."""
-    space = trace.taps[tap].activation.shape[2:]
+    space = torch.Size(trace.taps[tap].shape[1:])
     rest = (split.score - split.activation[:, tap]) / (2 * space.numel())
     return rest.reshape(-1, *[1] * len(space)).expand(-1, *space)

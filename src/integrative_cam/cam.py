@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from .bias import SiteMap, complete_bias, completeness, residual_bias, site_maps
+from .bias import complete_bias, completeness, residual_bias
+from .blocks import wide
 from .errors import RecipeError
-from .evidence import evidence, over
+from .evidence import over
 from .explanation import BiasLayer, Explanation, Layer
 from .fusion import by_magnitude, fuse
 from .inputs import Inputs
-from .readout import rho_of
 from .recipe import Recipe
+from .reduction import Reduced, SiteMap, TapMap, curvature, reducers
 from .streams import scores_of, streams_of
 from .taps import TapInfo
-from .targets import Target, class_scores, logits_of
-from .trace import Input, Trace, trace
+from .targets import Scored, Target, logits_of
+from .trace import BiasSite, Input, Tap, Trace, trace, trace_reduced
 from .weighting import LayerScores, layer_scores, layer_weights, power, shares
 
 if TYPE_CHECKING:
@@ -70,8 +71,14 @@ class IntegrativeCAM:
         Raises:
             CamError: see `trace` and `readout.rho_of`.
         """
-        found = trace(self.model, images, target, self.recipe.taps, differentiable=differentiable)
-        return integrate(found, self.recipe)
+        found = trace_reduced(
+            self.model, images, target, self.recipe.taps, self._reducers, differentiable=differentiable
+        )
+        with torch.set_grad_enabled(differentiable), torch.autocast(found.score.device.type, enabled=False):
+            return _integrate(found, self.recipe)
+
+    def _reducers(self, scored: Scored) -> tuple[Callable[[Tap], TapMap], Callable[[BiasSite], SiteMap]]:
+        return reducers(self.recipe, *curvature(self.recipe, wide(scored.score), scored.logits, scored.index))
 
     def taps(self, images: Inputs) -> list[TapInfo]:
         """What would be fused for such images: name, kind and shape (channel, *space), in execution order."""
@@ -100,31 +107,27 @@ def integrate(trace: Trace, recipe: Recipe) -> Explanation:
     """
     keep = trace.is_differentiable and torch.is_grad_enabled()
     with torch.set_grad_enabled(keep), torch.autocast(trace.score.device.type, enabled=False):
-        return _integrate(trace, recipe)
+        of_tap, of_site = reducers(recipe, *curvature(recipe, trace.score, trace.output, trace.index))
+        taps, sites = tuple(map(of_tap, trace.taps)), tuple(map(of_site, trace.sites))
+        return _integrate(cast(Reduced, replace(cast(Any, trace), taps=taps, sites=sites)), recipe)
 
 
-def _integrate(trace: Trace, recipe: Recipe) -> Explanation:
+def _integrate(trace: Reduced, recipe: Recipe) -> Explanation:
     split = completeness(trace)
     scores = layer_scores(trace)
-    rho, direction = rho_of(recipe.readout, trace.score, margin(trace))
-    rho = (rho * direction).to(trace.score)
-    turned = directed(trace, direction)
-    sites = site_maps(turned, rho, recipe.negative) if recipe.bias in ("complete", "layers") else []
-
+    _, direction = curvature(recipe, trace.score, trace.output, trace.index)
+    sites = [site.map for site in trace.sites if site.map is not None]
     maps, biases = [], []
-    guarded = torch.zeros_like(trace.score, dtype=torch.long)
-    for index, tap in enumerate(turned.taps):
-        found, touched = evidence(tap.activation, tap.gradient, rho, recipe.negative, recipe.aggregation)
+    for index, tap in enumerate(trace.taps):
         if recipe.bias == "complete":
-            bias = complete_bias(trace, [found for found, _ in sites], index)
+            bias = complete_bias(trace, sites, index)
         elif recipe.bias == "residual":
-            bias = over(direction.to(found), found) * residual_bias(trace, split, index)
+            bias = over(direction, tap.map) * residual_bias(trace, split, index)
         else:
-            bias = torch.zeros_like(found)
-        guarded += touched
-        maps.append(found + bias)
+            bias = torch.zeros_like(tap.map)
+        maps.append(tap.map + bias)
         biases.append(bias)
-    fused = [_fuse(trace, each, maps, sites, scores, recipe) for each in trace.inputs if each.space]
+    fused = [_fuse(trace, each, maps, scores, recipe) for each in trace.inputs if each.space]
     # Of several inputs, the first one with a map is the map.
     main = fused[0]
     return Explanation(
@@ -147,7 +150,7 @@ def _integrate(trace: Trace, recipe: Recipe) -> Explanation:
         output=trace.output,
         target=trace.index,
         target_names=trace.target_names,
-        guarded=guarded,
+        guarded=torch.stack([tap.guarded for tap in trace.taps]).sum(0),
         completeness=split,
         recipe=recipe,
         streams=streams_of(trace, direction, [(each.map, each.weights) for each in fused])
@@ -166,10 +169,9 @@ class _Fused:
 
 
 def _fuse(
-    trace: Trace,
+    trace: Reduced,
     given: Input,
     maps: Sequence[Float[Tensor, "batch *layer_space"]],
-    sites: Sequence[SiteMap],
     scores: LayerScores,
     recipe: Recipe,
 ) -> _Fused:
@@ -177,7 +179,7 @@ def _fuse(
     own = list(given.fused)
     own_scores = scores_of(scores, own, given.path_shares) if len(trace.inputs) > 1 else scores
     own_weights = layer_weights(own_scores, recipe.weighting, recipe.temper, recipe.branch)
-    bias_layers = _bias_layers(trace, given, sites, recipe) if recipe.bias == "layers" else ()
+    bias_layers = _bias_layers(trace, given, recipe) if recipe.bias == "layers" else ()
 
     tap_share = 1 - recipe.bias_share if bias_layers else 1
     joining = [maps[index] for index in own] + [layer.map for layer in bias_layers]
@@ -225,25 +227,15 @@ def unlayered(trace: Trace, maps: Float[Tensor, "batch *space"]) -> Explanation:
     )
 
 
-def directed(trace: Trace, direction: Float[Tensor, "batch"]) -> Trace:
-    """The trace of direction * S: where the read-out falls with S, evidence for and against change sides."""
-    if bool((direction == 1).all()):
-        return trace
-    return replace(
-        trace,
-        taps=tuple(replace(tap, gradient=tap.gradient * over(direction, tap.gradient)) for tap in trace.taps),
-        sites=tuple(replace(site, gradient=site.gradient * over(direction, site.gradient)) for site in trace.sites),
-    )
-
-
-def _bias_layers(trace: Trace, given: Input, sites: Sequence[SiteMap], recipe: Recipe) -> tuple[BiasLayer, ...]:
+def _bias_layers(trace: Reduced, given: Input, recipe: Recipe) -> tuple[BiasLayer, ...]:
     """The input's sites with space as layers, weighted by their tempered mass sum|bias * gradient|; all have
     bias_share.
     """
     spatial = [
-        (trace.sites[index].name, *sites[index])
-        for index in given.sites
-        if sites[index][0].ndim - 1 == len(given.space) and sites[index][0][0].numel() > 1
+        (site.name, site.map, site.mass)
+        for site in (trace.sites[index] for index in given.sites)
+        if site.map is not None and site.mass is not None
+        if site.map.ndim - 1 == len(given.space) and site.map[0].numel() > 1
     ]
     if not spatial:
         return ()
@@ -259,17 +251,6 @@ def _warn_if_blank(fused: Float[Tensor, "batch *space"], of: str) -> None:
             f"The map{of} of image {', '.join(map(str, blank))} is blank: no layer holds evidence for its target.",
             stacklevel=2,
         )
-
-
-def margin(trace: Trace) -> Float[Tensor, "batch"] | None:
-    """S - logsumexp(all other logits); None where the target is no class. A single logit stands against 0."""
-    if trace.index is None:
-        return None
-    logits = class_scores(trace.output, "margin").double()
-    if logits.shape[1] == 1:
-        return trace.score
-    others = logits.scatter(1, trace.index[:, None], float("-inf")).logsumexp(1)
-    return trace.score.double() - others
 
 
 def _sum_of_output(output: Any) -> Tensor:

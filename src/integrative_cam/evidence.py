@@ -57,9 +57,9 @@ def _evidence(
 ) -> tuple[Float[Tensor, "row position"], Int[Tensor, "row"]]:
     denominator, guarded = saturation(activation, gradient, rho)
     # Evidence against is scaled by its share; torch.where would take 30 times as long on a CPU.
-    slope = F.leaky_relu(gradient, negative) / denominator
+    slope = F.leaky_relu(gradient, negative).div_(denominator)
     if aggregation == "position":
-        return (slope * activation).sum(1), guarded
+        return slope.mul_(activation).sum(1), guarded
     if aggregation == "channel":
         weight = slope.sum(2)
     else:
@@ -78,7 +78,8 @@ def saturation(
     |g|, so that evidence against saturates as evidence for does.
     """
     mass = over(rho, activation) * activation.sum(2, keepdim=True)
-    denominator = mass * gradient.abs() + 2
+    # In place, so that more of it stays in the processor's cache; autograd copies what it needs.
+    denominator = gradient.abs().mul_(mass).add_(2)
     # Asking a CPU saves passes over the map; asking another device would make it wait.
     if mass.device.type == "cpu" and not (mass < 0).any():
         return denominator, torch.zeros(len(mass), dtype=torch.long)

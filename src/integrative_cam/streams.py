@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -51,7 +51,7 @@ class Streams:
 
 
 def streams_of(
-    trace: Trace,
+    trace: Trace[Any, Any],
     direction: Float[Tensor, "batch"],
     mapped: Sequence[tuple[Float[Tensor, "batch *space"], Float[Tensor, "batch tap"]]],
 ) -> Streams:
@@ -81,7 +81,7 @@ def scores_of(scores: LayerScores, taps: Sequence[int], path_shares: Sequence[Fr
     return LayerScores(shares(scores.gradient[:, own]), shares(scores.activation[:, own]), scores.joint[:, own], paths)
 
 
-def stream_evidence(trace: Trace) -> tuple[Float[Tensor, "batch stream"], Float[Tensor, "batch"]]:
+def stream_evidence(trace: Trace[Any, Any]) -> tuple[Float[Tensor, "batch stream"], Float[Tensor, "batch"]]:
     """The score's parts that entered through each input alone, and the part of the biases behind the fusion."""
     found = torch.stack([_evidence(trace, at) for at in range(len(trace.inputs))], 1)
     owners = [sum(site in each.sites for each in trace.inputs) for site in range(len(trace.sites))]
@@ -93,7 +93,7 @@ def stream_share(evidence: Float[Tensor, "batch stream"]) -> Float[Tensor, "batc
     return shares(evidence.relu())
 
 
-def _evidence(trace: Trace, at: int) -> Float[Tensor, "batch"]:
+def _evidence(trace: Trace[Any, Any], at: int) -> Float[Tensor, "batch"]:
     """<g, A> at the last tap that all of the input's paths pass and no other input's, or <dS/dx, x> where there is
     none; and the biases that enter behind it, before the fusion.
     """
@@ -109,9 +109,10 @@ def _evidence(trace: Trace, at: int) -> Float[Tensor, "batch"]:
         return given.part + _bias(trace, alone)
     tap = trace.taps[cuts[-1]]
     behind = trace.behind[cuts[-1]].tolist()
-    return tap.part + _bias(trace, {site for site in alone if behind[site]})
+    part: Tensor = tap.part
+    return part + _bias(trace, {site for site in alone if behind[site]})
 
 
-def _bias(trace: Trace, sites: set[int]) -> Float[Tensor, "batch"]:
+def _bias(trace: Trace[Any, Any], sites: set[int]) -> Float[Tensor, "batch"]:
     parts = [trace.sites[site].part for site in sorted(sites)]
     return torch.stack(parts).sum(0) if parts else torch.zeros_like(trace.score)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, Any, Generic
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.graph import get_gradient_edge
+from torch.autograd.graph import GradientEdge, get_gradient_edge
+from typing_extensions import TypeVar
 
 from . import graph, targets
 from .blocks import sum_over_blocks, wide
@@ -125,17 +126,22 @@ class Input:
         return self.product.flatten(1).sum(1) if self.product.ndim > 1 else self.product
 
 
+TapT = TypeVar("TapT", default=Tap)
+SiteT = TypeVar("SiteT", default=BiasSite)
+
+
 @dataclass(frozen=True)
-class Trace:
+class Trace(Generic[TapT, SiteT]):
     """One forward and one gradient of a batch; detached, and independent of the model from here on, unless it was made
     with `differentiable`: then all tensors with floats keep their graphs.
 
+    Taps and sites may also be what was made of them as soon as their gradients arrived; see `trace_reduced`.
     `behind[t, s]` is True where bias site s acts on a value computed from tap t. `index` holds the target classes,
     None where the target is a callable.
     """
 
-    taps: tuple[Tap, ...]
-    sites: tuple[BiasSite, ...]
+    taps: tuple[TapT, ...]
+    sites: tuple[SiteT, ...]
     behind: Bool[Tensor, "tap site"]
     score: Float[Tensor, "batch"]
     output: Tensor
@@ -193,6 +199,26 @@ def trace(
         TargetError: the target does not name one scalar per sample.
         TapError: no feature map fits.
     """
+    return trace_reduced(model, images, target, taps, lambda _: (_kept, _kept), differentiable=differentiable)
+
+
+Reducers = Callable[[targets.Scored], tuple[Callable[[Tap], TapT], Callable[[BiasSite], SiteT]]]
+"""Takes the scores and gives what to make of each tap and of each bias site."""
+
+
+def trace_reduced(
+    model: nn.Module,
+    images: Inputs,
+    target: targets.Target,
+    taps: Taps,
+    reducers: Reducers[TapT, SiteT],
+    *,
+    differentiable: bool,
+) -> Trace[TapT, SiteT]:
+    """A trace that holds what `reducers` make of each tap and site as soon as its gradient is there; see `trace`.
+
+    No feature map or gradient outlives that moment but those that the reducers keep.
+    """
     _check(model)
     model = unwrapped(model)
     form = checked(model, images)
@@ -209,7 +235,7 @@ def trace(
         _check_finite(scored)
         hidden = _hidden(model, capture)
         try:
-            found = _differentiate(call, scored, capture, taps, differentiable)
+            found = _differentiate(call, scored, capture, taps, reducers, differentiable)
         except TapError as error:
             raise TapError(f"{error} {hidden}".strip()) from None
         if hidden:
@@ -217,7 +243,18 @@ def trace(
         return found
 
 
-def _differentiate(call: Call, scored: targets.Scored, capture: Capture, taps: Taps, differentiable: bool) -> Trace:
+def _kept(found: Any) -> Any:
+    return found
+
+
+def _differentiate(
+    call: Call,
+    scored: targets.Scored,
+    capture: Capture,
+    taps: Taps,
+    reducers: Reducers[TapT, SiteT],
+    differentiable: bool,
+) -> Trace[TapT, SiteT]:
     total = scored.score.sum()
     if total.grad_fn is None:
         raise OutputError(
@@ -230,39 +267,49 @@ def _differentiate(call: Call, scored: targets.Scored, capture: Capture, taps: T
         raise OutputError("The score does not depend on the images: the model ignores its input.")
     reached = [[bool(to_input.get(each.edge.node)) for to_input in to_inputs] for each in capture.candidates]
     fused = select_for(capture.candidates, reached, [leaf.ndim for leaf in call.leaves], taps, capture.seen)
-    chosen = sorted(set().union(*fused))
-    candidates = [capture.candidates[index] for index in chosen]
+    chosen = {index: capture.candidates[index] for index in sorted(set().union(*fused))}
     shifts = [each for each in capture.shifts if any(to_input.get(each.edge.node) for to_input in to_inputs)]
+    nodes = {index: each.edge.node for index, each in chosen.items()}
+    ndims = {index: each.value.ndim for index, each in chosen.items()}
+    capture.candidates.clear()
 
-    at_leaves, at_taps, at_shifts = _gradients(total, call.leaves, candidates, shifts, differentiable)
+    from_score = graph.paths_from(order)
+    shares = [graph.path_shares(order, list(nodes.values()), from_score, [to_input]) for to_input in to_inputs]
+    overall = graph.path_shares(order, list(nodes.values()), from_score, to_inputs) if len(shares) > 1 else shares[0]
+    share_of = dict(zip(nodes, overall, strict=True))
+    shares_of = [dict(zip(nodes, each, strict=True)) for each in shares]
+
+    reduce_tap, reduce_site = reducers(scored)
+    at_tap: dict[int, TapT] = {}
+    at_site: dict[int, SiteT] = {}
+
+    def visit_tap(index: int, gradient: Tensor) -> None:
+        # Popped: nothing but the network's own graph holds the feature map any more.
+        at_tap[index] = reduce_tap(_tap(chosen.pop(index), gradient, share_of[index]))
+
+    def visit_site(index: int, gradient: Tensor) -> None:
+        if gradient.ndim and len(gradient) % call.batch == 0:
+            at_site[index] = reduce_site(_site(shifts[index], gradient, call.batch))
+
+    visits = [(each.edge, partial(visit_tap, index)) for index, each in chosen.items()]
+    visits += [(each.edge, partial(visit_site, index)) for index, each in enumerate(shifts)]
+    scale = _HALF_GRADIENT_SCALE if torch.float16 in {each.value.dtype for each in chosen.values()} else 1.0
+    at_leaves = _gradients(total, call.leaves, visits, scale, differentiable)
     if all(each is None for each in at_leaves):
         raise OutputError("The score does not depend on the images: no gradient reaches them.")
-    found = {
-        index: (candidate, gradient)
-        for index, candidate, gradient in zip(chosen, candidates, at_taps, strict=True)
-        if gradient is not None
-    }
-    if not found:
+    if not at_tap:
         raise TapError("The score does not depend on any of the chosen taps. List them with cam.taps(images).")
+
+    found, sites = sorted(at_tap), sorted(at_site)
     place = {index: at for at, index in enumerate(found)}
-    sites = [
-        (_site(each, gradient, call.batch), each.edge.node)
-        for each, gradient in zip(shifts, at_shifts, strict=True)
-        if gradient is not None and gradient.ndim and len(gradient) % call.batch == 0
-    ]
-    nodes, site_nodes = [each.edge.node for each, _ in found.values()], [node for _, node in sites]
-    from_score = graph.paths_from(order)
+    site_nodes = [shifts[index].edge.node for index in sites]
     score, output, leaves = scored.score, scored.logits, call.leaves
     if not differentiable:
         score, output, leaves = score.detach(), output.detach(), tuple(leaf.detach() for leaf in leaves)
-    by_input = [graph.path_shares(order, nodes, from_score, [to_input]) for to_input in to_inputs]
-    overall = graph.path_shares(order, nodes, from_score, to_inputs) if len(to_inputs) > 1 else by_input[0]
     return Trace(
-        taps=tuple(
-            _tap(each, gradient, share) for (each, gradient), share in zip(found.values(), overall, strict=True)
-        ),
-        sites=tuple(site for site, _ in sites),
-        behind=graph.behind(order, nodes, site_nodes).to(total.device),
+        taps=tuple(at_tap[index] for index in found),
+        sites=tuple(at_site[index] for index in sites),
+        behind=graph.behind(order, [nodes[index] for index in found], site_nodes).to(total.device),
         score=wide(score),
         output=output,
         index=scored.index,
@@ -271,42 +318,46 @@ def _differentiate(call: Call, scored: targets.Scored, capture: Capture, taps: T
             Input(
                 name=name,
                 product=wide(leaf) * (0 if gradient is None else gradient),
-                space=_space(leaf, [capture.candidates[index] for index in own if index in place]),
-                path_shares=tuple(path_shares),
+                space=_space(leaf, [ndims[index] for index in own if index in place]),
+                path_shares=tuple(share[index] for index in found),
                 fused=tuple(place[index] for index in own if index in place),
-                sites=tuple(index for index, node in enumerate(site_nodes) if to_input[node]),
+                sites=tuple(at for at, node in enumerate(site_nodes) if to_input[node]),
             )
-            for name, leaf, gradient, to_input, path_shares, own in zip(
-                call.names, leaves, at_leaves, to_inputs, by_input, fused, strict=True
+            for name, leaf, gradient, to_input, share, own in zip(
+                call.names, leaves, at_leaves, to_inputs, shares_of, fused, strict=True
             )
         ),
     )
 
 
-def _space(leaf: Tensor, taps: Sequence[Candidate]) -> tuple[int, ...]:
-    return tuple(leaf.shape[2 - taps[0].value.ndim :]) if taps else ()
-
-
-Gradients = list[Tensor | None]
+def _space(leaf: Tensor, ndims: Sequence[int]) -> tuple[int, ...]:
+    return tuple(leaf.shape[2 - ndims[0] :]) if ndims else ()
 
 
 def _gradients(
     total: Tensor,
     leaves: Sequence[Tensor],
-    taps: Sequence[Candidate],
-    shifts: Sequence[Shift],
+    visits: Sequence[tuple[GradientEdge, Callable[[Tensor], None]]],
+    scale: float,
     differentiable: bool,
-) -> tuple[Gradients, Gradients, Gradients]:
-    scale = _HALF_GRADIENT_SCALE if torch.float16 in {each.value.dtype for each in taps} else 1.0
-    edges = [*map(get_gradient_edge, leaves), *(each.edge for each in taps), *(each.edge for each in shifts)]
-    found = torch.autograd.grad(total * scale, edges, allow_unused=True, create_graph=differentiable)
-    gradients: Gradients = [None if each is None else _unscaled(each, scale) for each in found]
-    split = len(leaves) + len(taps)
-    return gradients[: len(leaves)], gradients[len(leaves) : split], gradients[split:]
+) -> list[Tensor | None]:
+    """The gradients at the leaves; each visit gets that at its edge when it is complete, before it goes on."""
 
+    def unscaled(gradient: Tensor) -> Tensor:
+        return gradient if scale == 1 else wide(gradient) / scale
 
-def _unscaled(gradient: Tensor, scale: float) -> Tensor:
-    return gradient if scale == 1 else wide(gradient) / scale
+    def hook(place: int, visit: Callable[[Tensor], None], gradients: tuple[Tensor | None, ...]) -> None:
+        gradient = gradients[place]
+        if gradient is not None:
+            visit(unscaled(gradient))
+
+    hooks = [edge.node.register_prehook(partial(hook, edge.output_nr, visit)) for edge, visit in visits]
+    try:
+        found = torch.autograd.grad(total * scale, leaves, allow_unused=True, create_graph=differentiable)
+    finally:
+        for each in hooks:
+            each.remove()
+    return [None if each is None else unscaled(each) for each in found]
 
 
 def _tap(candidate: Candidate, gradient: Tensor, path_share: Fraction) -> Tap:
@@ -336,7 +387,8 @@ def _sums(
     activation: Float[Tensor, "row channel position"], gradient: Float[Tensor, "row channel position"]
 ) -> tuple[Tensor, ...]:
     product = activation * gradient
-    return tuple(each.sum((1, 2)) for each in (product, product.abs(), gradient.abs(), activation.abs()))
+    total = product.sum((1, 2))
+    return total, *(each.sum((1, 2)) for each in (product.abs_(), gradient.abs(), activation.abs()))
 
 
 def _hidden(model: nn.Module, capture: Capture) -> str:

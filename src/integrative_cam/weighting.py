@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -31,7 +31,7 @@ class LayerScores:
 Weighting = Callable[[LayerScores], Tensor]
 
 
-def layer_scores(trace: Trace) -> LayerScores:
+def layer_scores(trace: Trace[Any, Any]) -> LayerScores:
     """Score every tap of `trace`."""
     sums = [tap.sums for tap in trace.taps]
     gradient = shares(torch.stack([each.gradient for each in sums], 1))

@@ -1,0 +1,100 @@
+"""What a tap and a bias site come down to: a small map, and sums. Made as soon as the gradient is there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from .evidence import evidence, over, saturated_shift
+from .readout import rho_of
+from .recipe import Recipe
+from .targets import class_scores
+from .trace import BiasSite, Sums, Tap, Trace
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int
+
+
+@dataclass(frozen=True)
+class TapMap:
+    """A tap's evidence at its own resolution, without its feature map and gradient; the rest as in `Tap`."""
+
+    name: str
+    kind: str
+    shape: tuple[int, ...]
+    path_share: Fraction
+    sums: Sums
+    part: Float[Tensor, "batch"]
+    map: Float[Tensor, "batch *space"]
+    guarded: Int[Tensor, "batch"]
+
+    @property
+    def is_cut(self) -> bool:
+        """Every path passes here."""
+        return self.path_share == 1
+
+
+@dataclass(frozen=True)
+class SiteMap:
+    """A bias site's evidence at its own resolution, (batch,) where it has no space, and its mass, the sum of
+    |shift * gradient|; both None where the recipe leaves the biases out.
+    """
+
+    name: str
+    part: Float[Tensor, "batch"]
+    map: Float[Tensor, "batch *space"] | None
+    mass: Float[Tensor, "batch"] | None
+
+
+Reduced = Trace[TapMap, SiteMap]
+
+
+def reducers(
+    recipe: Recipe, rho: Float[Tensor, "batch"], direction: Float[Tensor, "batch"]
+) -> tuple[Callable[[Tap], TapMap], Callable[[BiasSite], SiteMap]]:
+    """What `recipe` makes of each tap and bias site; rho and direction as `curvature` gives them."""
+    falls = bool((direction != 1).any())
+
+    def directed(gradient: Tensor) -> Tensor:
+        # Where the read-out falls with S, evidence for and against change sides.
+        return gradient * over(direction, gradient) if falls else gradient
+
+    def tap_map(tap: Tap) -> TapMap:
+        with torch.autocast(tap.gradient.device.type, enabled=False):
+            found, guarded = evidence(tap.activation, directed(tap.gradient), rho, recipe.negative, recipe.aggregation)
+            return TapMap(tap.name, tap.kind, tap.shape, tap.path_share, tap.sums, tap.part, found, guarded)
+
+    def site_map(site: BiasSite) -> SiteMap:
+        with torch.autocast(site.gradient.device.type, enabled=False):
+            if recipe.bias not in ("complete", "layers"):
+                return SiteMap(site.name, site.part, None, None)
+            found, mass = saturated_shift(directed(site.gradient), site.shift, rho, recipe.negative)
+            return SiteMap(site.name, site.part, found, mass)
+
+    return tap_map, site_map
+
+
+def curvature(
+    recipe: Recipe, score: Float[Tensor, "batch"], output: Tensor, index: Int[Tensor, "batch"] | None
+) -> tuple[Float[Tensor, "batch"], Float[Tensor, "batch"]]:
+    """Rho of the recipe's read-out for direction * S, and the direction: -1 where the read-out falls with S."""
+    rho, direction = rho_of(recipe.readout, score, margin(score, output, index))
+    return (rho * direction).to(score), direction
+
+
+def margin(
+    score: Float[Tensor, "batch"], output: Tensor, index: Int[Tensor, "batch"] | None
+) -> Float[Tensor, "batch"] | None:
+    """S - logsumexp(all other logits); None where the target is no class. A single logit stands against 0."""
+    if index is None:
+        return None
+    logits = class_scores(output, "margin").double()
+    if logits.shape[1] == 1:
+        return score
+    others = logits.scatter(1, index[:, None], float("-inf")).logsumexp(1)
+    return score.double() - others
