@@ -45,6 +45,13 @@ def sum_over_blocks(
     return tuple(torch.cat(each) if len(each) > 1 else each[0] for each in zip(*found, strict=True))
 
 
+def per_channel(shift: Float[Tensor, "batch channel *space"]) -> Float[Tensor, "batch channel 1"] | None:
+    """The one value of each channel; None where they may differ over space."""
+    if any(stride and size > 1 for stride, size in zip(shift.stride()[2:], shift.shape[2:], strict=True)):
+        return None
+    return shift.flatten(2)[..., :1] if shift.ndim > 2 else shift[..., None]
+
+
 def wide(values: Tensor) -> Tensor:
     """float32 or better: half precision is widened, float64 stays."""
     return values if values.dtype in (torch.float32, torch.float64) else values.float()

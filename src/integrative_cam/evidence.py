@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .blocks import sum_over_blocks
+from .blocks import per_channel, sum_over_blocks
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
@@ -123,13 +123,6 @@ def _saturated_shift(
     # The negative part is up - gradient.
     found = torch.bmm((at_ups + at_downs)[:, None], up) - torch.bmm(at_downs[:, None], gradient)
     return found[:, 0], (mass_for + mass_against).sum(1)
-
-
-def per_channel(shift: Float[Tensor, "batch channel *space"]) -> Float[Tensor, "batch channel 1"] | None:
-    """The one value of each channel; None where they may differ over space."""
-    if any(stride and size > 1 for stride, size in zip(shift.stride()[2:], shift.shape[2:], strict=True)):
-        return None
-    return shift.flatten(2)[..., :1] if shift.ndim > 2 else shift[..., None]
 
 
 def over(per_sample: Float[Tensor, "batch"], values: Tensor) -> Tensor:

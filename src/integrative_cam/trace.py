@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Generic
@@ -15,10 +15,9 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 from typing_extensions import TypeVar
 
 from . import graph, targets
-from .blocks import sum_over_blocks, wide
+from .blocks import per_channel, sum_over_blocks, wide
 from .capture import Candidate, Capture, Shift
 from .errors import InputError, OutputError, TapError
-from .evidence import per_channel
 from .guard import undisturbed, unwrapped
 from .inputs import Call, Inputs, call_of, checked, floating
 from .taps import Taps, may_want, select_for
@@ -279,6 +278,10 @@ def _differentiate(
     share_of = dict(zip(nodes, overall, strict=True))
     shares_of = [dict(zip(nodes, each, strict=True)) for each in shares]
 
+    leaves = call.leaves
+    if not differentiable:
+        scored = replace(scored, score=scored.score.detach(), logits=scored.logits.detach())
+        leaves = tuple(leaf.detach() for leaf in leaves)
     reduce_tap, reduce_site = reducers(scored)
     at_tap: dict[int, TapT] = {}
     at_site: dict[int, SiteT] = {}
@@ -303,15 +306,12 @@ def _differentiate(
     found, sites = sorted(at_tap), sorted(at_site)
     place = {index: at for at, index in enumerate(found)}
     site_nodes = [shifts[index].edge.node for index in sites]
-    score, output, leaves = scored.score, scored.logits, call.leaves
-    if not differentiable:
-        score, output, leaves = score.detach(), output.detach(), tuple(leaf.detach() for leaf in leaves)
     return Trace(
         taps=tuple(at_tap[index] for index in found),
         sites=tuple(at_site[index] for index in sites),
         behind=graph.behind(order, [nodes[index] for index in found], site_nodes).to(total.device),
-        score=wide(score),
-        output=output,
+        score=wide(scored.score),
+        output=scored.logits,
         index=scored.index,
         target_names=scored.names,
         inputs=tuple(
