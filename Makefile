@@ -28,8 +28,10 @@ format: $(VENV)/.dev ## Put the code into its canonical form.
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-bench: $(VENV)/.dev ## Print taps, completeness errors and the cost of a call and of the metrics.
+bench: $(VENV)/.dev ## Print taps, completeness errors and the time and memory of a call and of the metrics.
 	$(BIN)/python benchmarks/overview.py
+	$(BIN)/python benchmarks/overview.py --batch 8 --networks resnet50 vgg16 mobilenet_v2 efficientnet_b0
+	$(BIN)/python benchmarks/memory.py
 	$(BIN)/python benchmarks/metrics.py
 
 evidence: $(VENV)/.dev ## The tables of docs/evidence.md from SHARED=../shared, in an hour; QUICK=1 in five minutes.

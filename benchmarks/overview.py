@@ -47,7 +47,15 @@ def network(name: str) -> nn.Module:
 
 def limit(model: nn.Module, images: Tensor, target: int) -> Callable[[], None]:
     """Forward and gradient to the taps: what no method of this family can do without."""
-    names = [tap.name for tap in trace(model, images, target).taps]
+    run, tensors = bare(model, images, target)
+    run()
+    found = len(trace(model, images, target).taps)
+    assert len(tensors) == found, (len(tensors), found)
+    return run
+
+
+def bare(model: nn.Module, images: Tensor, target: int) -> tuple[Callable[[], None], list[Tensor]]:
+    """The limit, and the list in which each run puts the taps' tensors."""
     tensors: list[Tensor] = []
 
     class Keep(torch.overrides.TorchFunctionMode):
@@ -64,9 +72,7 @@ def limit(model: nn.Module, images: Tensor, target: int) -> Callable[[], None]:
             score = model(leaf.clone())[:, target].sum()
         torch.autograd.grad(score, [leaf, *tensors])
 
-    run()
-    assert len(tensors) == len(names), (len(tensors), len(names))
-    return run
+    return run, tensors
 
 
 KEPT = frozenset({"relu", "relu6", "hardtanh", "silu", "gelu", "hardswish"})
@@ -91,16 +97,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=9, help="paired timings per network")
     parser.add_argument("--networks", nargs="+", default=NETWORKS, help="torchvision names")
+    parser.add_argument("--batch", type=int, default=1, help="images in a call")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
 
-    table = Table(title="Random weights, 1 x 3 x 224 x 224; completeness in float64, time in float32 on one thread")
+    title = f"Random weights, {arguments.batch} x 3 x 224 x 224; completeness in float64, time in float32 on one thread"
+    table = Table(title=title)
     for column in ("network", "taps", "cuts", "bias sites", "|remainder|", "|bypass| at cuts", "call", "bias='none'"):
         table.add_column(column, justify="left" if column == "network" else "right")
     for name in track(arguments.networks, description="Networks", console=Console(stderr=True)):
         model = network(name)
         size = 299 if name == "inception_v3" else 224
-        images = torch.randn(1, 3, size, size, generator=torch.Generator().manual_seed(1))
+        images = torch.randn(arguments.batch, 3, size, size, generator=torch.Generator().manual_seed(1))
         parts = explain(model.double(), images.double(), target=7).completeness
         at_cuts = parts.bypass[:, parts.is_cut]
         row = [
