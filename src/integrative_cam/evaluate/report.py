@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
 
-from ..errors import MissingExtraError
+from ..templates import environment
 from .benchmark import ALL
 from .summary import Line, mean_ranks
 
@@ -49,21 +49,10 @@ def html(report: Report) -> str:
     Raises:
         MissingExtraError: jinja2 is not installed.
     """
-    try:
-        from jinja2 import Environment, PackageLoader, StrictUndefined
-    except ImportError as error:
-        raise MissingExtraError.of("The report", "evaluate", error) from error
-
-    environment = Environment(
-        loader=PackageLoader("integrative_cam.evaluate", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["interval"] = lambda interval: f"[{interval.low:.3f}, {interval.high:.3f}]"
+    pages = environment("integrative_cam.evaluate")
+    pages.filters["interval"] = lambda interval: f"[{interval.low:.3f}, {interval.high:.3f}]"
     plots = [(plot.title, _inlined(plot)) for plot in report.plots]
-    return environment.get_template("report.html.jinja").render(
+    return pages.get_template("report.html.jinja").render(
         report=report,
         name=PurePath(str(report.settings["dataset"])).name,
         unit="object" if report.settings["target"] == "object" else "photograph",

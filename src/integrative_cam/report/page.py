@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import PurePath
 from urllib.parse import quote
 
-from ..errors import MissingExtraError
+from ..templates import environment
 from .cases import Case
 from .suspicion import reasons
 
@@ -26,24 +26,13 @@ def html(cases: Sequence[Case], unread: Sequence[str], title: str, run: str = ".
     Raises:
         MissingExtraError: jinja2 is not installed.
     """
-    try:
-        from jinja2 import Environment, PackageLoader, StrictUndefined
-    except ImportError as error:
-        raise MissingExtraError.of("The report", "evaluate", error) from error
-
-    environment = Environment(
-        loader=PackageLoader("integrative_cam.report", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["percent"] = lambda value: f"{value:.0%}"
-    environment.filters["link"] = lambda folder: quote(f"{run}/{folder}/panel.png")
+    pages = environment("integrative_cam.report")
+    pages.filters["percent"] = lambda value: f"{value:.0%}"
+    pages.filters["link"] = lambda folder: quote(f"{run}/{folder}/panel.png")
     found = [(case, reasons(case)) for case in cases]
     found.sort(key=lambda pair: (-sum(reason.weight for reason in pair[1]), pair[0].image, pair[0].explained))
     known = [case.right for case in cases if case.right is not None]
-    return environment.get_template("page.html.jinja").render(
+    return pages.get_template("page.html.jinja").render(
         title=title,
         entries=[
             {
