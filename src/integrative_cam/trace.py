@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Generic
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
-from typing_extensions import TypeVar
+from typing_extensions import TypeVar  # torch needs it, and brings it
 
 from . import graph, targets
 from .blocks import per_channel, sum_over_blocks, wide
