@@ -56,7 +56,7 @@ def _evidence(
     aggregation: Aggregation,
 ) -> tuple[Float[Tensor, "row position"], Int[Tensor, "row"]]:
     denominator, guarded = saturation(activation, gradient, rho)
-    # Evidence against is scaled by its share; torch.where would take 30 times as long on a CPU.
+    # Evidence against is scaled by its share; torch.where is far slower on a CPU.
     slope = F.leaky_relu(gradient, negative).div_(denominator)
     if aggregation == "position":
         return slope.mul_(activation).sum(1), guarded

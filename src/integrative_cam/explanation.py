@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -38,6 +38,17 @@ class Layer:
     gradient_score: Float[Tensor, "batch"]
     activation_score: Float[Tensor, "batch"]
     joint_score: Float[Tensor, "batch"]
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """The first sample's numbers, for JSON."""
+        return {
+            "name": self.name,
+            "size": list(self.map.shape[1:]),
+            "weight": float(self.weight[0]),
+            "gradient_score": float(self.gradient_score[0]),
+            "activation_score": float(self.activation_score[0]),
+        }
 
 
 @dataclass(frozen=True)

@@ -234,16 +234,7 @@ def record(visit: Visit, screen: Screen) -> dict[str, Any]:
             "bias": float(parts.bias[0]),
             "remainder": float(parts.remainder[0]),
         },
-        "layers": [
-            {
-                "name": layer.name,
-                "size": list(layer.map.shape[1:]),
-                "weight": float(layer.weight[0]),
-                "gradient_score": float(layer.gradient_score[0]),
-                "activation_score": float(layer.activation_score[0]),
-            }
-            for layer in explanation.layers
-        ],
+        "layers": [layer.summary for layer in explanation.layers],
         "code": code(visit, screen),
     }
 

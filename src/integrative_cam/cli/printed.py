@@ -145,16 +145,7 @@ def stored_record(result: Result) -> dict[str, Any]:
         },
         "area_above_half": area(explanation),
         "guarded": int(explanation.guarded[0]),
-        "layers": [
-            {
-                "name": layer.name,
-                "size": list(layer.map.shape[1:]),
-                "weight": float(layer.weight[0]),
-                "gradient_score": float(layer.gradient_score[0]),
-                "activation_score": float(layer.activation_score[0]),
-            }
-            for layer in explanation.layers
-        ],
+        "layers": [layer.summary for layer in explanation.layers],
         "recipe": explanation.recipe and explanation.recipe.described(),
         "notes": list(result.notes),
     }
