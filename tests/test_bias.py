@@ -69,7 +69,7 @@ def test_twins_of_site_maps(shape: list[int], seed: int, rho: float, negative: f
     generator = torch.Generator().manual_seed(seed)
     shift, gradient = noise(generator, *shape), noise(generator, *shape)
     each_rho = torch.full((shape[0],), rho, dtype=torch.float64)
-    found, _ = saturated_shift(gradient, shift, each_rho, negative)
+    found, _, _ = saturated_shift(gradient, shift, each_rho, negative)
     for sample in range(shape[0]):
         expected = reference.site_map(gradient[sample].numpy(), shift[sample].numpy(), rho, negative)
         np.testing.assert_allclose(found[sample], expected, rtol=1e-10, atol=1e-12)
@@ -182,5 +182,5 @@ def test_the_residual_makes_any_map_sum_to_half_the_score() -> None:
 
 def test_unsaturated_shifts_may_be_split_over_channels() -> None:
     shift, gradient = tensor([[1, 1]]), tensor([[3, -2]])
-    halves, _ = saturated_shift(gradient.expand(1, 2, 2), (shift / 2).expand(1, 2, 2), tensor(0), 1)
+    halves, _, _ = saturated_shift(gradient.expand(1, 2, 2), (shift / 2).expand(1, 2, 2), tensor(0), 1)
     assert halves.tolist() == saturated_shift(gradient, shift, tensor(0), 1)[0].tolist() == [[1.5, -1]]

@@ -230,3 +230,33 @@ def test_eight_threads_share_one_model() -> None:
         assert list(pool.map(work, range(8))) == [0] * 8
     assert all(module.training for module in model.modules())
     assert not model[1].num_batches_tracked.item()
+
+
+@pytest.mark.parametrize(
+    ("activate", "is_positive"),
+    [
+        (F.relu, True),
+        (nn.ReLU(inplace=True), True),
+        (nn.ReLU6(), True),
+        (F.relu6, True),
+        (nn.Hardtanh(0, 1), True),
+        (lambda values: F.hardtanh(values, 0.0, 2.0), True),
+        (nn.Hardtanh(), False),
+        (lambda values: F.hardtanh(values, -0.5), False),
+        (nn.Sigmoid(), True),
+        (nn.Softplus(), True),
+        (nn.SiLU(), False),
+        (nn.GELU(), False),
+        (nn.LeakyReLU(), False),
+        (nn.Hardswish(), False),
+        (torch.tanh, False),
+    ],
+)
+def test_activations_known_to_be_positive(activate, is_positive: bool) -> None:
+    class Network(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            return activate(images * 1).mean((2, 3))
+
+    images = torch.linspace(-6, 6, 32, dtype=torch.float64).reshape(1, 2, 4, 4)
+    (tap,) = trace(Network(), images, target=1).taps
+    assert tap.is_positive == is_positive == bool((tap.activation >= 0).all())

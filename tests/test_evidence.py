@@ -17,7 +17,7 @@ from reference import fusion, measure
 from torch import Tensor, nn
 
 from integrative_cam import explain
-from integrative_cam.evidence import FLOOR, evidence, saturated_shift, saturation
+from integrative_cam.evidence import FLOOR, evidence, evidence_and_sums, saturated_shift, saturation
 
 GRAD_CAM_PLUS_PLUS = {
     "taps": "last",
@@ -45,13 +45,13 @@ ACTIVATION, GRADIENT = row(1, 2, 3), row(1, -1, 0.5)
 
 
 def test_saturation_by_hand() -> None:
-    denominator, guarded = saturation(ACTIVATION, GRADIENT, one(1))
+    denominator, guarded = saturation(ACTIVATION, GRADIENT.abs(), one(1))
     assert denominator.tolist() == row(8, 8, 5).tolist()
     assert guarded.tolist() == [0]
 
 
 def test_without_curvature_alpha_is_one_half() -> None:
-    assert saturation(ACTIVATION, GRADIENT, one(0))[0].unique().tolist() == [2]
+    assert saturation(ACTIVATION, GRADIENT.abs(), one(0))[0].unique().tolist() == [2]
 
 
 @pytest.mark.parametrize(
@@ -76,11 +76,11 @@ def test_evidence_by_hand(aggregation: str, negative: float, expected: tuple[Fra
 
 def test_the_guard_by_hand() -> None:
     # sum(A) = 2, rho = -1/2: 2 - |g| = 1, 3/2, 0. The first is at the floor, only the last below it.
-    denominator, guarded = saturation(row(1, 1, 0), row(1, -0.5, 2), one(-0.5))
+    denominator, guarded = saturation(row(1, 1, 0), row(1, 0.5, 2), one(-0.5))
     assert denominator.tolist() == row(1, 1.5, 1).tolist()
     assert guarded.tolist() == [1]
     # rho = -1: 2 - 6|g| = -4, -4, -1.
-    denominator, guarded = saturation(ACTIVATION, GRADIENT, one(-1))
+    denominator, guarded = saturation(ACTIVATION, GRADIENT.abs(), one(-1))
     assert denominator.tolist() == row(1, 1, 1).tolist()
     assert guarded.tolist() == [3]
     assert FLOOR == 1
@@ -108,18 +108,20 @@ def test_saturated_shift_by_hand() -> None:
     positive = row(Fraction(2, 8), 0, Fraction(4, 8) + Fraction(1, 3))[:, 0]
     against = row(Fraction(3, 5), Fraction(1, 3), 0)[:, 0]
     for same in (shift, shift[..., :1].expand(1, 2, 3)):
-        found, mass = saturated_shift(gradient, same, one(1), 0)
+        found, mass, total = saturated_shift(gradient, same, one(1), 0)
         torch.testing.assert_close(found, positive)
         assert mass.tolist() == [11]
+        assert total.tolist() == [3]
         torch.testing.assert_close(saturated_shift(gradient, same, one(1), 0.5)[0], positive - against / 2)
         assert saturated_shift(gradient, same, one(0), 1)[0].tolist() == [[-0.5, -0.5, 2.5]]
 
 
 def test_saturated_shift_without_space_by_hand() -> None:
     shift, gradient = torch.tensor([[2.0, 1.0, 3.0]]), torch.tensor([[3.0, -1.0, 0.0]])
-    found, mass = saturated_shift(gradient, shift, torch.ones(1), 1)
+    found, mass, total = saturated_shift(gradient, shift, torch.ones(1), 1)
     torch.testing.assert_close(found, torch.tensor([6 / 8 - 1 / 3]))
     assert mass.tolist() == [7]
+    assert total.tolist() == [5]
 
 
 @st.composite
@@ -145,6 +147,25 @@ def test_twins_of_evidence(maps: tuple[Tensor, Tensor, Tensor], negative: float,
         )
         np.testing.assert_allclose(found[sample], expected, rtol=1e-10, atol=1e-12)
         assert guarded[sample] == touched
+
+
+@networks.examples(40)
+@given(feature_maps(), st.sampled_from([0.0, 0.3, 1.0]), st.sampled_from(["position", "channel", "active"]))
+def test_one_walk_finds_evidence_and_sums(
+    maps: tuple[Tensor, Tensor, Tensor], negative: float, aggregation: str
+) -> None:
+    activation, gradient, rho = maps
+    expected = evidence(*maps, negative, aggregation)
+    for is_positive in {False, bool((activation >= 0).all())}:
+        found, guarded, sums = evidence_and_sums(*maps, negative, aggregation, is_positive)
+        torch.testing.assert_close(found, expected[0], rtol=1e-10, atol=1e-12)
+        assert guarded.tolist() == expected[1].tolist()
+        for sample in range(len(rho)):
+            pairs = list(zip(activation[sample].flatten().tolist(), gradient[sample].flatten().tolist(), strict=True))
+            assert sums.product[sample].item() == pytest.approx(sum(a * g for a, g in pairs), rel=1e-9, abs=1e-12)
+            assert sums.magnitude[sample].item() == pytest.approx(sum(abs(a * g) for a, g in pairs), rel=1e-9)
+            assert sums.gradient[sample].item() == pytest.approx(sum(abs(g) for _, g in pairs) / len(pairs), rel=1e-9)
+            assert sums.activation[sample].item() == pytest.approx(sum(abs(a) for a, _ in pairs) / len(pairs), rel=1e-9)
 
 
 @networks.examples(40)

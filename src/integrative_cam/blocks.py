@@ -12,8 +12,8 @@ from torch import Tensor
 if TYPE_CHECKING:
     from jaxtyping import Float
 
-BLOCK = 2**18
-"""Numbers in a block on a CPU: a megabyte of float32."""
+BLOCK = 2**19
+"""Numbers in a block on a CPU: two megabytes of float32."""
 
 
 def sum_over_blocks(

@@ -45,7 +45,8 @@ class Candidate:
     """A feature map met on the way: its value and the place in the autograd graph where it arose.
 
     `fold` brings a gradient there to the value's axes; None where it has them. `outside`: the network's own tensor,
-    where it has entries that are nowhere on the grid, such as a class token.
+    where it has entries that are nowhere on the grid, such as a class token. `is_positive`: the function gives nothing
+    below zero.
     """
 
     name: str
@@ -54,6 +55,7 @@ class Candidate:
     edge: GradientEdge
     fold: Fold | None
     outside: Tensor | None
+    is_positive: bool
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -161,7 +163,7 @@ class Capture(TorchFunctionMode):
         if value.shape[2:].numel() > 1:
             outside = None if value.numel() == whole.numel() else whole
             self._by_storage.setdefault(storage_of(output), []).append(len(self.candidates))
-            self.candidates.append(Candidate(name, kind, value, edge, fold, outside))
+            self.candidates.append(Candidate(name, kind, value, edge, fold, outside, _is_positive(func, args, kwargs)))
 
     def _name(self, func: str) -> str:
         """Path of the innermost module that runs now, `:function` where it is not a torch.nn layer, `#call`."""
@@ -186,6 +188,14 @@ class Capture(TorchFunctionMode):
             candidate = self.candidates[index]
             outside = None if candidate.outside is None else candidate.outside.clone()
             self.candidates[index] = replace(candidate, value=candidate.value.clone(), outside=outside)
+
+
+def _is_positive(func: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Whether the function gives nothing below zero, whatever it is given."""
+    if func == "hardtanh":  # nn.ReLU6 as well
+        least = kwargs.get("min_val", args[1] if len(args) > 1 else -1)
+        return isinstance(least, int | float) and least >= 0
+    return func in ("relu", "relu6", "sigmoid", "hardsigmoid", "softplus")
 
 
 def _written(called: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:

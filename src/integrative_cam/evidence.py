@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .blocks import per_channel, sum_over_blocks
+from .trace import Sums, block_sums, sums_of
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
@@ -43,19 +44,49 @@ def evidence(
     "channel": one weight per channel, sum over positions of alpha g, times A: Grad-CAM++.
     "active": the same with the mean of alpha g, weighted by A: XGrad-CAM (arXiv:2008.02312).
     """
-    reduced = partial(_evidence, negative=negative, aggregation=aggregation)
+
+    def reduced(activation: Tensor, gradient: Tensor, rho: Tensor) -> tuple[Tensor, ...]:
+        return _evidence(activation, gradient, gradient.abs(), rho, negative, aggregation)
+
     found, guarded = sum_over_blocks(reduced, (activation, gradient), rho)
     return found.reshape(len(found), *activation.shape[2:]), guarded
+
+
+def evidence_and_sums(
+    activation: Float[Tensor, "batch channel *space"],
+    gradient: Float[Tensor, "batch channel *space"],
+    rho: Float[Tensor, "batch"],
+    negative: float,
+    aggregation: Aggregation,
+    is_positive: bool,
+) -> tuple[Float[Tensor, "batch *space"], Int[Tensor, "batch"], Sums]:
+    """`evidence`, and the sums over the feature map, in one walk. `is_positive`: no activation is below zero."""
+
+    def reduced(activation: Tensor, gradient: Tensor, rho: Tensor) -> tuple[Tensor, ...]:
+        strength, product = gradient.abs(), activation * gradient
+        sums = block_sums(activation if is_positive else activation.abs(), product, strength)
+        of_sign = product if is_positive else None
+        return *_evidence(activation, gradient, strength, rho, negative, aggregation, of_sign), *sums
+
+    found, guarded, *sums = sum_over_blocks(reduced, (activation, gradient), rho)
+    return found.reshape(len(found), *activation.shape[2:]), guarded, sums_of(sums, activation[0].numel())
 
 
 def _evidence(
     activation: Float[Tensor, "row channel position"],
     gradient: Float[Tensor, "row channel position"],
+    strength: Float[Tensor, "row channel position"],
     rho: Float[Tensor, "row"],
     negative: float,
     aggregation: Aggregation,
+    product: Float[Tensor, "row channel position"] | None = None,
 ) -> tuple[Float[Tensor, "row position"], Int[Tensor, "row"]]:
-    denominator, guarded = saturation(activation, gradient, rho)
+    """`strength` is |gradient|, which is overwritten; `product` is activation * gradient, if it has the gradient's
+    sign.
+    """
+    denominator, guarded = saturation(activation, strength, rho)
+    if product is not None and aggregation == "position":
+        return F.leaky_relu(product, negative).div_(denominator).sum(1), guarded
     # Evidence against is scaled by its share; torch.where is far slower on a CPU.
     slope = F.leaky_relu(gradient, negative).div_(denominator)
     if aggregation == "position":
@@ -70,16 +101,16 @@ def _evidence(
 
 def saturation(
     activation: Float[Tensor, "row channel position"],
-    gradient: Float[Tensor, "row channel position"],
+    strength: Float[Tensor, "row channel position"],
     rho: Float[Tensor, "row"],
 ) -> tuple[Float[Tensor, "row channel position"], Int[Tensor, "row"]]:
     """1 / alpha = 2 + rho |g| sum(A), at least FLOOR, and the number of entries per sample where that cut in.
 
-    |g|, so that evidence against saturates as evidence for does.
+    |g|, so that evidence against saturates as evidence for does. `strength` is |g|, which is overwritten.
     """
     mass = over(rho, activation) * activation.sum(2, keepdim=True)
     # In place, so that more of it stays in the processor's cache; autograd copies what it needs.
-    denominator = gradient.abs().mul_(mass).add_(2)
+    denominator = strength.mul_(mass).add_(2)
     # Asking a CPU saves passes over the map; asking another device would make it wait.
     if mass.device.type == "cpu" and not (mass < 0).any():
         return denominator, torch.zeros(len(mass), dtype=torch.long)
@@ -91,8 +122,9 @@ def saturated_shift(
     shift: Float[Tensor, "batch channel *space"],
     rho: Float[Tensor, "batch"],
     negative: float,
-) -> tuple[Float[Tensor, "batch *space"], Float[Tensor, "batch"]]:
-    """Evidence that a constant `shift` carries, and its mass, the sum of |shift * gradient|.
+) -> tuple[Float[Tensor, "batch *space"], Float[Tensor, "batch"], Float[Tensor, "batch"]]:
+    """Evidence that a constant `shift` carries, its mass, the sum of |shift * gradient|, and the sum of
+    shift * gradient.
 
     Per channel t / (2 + rho sum(t)) with t = relu(shift * gradient). What pulls against the target,
     relu(-shift * gradient), saturates alike and is subtracted by its share.
@@ -100,8 +132,8 @@ def saturated_shift(
     factor = per_channel(shift)
     if factor is None:
         gradient, factor = gradient * shift, torch.ones_like(shift.flatten(2)[..., :1])
-    found, mass = sum_over_blocks(partial(_saturated_shift, negative=negative), (gradient, factor), rho)
-    return found.reshape(len(found), *gradient.shape[2:]), mass
+    found, mass, total = sum_over_blocks(partial(_saturated_shift, negative=negative), (gradient, factor), rho)
+    return found.reshape(len(found), *gradient.shape[2:]), mass, total
 
 
 def _saturated_shift(
@@ -109,20 +141,18 @@ def _saturated_shift(
     shift: Float[Tensor, "row channel 1"],
     rho: Float[Tensor, "row"],
     negative: float,
-) -> tuple[Float[Tensor, "row position"], Float[Tensor, "row"]]:
-    # t is |shift| times the gradient's positive or negative part, so that one product of matrices adds all channels up.
-    rises, falls = shift[..., 0].relu(), (-shift[..., 0]).relu()
+) -> tuple[Float[Tensor, "row position"], Float[Tensor, "row"], Float[Tensor, "row"]]:
+    # Of a channel, the gradient's positive part, `up`, pulls one way and its negative part, up - gradient, the other:
+    # t is |shift| times either, and one product of matrices adds all channels up.
+    shift = shift[..., 0]
     up = gradient.relu()
-    ups = up.sum(2)
-    downs = ups - gradient.sum(2)
-    mass_for, mass_against = rises * ups + falls * downs, rises * downs + falls * ups
-    weight_for = (2 + over(rho, ups) * mass_for).clamp_min(FLOOR).reciprocal()
-    weight_against = negative * (2 + over(rho, ups) * mass_against).clamp_min(FLOOR).reciprocal()
-    at_ups = rises * weight_for - falls * weight_against
-    at_downs = falls * weight_for - rises * weight_against
-    # The negative part is up - gradient.
+    ups, sums = up.sum(2), gradient.sum(2)
+    downs = ups - sums
+    bend = over(rho, shift) * shift.abs()
+    at_ups = F.leaky_relu(shift, negative) / (bend * ups + 2).clamp_min_(FLOOR)
+    at_downs = F.leaky_relu(-shift, negative) / (bend * downs + 2).clamp_min_(FLOOR)
     found = torch.bmm((at_ups + at_downs)[:, None], up) - torch.bmm(at_downs[:, None], gradient)
-    return found[:, 0], (mass_for + mass_against).sum(1)
+    return found[:, 0], (shift.abs() * (ups + downs)).sum(1), (shift * sums).sum(1)
 
 
 def over(per_sample: Float[Tensor, "batch"], values: Tensor) -> Tensor:

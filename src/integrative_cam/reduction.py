@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from .evidence import evidence, over, saturated_shift
+from .evidence import evidence, evidence_and_sums, over, saturated_shift
 from .readout import rho_of
 from .recipe import Recipe
 from .targets import class_scores
@@ -66,15 +66,25 @@ def reducers(
 
     def tap_map(tap: Tap) -> TapMap:
         with torch.autocast(tap.gradient.device.type, enabled=False):
-            found, guarded = evidence(tap.activation, directed(tap.gradient), rho, recipe.negative, recipe.aggregation)
-            return TapMap(tap.name, tap.kind, tap.shape, tap.path_share, tap.sums, tap.part, found, guarded)
+            given = tap.activation, directed(tap.gradient), rho, recipe.negative, recipe.aggregation
+            if tap.has_sums:
+                found, guarded = evidence(*given)
+                sums = tap.sums
+            else:
+                found, guarded, sums = evidence_and_sums(*given, tap.is_positive)
+                if falls:
+                    sums = replace(sums, product=direction.to(sums.product) * sums.product)
+            part = sums.product if tap.rest is None else sums.product + tap.rest
+            return TapMap(tap.name, tap.kind, tap.shape, tap.path_share, sums, part, found, guarded)
 
     def site_map(site: BiasSite) -> SiteMap:
         with torch.autocast(site.gradient.device.type, enabled=False):
             if recipe.bias not in ("complete", "layers"):
                 return SiteMap(site.name, site.part, None, None)
-            found, mass = saturated_shift(directed(site.gradient), site.shift, rho, recipe.negative)
-            return SiteMap(site.name, site.part, found, mass)
+            found, mass, part = saturated_shift(directed(site.gradient), site.shift, rho, recipe.negative)
+            if falls:
+                part = direction.to(part) * part
+            return SiteMap(site.name, part if site.rest is None else part + site.rest, found, mass)
 
     return tap_map, site_map
 

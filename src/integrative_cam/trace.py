@@ -39,12 +39,28 @@ class Sums:
     activation: Float[Tensor, "batch"]
 
 
+def block_sums(
+    size: Float[Tensor, "row channel position"],
+    product: Float[Tensor, "row channel position"],
+    strength: Float[Tensor, "row channel position"],
+) -> tuple[Tensor, ...]:
+    """Of a block, what `sums_of` wants, from |A|, g A and |g|."""
+    return tuple(each.sum((1, 2)) for each in (product, product.abs(), strength, size))
+
+
+def sums_of(found: Sequence[Float[Tensor, "batch"]], entries: int) -> Sums:
+    """From what `block_sums` gives for all blocks of a feature map of so many entries per sample."""
+    product, magnitude, gradient, activation = found
+    return Sums(product, magnitude, gradient / entries, activation / entries)
+
+
 @dataclass(frozen=True)
 class Tap:
     """One feature map and the gradient of the score with respect to that same tensor.
 
     Both have the network's dtype; `wide` gives them in float32 or better. `path_share`: of
-    all the paths from the inputs to the score, the share that passes here.
+    all the paths from the inputs to the score, the share that passes here. `is_positive`: no
+    activation is below zero, whatever the image, as behind a ReLU.
     """
 
     name: str
@@ -53,15 +69,23 @@ class Tap:
     gradient: Float[Tensor, "batch channel *space"]
     path_share: Fraction
     rest: Float[Tensor, "batch"] | None = None
+    is_positive: bool = False
 
     @cached_property
     def sums(self) -> Sums:
         """What its scores and the score's parts are made of, found in one walk."""
         # Kept for later calls too, which may want the graph.
         with torch.set_grad_enabled(self.gradient.requires_grad):
-            product, magnitude, gradient, activation = sum_over_blocks(_sums, (self.activation, self.gradient))
-            entries = self.activation[0].numel()
-            return Sums(product, magnitude, gradient / entries, activation / entries)
+            found = sum_over_blocks(
+                lambda activation, gradient: block_sums(activation.abs(), activation * gradient, gradient.abs()),
+                (self.activation, self.gradient),
+            )
+            return sums_of(found, self.activation[0].numel())
+
+    @property
+    def has_sums(self) -> bool:
+        """Whether its sums were asked for before."""
+        return "sums" in vars(self)
 
     @property
     def part(self) -> Float[Tensor, "batch"]:
@@ -363,12 +387,12 @@ def _gradients(
 def _tap(candidate: Candidate, gradient: Tensor, path_share: Fraction) -> Tap:
     name, kind, value, fold = candidate.name, candidate.kind, candidate.value, candidate.fold
     if fold is None:
-        return Tap(name, kind, value, gradient, path_share)
+        return Tap(name, kind, value, gradient, path_share, is_positive=candidate.is_positive)
     mapped = fold(gradient)
     rest = None
     if candidate.outside is not None:
         rest = fold.rest(wide(gradient) * wide(candidate.outside), wide(mapped) * wide(value))
-    return Tap(name, kind, value, mapped, path_share, rest)
+    return Tap(name, kind, value, mapped, path_share, rest, candidate.is_positive)
 
 
 def _site(shift: Shift, gradient: Tensor, batch: int) -> BiasSite:
@@ -381,14 +405,6 @@ def _site(shift: Shift, gradient: Tensor, batch: int) -> BiasSite:
         return BiasSite(shift.name, gradient, value)
     # Nobody knows where on the grid: per sample a list without space.
     return BiasSite(shift.name, gradient.reshape(batch, -1), value.reshape(batch, -1))
-
-
-def _sums(
-    activation: Float[Tensor, "row channel position"], gradient: Float[Tensor, "row channel position"]
-) -> tuple[Tensor, ...]:
-    product = activation * gradient
-    total = product.sum((1, 2))
-    return total, *(each.sum((1, 2)) for each in (product.abs_(), gradient.abs(), activation.abs()))
 
 
 def _hidden(model: nn.Module, capture: Capture) -> str:
