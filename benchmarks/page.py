@@ -59,12 +59,15 @@ def main() -> None:
     for change in SWITCHES:
         chosen = replace(first, switches=replace(Switches.of(Recipe()), **change))
 
+        def opened() -> None:
+            # What was made of a choice before is not used again.
+            visit.kept.forget(visit.visitor)
+            show(visit, first)
+
         def switched(chosen: Screen = chosen) -> None:
-            # What was made of this choice before is not used again.
-            visit.kept.put(visit.visitor, None, 0, explanation_name(chosen))
             show(visit, chosen)
 
-        print(row(str(change), median(switched), whole))
+        print(row(str(change), median(switched, opened), whole))
 
     found = visit.trace(DEFAULT, first.target, Recipe().taps)
     explanation = visit.explanation(first.choices()[0])
@@ -84,17 +87,13 @@ def screen(visit: Visit) -> Screen:
     return Screen(DEFAULT, favourites(visit, DEFAULT, 1)[0][0], "integrative", Switches.of(Recipe()))
 
 
-def explanation_name(chosen: Screen) -> tuple[object, ...]:
-    """The name under which a visit keeps an explanation."""
-    (choice,) = chosen.choices()
-    return ("explanation", choice.network, choice.target, choice.method, choice.switches)
-
-
-def median(work: Callable[[], object]) -> float:
-    """Milliseconds of the processor: what else the machine does meanwhile does not count."""
+def median(work: Callable[[], object], before: Callable[[], object] = lambda: None) -> float:
+    """Milliseconds of the processor: what else the machine does meanwhile does not count, nor what is done before."""
+    before()
     work()
     times = []
     for _ in range(REPEATS):
+        before()
         start = time.process_time()
         work()
         times.append((time.process_time() - start) * 1000)

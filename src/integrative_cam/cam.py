@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
@@ -105,11 +106,33 @@ def integrate(trace: Trace, recipe: Recipe) -> Explanation:
     `recipe.taps` is not used: the trace holds the taps it was made with. Of a differentiable trace the map and every
     other tensor with floats keep their graphs, unless autograd is off.
     """
-    keep = trace.is_differentiable and torch.is_grad_enabled()
-    with torch.set_grad_enabled(keep), torch.autocast(trace.score.device.type, enabled=False):
+    return assemble(reduce(trace, recipe), recipe)
+
+
+def reduce(trace: Trace, recipe: Recipe) -> Reduced:
+    """What `recipe` makes of the feature maps: small maps and sums.
+
+    They serve every recipe with the same read-out, negative share and aggregation, and, where made for
+    bias="layers", any bias.
+    """
+    with _of_maps(trace):
         of_tap, of_site = reducers(recipe, *curvature(recipe, trace.score, trace.output, trace.index))
         taps, sites = tuple(map(of_tap, trace.taps)), tuple(map(of_site, trace.sites))
-        return _integrate(cast(Reduced, replace(cast(Any, trace), taps=taps, sites=sites)), recipe)
+        return cast(Reduced, replace(cast(Any, trace), taps=taps, sites=sites))
+
+
+def assemble(trace: Reduced, recipe: Recipe) -> Explanation:
+    """The second half of `integrate`: bias, weights and fusion."""
+    with _of_maps(trace):
+        return _integrate(trace, recipe)
+
+
+@contextmanager
+def _of_maps(trace: Trace[Any, Any]) -> Iterator[None]:
+    """For arithmetic on maps: full precision, and a graph where the trace has one."""
+    keep = trace.is_differentiable and torch.is_grad_enabled()
+    with torch.set_grad_enabled(keep), torch.autocast(trace.score.device.type, enabled=False):
+        yield
 
 
 def _integrate(trace: Reduced, recipe: Recipe) -> Explanation:

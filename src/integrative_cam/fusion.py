@@ -35,10 +35,10 @@ def fuse(
     Each map is divided by its own largest magnitude, weighted and fused; then cut at zero and divided by the
     maximum. No minimum is subtracted: a constant positive map stays positive.
     """
-    scaled = [by_magnitude(each) for each in maps]
     if fusion == "sum":
-        total = _weighted_sum(scaled, weights, space)
-    elif fusion == "max":
+        return by_magnitude(_weighted_sum(maps, weights, space).relu())
+    scaled = [by_magnitude(each) for each in maps]
+    if fusion == "max":
         total = torch.zeros(1, dtype=weights.dtype, device=weights.device)
         for index, each in enumerate(scaled):
             total = torch.maximum(total, over(weights[:, index], each) * resize(each, space))
@@ -51,12 +51,15 @@ def fuse(
 
 def _weighted_sum(maps: Sequence[Tensor], weights: Tensor, space: tuple[int, ...]) -> Tensor:
     # Interpolation is linear: add what has one size, then resize once per size.
-    same_size: dict[tuple[int, ...], Tensor] = {}
+    of_size: dict[tuple[int, ...], list[int]] = {}
     for index, each in enumerate(maps):
-        weighted = over(weights[:, index], each) * each
-        size = tuple(each.shape[1:])
-        same_size[size] = same_size[size] + weighted if size in same_size else weighted
-    return torch.stack([resize(each, space) for each in same_size.values()]).sum(0)
+        of_size.setdefault(tuple(each.shape[1:]), []).append(index)
+    total = torch.zeros(1, dtype=weights.dtype, device=weights.device)
+    for size, indices in of_size.items():
+        stacked = torch.stack([maps[index].flatten(1) for index in indices], 1)
+        shares = weights[:, indices] / _largest(stacked, 2)
+        total = total + resize(torch.bmm(shares[:, None], stacked).reshape(-1, *size), space)
+    return total
 
 
 def _geometric_mean(maps: Sequence[Tensor], weights: Tensor, space: tuple[int, ...]) -> Tensor:
@@ -73,8 +76,13 @@ def _geometric_mean(maps: Sequence[Tensor], weights: Tensor, space: tuple[int, .
 
 def by_magnitude(values: Float[Tensor, "batch *space"]) -> Float[Tensor, "batch *space"]:
     """Each sample divided by its largest magnitude; zeros stay zeros, and their gradient is zero."""
-    largest = values.abs().flatten(1).amax(1)
-    return values / over(torch.where(largest > 0, largest, torch.inf), values)
+    return values / over(_largest(values.flatten(1), 1), values)
+
+
+def _largest(values: Tensor, axis: int) -> Tensor:
+    """The largest magnitude along an axis, infinite where all are zero: nothing is divided by zero."""
+    largest = values.abs().amax(axis)
+    return torch.where(largest > 0, largest, torch.inf)
 
 
 def by_range(values: Float[Tensor, "batch ..."]) -> Float[Tensor, "batch ..."]:

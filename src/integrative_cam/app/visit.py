@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from ..cam import integrate
+from ..cam import assemble, reduce
 from ..errors import ModelError
 from ..explanation import Explanation
 from ..models import Network
 from ..recipe import Recipe
+from ..reduction import Reduced
 from ..taps import Taps
 from ..targets import class_scores
 from ..trace import Trace, trace
@@ -109,10 +110,19 @@ class Visit:
                 model = self.network(choice.network).model
                 found = offered(choice.method)(model, self.seen(choice.network).tensor, choice.target)
             else:
-                found = integrate(self.trace(choice.network, choice.target, recipe.taps), recipe)
+                found = assemble(self._reduced(choice.network, choice.target, recipe), recipe)
             self._keep(name, found)
         explanation: Explanation = found
         return explanation
+
+    def _reduced(self, name: str, target: int, recipe: Recipe) -> Reduced:
+        """The layers' maps, which do not depend on how they are weighted, joined by biases and fused."""
+        key = ("reduced", name, target, recipe.taps, recipe.readout, recipe.negative, recipe.aggregation)
+        found: Reduced | None = self.kept.get(self.visitor, key)
+        if found is None:
+            found = reduce(self.trace(name, target, recipe.taps), replace(recipe, bias="layers"))
+            self._keep(key, found)
+        return found
 
     def _keep(self, name: Hashable, value: object) -> None:
         self.kept.put(self.visitor, value, bytes_of(value), name)
