@@ -21,12 +21,13 @@ from typing import Any
 import torch
 from rich.progress import track
 from torch import Tensor
-from unseen import brain_scans, cifar_images
+from unseen import brain_scans, cifar_images, small_photographs
 
 from integrative_cam import Recipe, integrate, trace
 from integrative_cam.evaluate import bootstrap_mean, faithfulness, paired_difference, simplicity
 from integrative_cam.evaluate.dataset import read_dataset
 from integrative_cam.models import Network, load, read_image
+from integrative_cam.recipe import PLAIN
 
 STEPS = 8
 DEFAULT = "default"
@@ -35,7 +36,12 @@ NETWORKS = {
     "MobileNetV2": ("torchvision/mobilenet_v2", "mobilenet_v2.safetensors"),
     "SqueezeNet 1.1": ("torchvision/squeezenet1_1", "squeezenet1_1.safetensors"),
 }
-UNSEEN = {"ResNet-56": cifar_images, "VGG16, brain MRI": brain_scans}
+UNSEEN = {
+    "ResNet-56": cifar_images,
+    "ResNet-56, small photographs": small_photographs,
+    "VGG16, brain MRI": brain_scans,
+}
+SECOND = {"fine": 0.0, "stage_share": 0.0, "gamma": 1.0}
 
 
 def changes() -> dict[str, dict[str, Any]]:
@@ -49,9 +55,12 @@ def changes() -> dict[str, dict[str, Any]]:
         "weighting": ("uniform", "product", "average", "geometric", "last"),
         "temper": (0.125, 0.5, 1.0),
         "branch": (0.0, 2.0, 16.0),
+        "fine": (0.0,),
+        "stage_share": (0.0, 0.25, 1.0),
         "taps": ("stages",),
         "signed": (False,),
         "fusion": ("max", "geometric", "product"),
+        "gamma": (0.6, 1.0),
     }
     rows = {
         f"{name} = {getattr(value, '__name__', value)}": {name: value}
@@ -61,7 +70,8 @@ def changes() -> dict[str, dict[str, Any]]:
     rows["negative = 1, signed = False"] = {"negative": 1.0, "signed": False}
     return {
         **rows,
-        "the first default: temper = 0.5, branch = 0": {"temper": 0.5, "branch": 0.0},
+        "the second default: fine, stage_share = 0, gamma = 1": SECOND,
+        "the first default: temper = 0.5, branch = 0 besides": {**SECOND, "temper": 0.5, "branch": 0.0},
         "HiResCAM over stages": _linear(taps="stages", negative=1.0),
         "LayerCAM over all activations": _linear(negative=0.0),
     }
@@ -73,17 +83,17 @@ def exp_of_a_fifth(score: Tensor) -> Tensor:
 
 
 def _linear(**ingredients: Any) -> dict[str, Any]:
-    plain = {"readout": "identity", "bias": "none", "weighting": "uniform", "branch": 0.0, "signed": False}
-    return {**plain, **ingredients}
+    plain = {"readout": "identity", "bias": "none", "weighting": "uniform", "signed": False}
+    return {**PLAIN, **plain, **ingredients}
 
 
 VERIFIED = (
     "readout = identity",
-    "negative = 0.0",
     "bias = none",
     "weighting = uniform",
-    "branch = 0.0",
-    "the first default: temper = 0.5, branch = 0",
+    "fine = 0.0",
+    "stage_share = 0.0",
+    "the second default: fine, stage_share = 0, gamma = 1",
     "HiResCAM over stages",
     "LayerCAM over all activations",
 )

@@ -1,4 +1,4 @@
-"""Two networks of other kinds than those that the default was chosen on, with images for them from PyPI's wheels."""
+"""Other networks than the three of the ablation, with images for them: wheels of PyPI, scans, small photographs."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from integrative_cam.evaluate.dataset import read_dataset
 from integrative_cam.models import Network, Preprocessing, read_image
 
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
@@ -20,12 +21,18 @@ IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 
 def cifar_images(shared: Path) -> tuple[Network, list[Tensor]]:
     """ResNet-56 on CIFAR-10 and the 20 images in foolbox's wheel; each (1, 3, 32, 32)."""
-    preprocessing = Preprocessing(32, (32, 32), **IMAGENET)
-    network = Network("ResNet-56", _converted(shared / "models" / "resnet56_cifar10.onnx"), preprocessing)
+    network = _resnet56(shared)
     with _wheel("foolbox==3.3.4") as files:
         names = sorted(name for name in files.namelist() if "/cifar10_" in name)
         images = [Image.open(io.BytesIO(files.read(name))).convert("RGB") for name in names]
-    return network, [preprocessing(each).tensor for each in images]
+    return network, [network.preprocessing(each).tensor for each in images]
+
+
+def small_photographs(shared: Path) -> tuple[Network, list[Tensor]]:
+    """ResNet-56 and every second photograph, scaled to what it takes; each (1, 3, 32, 32)."""
+    network = _resnet56(shared)
+    found = read_dataset(shared / "data" / "photos")[1::2]
+    return network, [network.preprocessing(read_image(sample.path)).tensor for sample in found]
 
 
 def brain_scans(shared: Path) -> tuple[Network, list[Tensor]]:
@@ -42,6 +49,11 @@ def brain_scans(shared: Path) -> tuple[Network, list[Tensor]]:
     images = [torch.frombuffer(bytearray(each.tobytes()), dtype=torch.uint8) for each in pixels]
     tensors = [each.reshape(1, 240, 240, 3).permute(0, 3, 1, 2).float() / 255 for each in images]
     return Network("VGG16, brain MRI", ChannelsLast(model), preprocessing), tensors
+
+
+def _resnet56(shared: Path) -> Network:
+    preprocessing = Preprocessing(32, (32, 32), **IMAGENET)
+    return Network("ResNet-56", _converted(shared / "models" / "resnet56_cifar10.onnx"), preprocessing)
 
 
 class ChannelsLast(nn.Module):

@@ -105,7 +105,8 @@ def test_target_by_name_and_every_ingredient(tmp_path: Path) -> None:
     run = icam(
         "explain", "--target", "egyptian CAT", "--taps", "stages", "--taps", "7x7", "--readout", "softplus",
         "--aggregation", "channel", "--negative", "0.25", "--bias", "complete", "--bias-share", "0.1",
-        "--weighting", "average", "--temper", "1", "--unsigned", "--fusion", "geometric", "--json", cwd=tmp_path,
+        "--weighting", "average", "--temper", "1", "--fine", "0", "--stage-share", "0.25", "--unsigned",
+        "--fusion", "geometric", "--gamma", "2", "--json", cwd=tmp_path,
     )  # fmt: skip
     assert run.returncode == 0, run.stderr
     (record,) = json.loads(run.stdout)["explanations"]
@@ -113,7 +114,7 @@ def test_target_by_name_and_every_ingredient(tmp_path: Path) -> None:
     assert record["recipe"] == {
         "taps": ["stages", "7x7"], "readout": "softplus", "aggregation": "channel", "negative": 0.25,
         "bias": "complete", "bias_share": 0.1, "weighting": "average", "temper": 1.0, "signed": False,
-        "fusion": "geometric", "branch": 4.0,
+        "fusion": "geometric", "branch": 4.0, "fine": 0.0, "stage_share": 0.25, "gamma": 2.0,
     }  # fmt: skip
     sizes = [tuple(layer["size"]) for layer in record["layers"]]
     assert sizes[0] == (112, 112)

@@ -182,7 +182,7 @@ def test_gradients_by_hand(bias: str, share: float) -> None:
     1 everywhere with a weight of 0.2, does not move.
     """
     model, x = by_hand()
-    explain(model, x, differentiable=True, bias=bias).map[0, 0].backward()
+    explain(model, x, differentiable=True, bias=bias, gamma=1).map[0, 0].backward()
     assert x.grad is not None
     torch.testing.assert_close(x.grad[0, 0], share * torch.tensor([1 / 4, -1 / 8], dtype=torch.float64))
     torch.testing.assert_close(model[0].weight.grad.item(), share * -1 / 8)
@@ -402,7 +402,7 @@ def test_a_penalty_on_the_map_removes_a_shortcut() -> None:
         optimiser = torch.optim.Adam(model.parameters(), 2e-2)
         for _ in range(150):
             batch = torch.randint(256, (64,))
-            found = explain(model, signals[batch], label[batch], differentiable=True)
+            found = explain(model, signals[batch], label[batch], differentiable=True, gamma=1)
             share = found.map[:, :6].sum(1) / found.map.sum(1).clamp_min(1e-6)
             optimiser.zero_grad()
             (F.cross_entropy(found.output, label[batch]) + strength * share.mean()).backward()

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from integrative_cam import explain
 from integrative_cam.evidence import FLOOR, evidence, evidence_and_sums, saturated_shift, saturation
+from integrative_cam.recipe import PLAIN
 
 GRAD_CAM_PLUS_PLUS = {
     "taps": "last",
@@ -27,6 +28,7 @@ GRAD_CAM_PLUS_PLUS = {
     "bias": "none",
     "weighting": "last",
     "signed": False,
+    **PLAIN,
 }
 
 

@@ -57,6 +57,12 @@ MAPS = [tensor([2, 1, -1]), tensor([10, -40, 40])]
 WEIGHTS = tensor([0.75, 0.25])
 
 
+def test_gamma_by_hand() -> None:
+    found = fuse([tensor([-4, 1, 4])], tensor([1]), (3,), "sum", 0.5)
+    assert found.tolist() == [[0, 0.5, 1]]
+    torch.testing.assert_close(fuse([tensor([2, 1, 4])], tensor([1]), (3,), "max", 2), tensor([0.25, 0.0625, 1]))
+
+
 @pytest.mark.parametrize(
     ("fusion", "expected"),
     [

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from integrative_cam import IntegrativeCAM, Recipe, RecipeError, explain, integrate, trace
+from integrative_cam.recipe import PLAIN
 
 torch.manual_seed(0)
 MODEL = nn.Sequential(
@@ -30,6 +31,9 @@ IMAGES = torch.randn(2, 3, 8, 8)
         ({"negative": float("nan")}, "negative must be between 0 and 1"),
         ({"bias_share": 1.0}, "bias_share must be at least 0 and below 1"),
         ({"temper": 0.0}, "temper must be above 0"),
+        ({"fine": -1.0}, "fine must be at least 0"),
+        ({"stage_share": 1.1}, "stage_share must be between 0 and 1"),
+        ({"gamma": 0.0}, "gamma must be above 0"),
         ({"layers": "all"}, "unknown ingredient layers; there are taps, readout"),
     ],
 )  # fmt: skip
@@ -74,7 +78,7 @@ def test_weighting_callables_are_checked(weighting: Any, message: str) -> None:
 
 
 def test_weighting_callable_gets_the_scores() -> None:
-    found = explain(MODEL, IMAGES, weighting=lambda scores: scores.gradient, temper=1.0)
+    found = explain(MODEL, IMAGES, weighting=lambda scores: scores.gradient, **PLAIN)
     expected = torch.stack([layer.gradient_score for layer in found.layers], 1)
     torch.testing.assert_close(found.weights, expected)
 

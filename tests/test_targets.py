@@ -7,9 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from networks import Options, build, images
 from torch import Tensor, nn
 
-from integrative_cam import TargetError, explain
+from integrative_cam import IntegrativeCAM, TargetError, explain, method
+from integrative_cam.targets import favourites
 
 torch.manual_seed(0)
 MODEL = nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(64, 5)).eval()
@@ -120,3 +122,44 @@ def test_class_of_a_dense_output_is_ambiguous() -> None:
     for target in (None, 2, [0, 1, 2]):
         with pytest.raises(TargetError, match=r"shape \(3, 4, 6, 6\): more than one value per class. Give a callable"):
             explain(model, IMAGES, target)
+
+
+OPTION = Options(seed=3, norm="affine", stride=2)
+
+
+def test_several_targets_share_one_forward_and_give_what_each_gives_alone() -> None:
+    model, seen = build("resnet", OPTION), images(OPTION)
+    runs = []
+    handle = model.register_forward_hook(lambda *_: runs.append(1))
+    cam = IntegrativeCAM(model)
+    asked: list[Any] = [None, 1, [2, 0], lambda output: output[0] - output[1]]
+    together = cam.each(seen, asked)
+    assert len(runs) == 1
+    handle.remove()
+    for found, target in zip(together, asked, strict=True):
+        alone = cam(seen, target)
+        for name in ("map", "weights", "score"):
+            assert torch.equal(getattr(found, name), getattr(alone, name))
+        assert torch.equal(found.completeness.bias, alone.completeness.bias)
+        assert found.target_names == alone.target_names
+    assert not torch.equal(together[0].map, together[1].map)
+
+
+@pytest.mark.parametrize("name", ["integrative", "winsorcam"])
+def test_a_number_of_targets_means_the_highest_classes(name: str) -> None:
+    model, seen = build("plain", OPTION), images(OPTION)
+    found = method(name).each(model, seen, 2)
+    order = model(seen).detach().argsort(1, descending=True)
+    assert [each.target.tolist() for each in found] == order[:, :2].T.tolist()
+    torch.testing.assert_close(found[1].map, method(name)(model, seen, order[:, 1]).map)
+    assert len(method(name).each(model, seen, 99)) == order.shape[1]
+
+
+def test_equal_scores_are_taken_in_the_order_of_classes() -> None:
+    assert [each.tolist() for each in favourites(torch.tensor([[1.0, 3.0, 3.0, 2.0, 3.0]]), 4)] == [[1], [2], [4], [3]]
+
+
+@pytest.mark.parametrize("targets", [[], 0, -1, True, "cat", 1.5, None])
+def test_errors_of_several_targets(targets: Any) -> None:
+    with pytest.raises(TargetError, match="targets must be a sequence of targets or a number of classes >= 1"):
+        IntegrativeCAM(build("plain", OPTION)).each(images(OPTION), targets)

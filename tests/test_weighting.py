@@ -15,7 +15,7 @@ from reference import weighting as reference
 from torch import Tensor
 
 from integrative_cam import LayerScores, RecipeError
-from integrative_cam.weighting import WEIGHTINGS, layer_scores, layer_weights, shares
+from integrative_cam.weighting import WEIGHTINGS, coarseness, layer_scores, layer_weights, placed, shares
 
 few = examples(30)
 
@@ -75,6 +75,30 @@ def test_layers_in_branches_by_hand() -> None:
     torch.testing.assert_close(layer_weights(scores, "joint", 0.5, 1), rows(2 / (2 + 3**0.5), 3**0.5 / (2 + 3**0.5)))
 
 
+def test_fine_layers_count_less_by_hand() -> None:
+    # Of 8 x 8 pixels: strides 1, 2, 4 and sqrt(2 * 8); half of them, at most 1.
+    spaces, image = [(8, 8), (4, 4), (2, 2), (4, 1)], (8, 8)
+    assert coarseness(spaces, image).tolist() == [0.5, 1, 1, 1]
+    assert coarseness([(8, 4)], image).tolist() == pytest.approx([2**0.5 / 2])
+    assert coarseness([(12,), (3,)], (12,)).tolist() == [0.5, 1]
+    assert coarseness([(4, 4, 4), (8, 8, 8)], (8, 8, 8)).tolist() == pytest.approx([1, 0.5])
+    # Weights 4 : 1 : 1 : 2 with the first times 1/2, or 1/2 to the power 2.
+    weights = rows(4, 1, 1, 2)
+    torch.testing.assert_close(placed(weights, spaces, image, 1, 0), rows(2, 1, 1, 2) / 6)
+    torch.testing.assert_close(placed(weights, spaces, image, 2, 0), rows(1, 1, 1, 2) / 5)
+    torch.testing.assert_close(placed(weights, spaces, image, 0, 0), weights / 8)
+
+
+def test_the_last_layer_of_each_resolution_adds_by_hand() -> None:
+    # The second and the fourth are the last of their resolution, with weights 3 : 1; they share the added half.
+    spaces = [(4,), (4,), (2,), (2,)]
+    found = placed(rows(1, 3, 3, 1), spaces, (8,), 0, 0.5)
+    torch.testing.assert_close(found, rows(1, 3, 3, 1) / 16 + rows(0, 3, 0, 1) / 8)
+    torch.testing.assert_close(placed(rows(1, 3, 3, 1), spaces, (8,), 0, 1), rows(0, 3, 0, 1) / 4)
+    # Where these have no weight, nothing is added.
+    torch.testing.assert_close(placed(rows(1, 0, 3, 0), spaces, (8,), 0, 0.5), rows(1, 0, 3, 0) / 4)
+
+
 def test_gradient_and_activation_scores_differ_from_each_other() -> None:
     scores = LayerScores(
         rows(Fraction(9, 10), Fraction(1, 10)), rows(Fraction(1, 2), Fraction(1, 2)), rows(1, 1), torch.ones(2)
@@ -95,6 +119,19 @@ def layers(draw: st.DrawFn) -> list[tuple[Tensor, Tensor]]:
         scale = 10.0 ** draw(st.integers(-6, 6))
         found.append((noise(generator, *shape).relu() * scale, noise(generator, *shape)))
     return found
+
+
+@few
+@given(
+    st.lists(st.tuples(st.integers(0, 3), st.sampled_from([(8, 6), (4, 3), (4, 6), (1, 1)])), min_size=1, max_size=6),
+    st.sampled_from([0.0, 1.0, 4.0]),
+    st.sampled_from([0.0, 0.3, 1.0]),
+)
+def test_twins_of_places(given_layers: list[tuple[int, tuple[int, int]]], fine: float, stage_share: float) -> None:
+    values, spaces = [float(value) for value, _ in given_layers], [space for _, space in given_layers]
+    found = placed(rows(*values), spaces, (8, 6), fine, stage_share)
+    torch.testing.assert_close(found, rows(*reference.placed(values, spaces, (8, 6), fine, stage_share)))
+    torch.testing.assert_close(found.sum(1), torch.ones(1, dtype=torch.float64))
 
 
 @few

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from integrative_cam import Explanation, Recipe, explain, integrate, trace
 from integrative_cam.explanation import Layer
+from integrative_cam.recipe import PLAIN
 
 
 def falling(logits: Sequence[float], target: int) -> reference.Derivatives:
@@ -55,6 +56,8 @@ RECIPES = [
     *({"weighting": weighting} for weighting in ("product", "average", "geometric", "uniform", "last")),
     *({"weighting": weighting, "temper": 2.0} for weighting in ("joint", "product", "average", "geometric")),
     {"temper": 1.0},
+    *({"fine": fine, "stage_share": share} for fine in (0.0, 1.0) for share in (0.0, 1.0)),
+    *({"gamma": gamma} for gamma in (1.0, 2.0)),
     *({"fusion": fused} for fused in ("max", "geometric", "product")),
     *({"fusion": fused, "bias": "none", "negative": 0.0} for fused in ("max", "geometric", "product")),
     {"readout": "softmax", "aggregation": "channel", "weighting": "geometric", "fusion": "max", "bias": "none"},
@@ -154,8 +157,11 @@ recipes = st.fixed_dictionaries(
         "bias_share": st.sampled_from([0.2, 0.5]),
         "weighting": st.sampled_from(["joint", "product", "average", "geometric", "uniform", "last"]),
         "temper": st.sampled_from([0.5, 1.0]),
+        "fine": st.sampled_from([0.0, 4.0]),
+        "stage_share": st.sampled_from([0.0, 0.5]),
         "signed": st.booleans(),
         "fusion": st.sampled_from(["sum", "max"]),
+        "gamma": st.sampled_from([0.75, 1.0]),
     }
 )
 
@@ -249,7 +255,7 @@ def test_a_single_layer_by_hand() -> None:
         for layer, bias in ((model[0], 1.0), (model[4], 0.5)):
             layer.weight.fill_(1)
             layer.bias.fill_(bias)
-    found = explain(model.eval(), torch.tensor([[[1.0, 3.0]]], dtype=torch.float64))
+    found = explain(model.eval(), torch.tensor([[[1.0, 3.0]]], dtype=torch.float64), gamma=1)
     (layer,) = found.layers
     close(found.score, [3.5])
     close(layer.map, [[0.2, 0.4]])
@@ -266,7 +272,7 @@ def test_a_single_layer_by_hand() -> None:
     close(found.completeness.activation, [[3]])
     close(found.completeness.tap_bias, [[0.5]])
     # The site behind the tap has no space: 1/2 saturates to (1/2)/(2 + 1/2) = 1/5, half to each position.
-    complete = explain(model, torch.tensor([[[1.0, 3.0]]], dtype=torch.float64), bias="complete")
+    complete = explain(model, torch.tensor([[[1.0, 3.0]]], dtype=torch.float64), bias="complete", gamma=1)
     close(complete.layers[0].map, [[0.3, 0.5]])
     close(complete.map, [[0.6, 1]])
 
@@ -284,8 +290,8 @@ def test_grad_cam_plus_plus_on_several_layers_is_their_average() -> None:
         negative=0.0,
         bias="none",
         weighting="uniform",
-        branch=0.0,
         signed=False,
+        **PLAIN,
     )
     for sample in range(len(images)):
         score = measured.score[sample].item()

@@ -90,8 +90,9 @@ def explain_func(
 def signed_map(explanation: Explanation) -> Float[Tensor, "batch *space"]:
     """The map before it was cut at zero, divided by its largest magnitude: in [-1, 1], evidence against below 0.
 
-    Cut at zero and divided by its maximum it is `explanation.map`. Only recipes with signed=True and fusion="sum"
-    keep evidence against the target until the end; of others this is `explanation.map` itself.
+    Cut at zero, divided by its maximum and raised to `recipe.gamma` it is `explanation.map`. Only recipes with
+    signed=True and fusion="sum" keep evidence against the target until the end; of others this is `explanation.map`
+    itself.
     """
     recipe = explanation.recipe
     if recipe is None or not recipe.signed or recipe.fusion != "sum":

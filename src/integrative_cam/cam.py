@@ -18,19 +18,19 @@ from .evidence import over
 from .explanation import BiasLayer, Explanation, Layer
 from .fusion import by_magnitude, fuse
 from .inputs import Inputs
-from .recipe import Recipe
+from .recipe import PLAIN, Recipe
 from .reduction import Reduced, SiteMap, TapMap, curvature, reducers
 from .streams import scores_of, streams_of
 from .taps import TapInfo
-from .targets import Scored, Target, logits_of
+from .targets import Scored, Several, Target, logits_of
 from .trace import BiasSite, Input, Tap, Trace, trace, trace_reduced
-from .weighting import LayerScores, layer_scores, layer_weights, power, shares
+from .weighting import LayerScores, coarseness, layer_scores, layer_weights, placed, power, shares
 
 if TYPE_CHECKING:
     from jaxtyping import Float
 
 
-_WEIGHTED = Recipe(taps="last", readout="identity", negative=1.0, bias="none", weighting="last", temper=1.0)
+_WEIGHTED = Recipe(taps="last", readout="identity", negative=1.0, bias="none", weighting="last", **PLAIN)
 
 
 class IntegrativeCAM:
@@ -72,11 +72,24 @@ class IntegrativeCAM:
         Raises:
             CamError: see `trace` and `readout.rho_of`.
         """
-        found = trace_reduced(
-            self.model, images, target, self.recipe.taps, self._reducers, differentiable=differentiable
+        (found,) = trace_reduced(
+            self.model, images, [target], self.recipe.taps, self._reducers, differentiable=differentiable
         )
-        with torch.set_grad_enabled(differentiable), torch.autocast(found.score.device.type, enabled=False):
-            return _integrate(found, self.recipe)
+        return assemble(found, self.recipe)
+
+    def each(self, images: Inputs, targets: Several) -> list[Explanation]:
+        """Explain several targets of each image: one forward for all, one gradient for each of them.
+
+        Args:
+            images: as in a call.
+            targets: some targets, each as in a call; or a number: each image's so many classes of highest score,
+                the highest first, and no more than there are.
+
+        Raises:
+            CamError: as in a call; TargetError where there is no target.
+        """
+        found = trace_reduced(self.model, images, targets, self.recipe.taps, self._reducers)
+        return [assemble(each, self.recipe) for each in found]
 
     def _reducers(self, scored: Scored) -> tuple[Callable[[Tap], TapMap], Callable[[BiasSite], SiteMap]]:
         return reducers(self.recipe, *curvature(self.recipe, wide(scored.score), scored.logits, scored.index))
@@ -201,7 +214,13 @@ def _fuse(
     """The map of an input, all others held fixed: of the layers and biases that depend on it, and its own paths."""
     own = list(given.fused)
     own_scores = scores_of(scores, own, given.path_shares) if len(trace.inputs) > 1 else scores
-    own_weights = layer_weights(own_scores, recipe.weighting, recipe.temper, recipe.branch)
+    own_weights = placed(
+        layer_weights(own_scores, recipe.weighting, recipe.temper, recipe.branch),
+        [maps[index].shape[1:] for index in own],
+        given.space,
+        recipe.fine,
+        recipe.stage_share,
+    )
     bias_layers = _bias_layers(trace, given, recipe) if recipe.bias == "layers" else ()
 
     tap_share = 1 - recipe.bias_share if bias_layers else 1
@@ -211,6 +230,7 @@ def _fuse(
         torch.cat([own_weights * tap_share, *(layer.weight[:, None] for layer in bias_layers)], 1),
         given.space,
         recipe.fusion,
+        recipe.gamma,
     )
     _warn_if_blank(fused, f" of {given.name}" if len(trace.inputs) > 1 else "")
     weights = own_weights.new_zeros(len(fused), len(maps))
@@ -251,8 +271,8 @@ def unlayered(trace: Trace, maps: Float[Tensor, "batch *space"]) -> Explanation:
 
 
 def _bias_layers(trace: Reduced, given: Input, recipe: Recipe) -> tuple[BiasLayer, ...]:
-    """The input's sites with space as layers, weighted by their tempered mass sum|bias * gradient|; all have
-    bias_share.
+    """The input's sites with space as layers, weighted by their tempered mass sum|bias * gradient| and their fineness;
+    all have bias_share.
     """
     spatial = [
         (site.name, site.map, site.mass)
@@ -263,7 +283,8 @@ def _bias_layers(trace: Reduced, given: Input, recipe: Recipe) -> tuple[BiasLaye
     if not spatial:
         return ()
     mass = torch.stack([mass for _, _, mass in spatial], 1)
-    weights = recipe.bias_share * shares(power(shares(mass), recipe.temper))
+    coarse = coarseness([found.shape[1:] for _, found, _ in spatial], given.space).to(mass) ** recipe.fine
+    weights = recipe.bias_share * shares(power(shares(mass), recipe.temper) * coarse)
     return tuple(BiasLayer(name, found, weights[:, index]) for index, (name, found, _) in enumerate(spatial))
 
 

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .evidence import over
+from .weighting import power
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -29,14 +30,25 @@ def fuse(
     weights: Float[Tensor, "batch layer"],
     space: tuple[int, ...],
     fusion: Fusion,
+    gamma: float = 1,
 ) -> Float[Tensor, "batch *space"]:
     """Fuse signed maps of any resolution to one map of size `space` in [0, 1]; its maximum is 1 or it is blank.
 
-    Each map is divided by its own largest magnitude, weighted and fused; then cut at zero and divided by the
-    maximum. No minimum is subtracted: a constant positive map stays positive.
+    Each map is divided by its own largest magnitude, weighted and fused; then cut at zero, divided by the maximum and
+    raised to the power `gamma`. No minimum is subtracted: a constant positive map stays positive.
     """
+    found = by_magnitude(_fused(maps, weights, space, fusion).relu())
+    return found if gamma == 1 else power(found, gamma)
+
+
+def _fused(
+    maps: Sequence[Float[Tensor, "batch *layer_space"]],
+    weights: Float[Tensor, "batch layer"],
+    space: tuple[int, ...],
+    fusion: Fusion,
+) -> Float[Tensor, "batch *space"]:
     if fusion == "sum":
-        return by_magnitude(_weighted_sum(maps, weights, space).relu())
+        return _weighted_sum(maps, weights, space)
     scaled = [by_magnitude(each) for each in maps]
     if fusion == "max":
         total = torch.zeros(1, dtype=weights.dtype, device=weights.device)
@@ -46,7 +58,7 @@ def fuse(
         total = _geometric_mean(scaled, weights, space)
         if fusion == "product":
             total = by_magnitude(total) ** len(scaled)
-    return by_magnitude(total.relu())
+    return total
 
 
 def _weighted_sum(maps: Sequence[Tensor], weights: Tensor, space: tuple[int, ...]) -> Tensor:

@@ -7,22 +7,22 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from .cam import explain, weighted
+from .cam import IntegrativeCAM, explain, weighted
 from .controls import centre_cam, random_cam, uniform_cam
 from .errors import InputError, RecipeError
 from .explanation import Explanation
 from .fullgrad import full_grad
 from .gradient_free import ablation_cam, score_cam
 from .inputs import Inputs
-from .recipe import Recipe, one_of
-from .targets import Target
+from .recipe import PLAIN, Recipe, one_of
+from .targets import Several, Target, favourites
 from .trace import trace
 from .winsor import winsor_cam
 
 Explainer = Callable[[nn.Module, Tensor, Target], Explanation]
 """Takes a model, images (batch, channel, *space) and a target, and gives their maps with what they are made of."""
 
-_LINEAR = {"readout": "identity", "bias": "none", "temper": 1.0, "branch": 0.0}
+_LINEAR = {"readout": "identity", "bias": "none", **PLAIN}
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,19 @@ class Method:
             )
         return self.way(model, images, target)
 
+    def each(self, model: nn.Module, images: Inputs, targets: Several) -> list[Explanation]:
+        """Explain several targets of each image; a recipe runs the network once. See `IntegrativeCAM.each`.
+
+        Raises:
+            CamError: see `trace`.
+        """
+        if isinstance(self.way, Recipe):
+            return IntegrativeCAM(model, self.way).each(images, targets)
+        if not isinstance(targets, int):
+            return [self(model, images, each) for each in targets]
+        highest = self(model, images)
+        return [highest, *(self(model, images, each) for each in favourites(highest.output, targets)[1:])]
+
     @property
     def recipe(self) -> Recipe:
         """The ingredients.
@@ -64,13 +77,13 @@ class Method:
 
 def _single(**ingredients: object) -> Recipe:
     """One layer, the last activation."""
-    return Recipe(**{**_LINEAR, "taps": "last", "weighting": "last", **ingredients})  # type: ignore[arg-type]
+    return Recipe(**{**_LINEAR, "taps": "last", "weighting": "last", **ingredients})
 
 
 def _stages(**ingredients: object) -> Recipe:
     """The last activation at each resolution, positive evidence, equal weights."""
     fused = {"taps": "stages", "weighting": "uniform", "negative": 0.0, "signed": False}
-    return Recipe(**{**_LINEAR, **fused, **ingredients})  # type: ignore[arg-type]
+    return Recipe(**{**_LINEAR, **fused, **ingredients})
 
 
 def _elementwise(model: nn.Module, images: Tensor, target: Target) -> Explanation:

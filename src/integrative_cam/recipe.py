@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from dataclasses import asdict, dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass, fields
 from difflib import get_close_matches
+from numbers import Real
 from typing import Any, get_args
 
 from .bias import Bias
@@ -34,8 +35,12 @@ class Recipe:
         temper: power that the weights are raised to, > 0; 1/2 flattens them.
         branch: power, >= 0, of the share of the network's paths that pass a layer, by which its weight is multiplied:
             layers inside of branches hold a part of the evidence only.
+        fine: power, >= 0, of half a layer's stride, pixels of the image per position, by which its weight is multiplied
+            where the stride is below 2: what is as fine as the image answers to edges.
+        stage_share: share of the weight that the last layer at each resolution has in addition, 0 to 1.
         signed: keep layers' maps signed and cut at zero once, after fusion; else cut each layer's.
         fusion: "sum", "max", "geometric" or "product".
+        gamma: power, > 0, of the finished map; below 1 it lifts weak evidence and leaves the order of pixels alone.
     """
 
     taps: Taps = "activations"
@@ -47,8 +52,11 @@ class Recipe:
     weighting: str | Weighting = "joint"
     temper: float = 0.25
     branch: float = 4.0
+    fine: float = 2.0
+    stage_share: float = 0.5
     signed: bool = True
     fusion: Fusion = "sum"
+    gamma: float = 0.75
 
     def validate(self) -> None:
         """Raise RecipeError where an ingredient is unknown or out of range."""
@@ -59,10 +67,16 @@ class Recipe:
         one_of("aggregation", self.aggregation, get_args(Aggregation))
         one_of("bias", self.bias, get_args(Bias))
         one_of("fusion", self.fusion, get_args(Fusion))
+        for each in fields(self):
+            if isinstance(each.default, float) and not isinstance(getattr(self, each.name), Real):
+                raise RecipeError(f"{each.name} must be a number, but got {getattr(self, each.name)!r}.")
         _within("negative", self.negative, 0 <= self.negative <= 1, "between 0 and 1")
         _within("bias_share", self.bias_share, 0 <= self.bias_share < 1, "at least 0 and below 1")
         _within("temper", self.temper, 0 < self.temper < float("inf"), "above 0")
         _within("branch", self.branch, 0 <= self.branch < float("inf"), "at least 0")
+        _within("fine", self.fine, 0 <= self.fine < float("inf"), "at least 0")
+        _within("stage_share", self.stage_share, 0 <= self.stage_share <= 1, "between 0 and 1")
+        _within("gamma", self.gamma, 0 < self.gamma < float("inf"), "above 0")
 
     def described(self) -> dict[str, Any]:
         """The ingredients as plain values; a callable by its name."""
@@ -72,9 +86,13 @@ class Recipe:
         }
 
 
+PLAIN: Mapping[str, Any] = {"temper": 1.0, "branch": 0.0, "fine": 0.0, "stage_share": 0.0, "gamma": 1.0}
+"""Ingredients that leave the weighting's weights and the finished map as they are."""
+
+
 def one_of(argument: str, value: object, choices: Collection[str], alternative: str = "") -> None:
     """Raise RecipeError unless `value` is one of `choices`, with the nearest one as a hint."""
-    if value not in choices:
+    if value not in list(choices):  # a value may have no hash
         close = get_close_matches(str(value), choices, n=1)
         hint = f" Did you mean {close[0]!r}?" if close else ""
         raise RecipeError(

@@ -222,7 +222,8 @@ def trace(
         TargetError: the target does not name one scalar per sample.
         TapError: no feature map fits.
     """
-    return trace_reduced(model, images, target, taps, lambda _: (_kept, _kept), differentiable=differentiable)
+    (found,) = trace_reduced(model, images, [target], taps, lambda _: (_kept, _kept), differentiable=differentiable)
+    return found
 
 
 Reducers = Callable[[targets.Scored], tuple[Callable[[Tap], TapT], Callable[[BiasSite], SiteT]]]
@@ -232,15 +233,16 @@ Reducers = Callable[[targets.Scored], tuple[Callable[[Tap], TapT], Callable[[Bia
 def trace_reduced(
     model: nn.Module,
     images: Inputs,
-    target: targets.Target,
+    several: targets.Several,
     taps: Taps,
     reducers: Reducers[TapT, SiteT],
     *,
-    differentiable: bool,
-) -> Trace[TapT, SiteT]:
-    """A trace that holds what `reducers` make of each tap and site as soon as its gradient is there; see `trace`.
+    differentiable: bool = False,
+) -> list[Trace[TapT, SiteT]]:
+    """Of each of several targets, a trace that holds what `reducers` make of each tap and site as soon as its gradient
+    is there; see `trace`. The model runs once.
 
-    No feature map or gradient outlives that moment but those that the reducers keep.
+    No gradient outlives that moment but those that the reducers keep, and no feature map outlives the last target's.
     """
     _check(model)
     model = unwrapped(model)
@@ -253,12 +255,17 @@ def trace_reduced(
         capture.enter(call.leaves)
         with capture:
             output = call.run(model)
-        scored = targets.score(output, target, call.batch)
+        scored = targets.score_each(output, several, call.batch)
         del output
-        _check_finite(scored)
+        for each in scored:
+            _check_finite(each)
         hidden = _hidden(model, capture)
         try:
-            found = _differentiate(call, scored, capture, taps, reducers, differentiable)
+            last = len(scored) - 1
+            found = [
+                _differentiate(call, each, capture, taps, reducers, differentiable, place == last)
+                for place, each in enumerate(scored)
+            ]
         except TapError as error:
             raise TapError(f"{error} {hidden}".strip()) from None
         if hidden:
@@ -277,6 +284,7 @@ def _differentiate(
     taps: Taps,
     reducers: Reducers[TapT, SiteT],
     differentiable: bool,
+    is_last: bool,
 ) -> Trace[TapT, SiteT]:
     total = scored.score.sum()
     if total.grad_fn is None:
@@ -294,7 +302,8 @@ def _differentiate(
     shifts = [each for each in capture.shifts if any(to_input.get(each.edge.node) for to_input in to_inputs)]
     nodes = {index: each.edge.node for index, each in chosen.items()}
     ndims = {index: each.value.ndim for index, each in chosen.items()}
-    capture.candidates.clear()
+    if is_last:
+        capture.candidates.clear()
 
     from_score = graph.paths_from(order)
     shares = [graph.path_shares(order, list(nodes.values()), from_score, [to_input]) for to_input in to_inputs]
@@ -311,7 +320,7 @@ def _differentiate(
     at_site: dict[int, SiteT] = {}
 
     def visit_tap(index: int, gradient: Tensor) -> None:
-        # Popped: nothing but the network's own graph holds the feature map any more.
+        # Popped: at the last target, nothing but the network's own graph holds the feature map any more.
         at_tap[index] = reduce_tap(_tap(chosen.pop(index), gradient, share_of[index]))
 
     def visit_site(index: int, gradient: Tensor) -> None:
@@ -321,7 +330,7 @@ def _differentiate(
     visits = [(each.edge, partial(visit_tap, index)) for index, each in chosen.items()]
     visits += [(each.edge, partial(visit_site, index)) for index, each in enumerate(shifts)]
     scale = _HALF_GRADIENT_SCALE if torch.float16 in {each.value.dtype for each in chosen.values()} else 1.0
-    at_leaves = _gradients(total, call.leaves, visits, scale, differentiable)
+    at_leaves = _gradients(total, call.leaves, visits, scale, differentiable, not is_last)
     if all(each is None for each in at_leaves):
         raise OutputError("The score does not depend on the images: no gradient reaches them.")
     if not at_tap:
@@ -364,8 +373,11 @@ def _gradients(
     visits: Sequence[tuple[GradientEdge, Callable[[Tensor], None]]],
     scale: float,
     differentiable: bool,
+    again: bool,
 ) -> list[Tensor | None]:
-    """The gradients at the leaves; each visit gets that at its edge when it is complete, before it goes on."""
+    """The gradients at the leaves; each visit gets that at its edge when it is complete, before it goes on. `again`:
+    the graph is needed for another target.
+    """
 
     def unscaled(gradient: Tensor) -> Tensor:
         return gradient if scale == 1 else wide(gradient) / scale
@@ -377,7 +389,9 @@ def _gradients(
 
     hooks = [edge.node.register_prehook(partial(hook, edge.output_nr, visit)) for edge, visit in visits]
     try:
-        found = torch.autograd.grad(total * scale, leaves, allow_unused=True, create_graph=differentiable)
+        found = torch.autograd.grad(
+            total * scale, leaves, retain_graph=again or differentiable, create_graph=differentiable, allow_unused=True
+        )
     finally:
         for each in hooks:
             each.remove()

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -83,6 +84,34 @@ def layer_weights(
         raise RecipeError("weighting must give finite weights >= 0.")
     # Shares first: a power of very small or large scores could leave the range of float32.
     return shares(power(shares(weights), temper) * scores.paths**branch)
+
+
+def placed(
+    weights: Float[Tensor, "batch tap"],
+    spaces: Sequence[tuple[int, ...]],
+    image: tuple[int, ...],
+    fine: float,
+    stage_share: float,
+) -> Float[Tensor, "batch tap"]:
+    """Weights by where the taps stand: times `coarseness` to the power `fine`; then the last tap of each resolution has
+    the part `stage_share` in addition, in proportion to its weight, and all have the rest.
+
+    Early layers are many and alike, the last of a resolution holds what they come to.
+    """
+    weights = shares(weights * coarseness(spaces, image).to(weights) ** fine)
+    last = list({space: index for index, space in enumerate(spaces)}.values())
+    at_ends = torch.zeros_like(weights)
+    at_ends[:, last] = weights[:, last]
+    total = at_ends.sum(1, keepdim=True)
+    # Where none of them has a weight, all keep theirs.
+    part = torch.where(total > 0, stage_share, 0)
+    return (1 - part) * weights + part * at_ends / torch.where(total > 0, total, 1)
+
+
+def coarseness(spaces: Sequence[tuple[int, ...]], image: tuple[int, ...]) -> Float[Tensor, "map"]:
+    """Half of each map's stride, pixels of the image per position along an axis, but at most 1."""
+    strides = [(prod(image) / prod(space)) ** (1 / len(image)) for space in spaces]
+    return torch.tensor([min(1.0, stride / 2) for stride in strides], dtype=torch.float64)
 
 
 def shares(values: Float[Tensor, "batch layer"]) -> Float[Tensor, "batch layer"]:

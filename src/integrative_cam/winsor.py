@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from .blocks import wide
 from .cam import integrate
 from .explanation import Explanation
-from .recipe import Recipe
+from .recipe import PLAIN, Recipe
 from .targets import Target
 from .trace import Trace, trace
 
@@ -24,7 +24,7 @@ LEAST = 0.1
 """The weight of the least important layer that counts; the most important has 1."""
 
 _GRAD_CAMS = Recipe(
-    taps="*", readout="identity", aggregation="channel", negative=1.0, bias="none", temper=1.0, branch=0.0, signed=False
+    taps="*", readout="identity", aggregation="channel", negative=1.0, bias="none", signed=False, **PLAIN
 )
 
 

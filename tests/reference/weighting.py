@@ -45,6 +45,26 @@ def product(gradient: Row, activation: Row) -> Row:
     return shares([g * c for g, c in zip(gradient, activation, strict=True)])
 
 
+def coarseness(space: Sequence[int], image: Sequence[int]) -> float:
+    """Half the stride, pixels per position along an axis (their geometric mean), at most 1."""
+    stride = math.prod(pixels / size for pixels, size in zip(image, space, strict=True)) ** (1 / len(image))
+    return min(1.0, stride / 2)
+
+
+def placed(
+    values: Sequence[float], spaces: Sequence[Sequence[int]], image: Sequence[int], fine: float, stage_share: float
+) -> Row:
+    """Fine layers count less; the last layer of each resolution has the share `stage_share` in addition."""
+    found = shares([value * coarseness(space, image) ** fine for value, space in zip(values, spaces, strict=True)])
+    ends = []
+    for index, space in enumerate(spaces):
+        is_last = all(tuple(later) != tuple(space) for later in spaces[index + 1 :])
+        ends.append(found[index] if is_last else 0.0)
+    if sum(ends) == 0:
+        return found
+    return [(1 - stage_share) * value + stage_share * end / sum(ends) for value, end in zip(found, ends, strict=True)]
+
+
 def weights(
     gradient: Row, activation: Row, joint: Row, paths: Sequence[float], weighting: str, temper: float, branch: float
 ) -> Row:

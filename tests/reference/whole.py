@@ -55,8 +55,11 @@ class Ingredients:
     weighting: str = "joint"
     temper: float = 0.25
     branch: float = 4.0
+    fine: float = 2.0
+    stage_share: float = 0.5
     signed: bool = True
     fusion: str = "sum"
+    gamma: float = 0.75
 
 
 @dataclass(frozen=True)
@@ -100,6 +103,8 @@ def walk(sample: Sample, recipe: Ingredients) -> Walked:
         [each.activation for each in sample.layers], [each.gradient for each in sample.layers]
     )
     weights = weighting.weights(*scores, sample.paths, recipe.weighting, recipe.temper, recipe.branch)
+    spaces = [each.shape for each in layer_maps]
+    weights = weighting.placed(weights, spaces, sample.space, recipe.fine, recipe.stage_share)
 
     joining: list[Array] = []
     masses: list[float] = []
@@ -109,7 +114,12 @@ def walk(sample: Sample, recipe: Ingredients) -> Walked:
                 joining.append(found)
                 masses.append(weighting.joint_score(site.shift, site.gradient))
     share = recipe.bias_share if joining else 0.0
-    tempered = weighting.shares([part**recipe.temper for part in weighting.shares(masses)])
+    tempered = weighting.shares(
+        [
+            part**recipe.temper * weighting.coarseness(found.shape, sample.space) ** recipe.fine
+            for part, found in zip(weighting.shares(masses), joining, strict=True)
+        ]
+    )
     bias_weights = [share * part for part in tempered]
 
     maps = layer_maps + joining
@@ -119,6 +129,7 @@ def walk(sample: Sample, recipe: Ingredients) -> Walked:
         sample.space,
         recipe.fusion,
     )
+    fused = np.vectorize(lambda value: value**recipe.gamma)(fused)
     return Walked(fused, layer_maps, layer_biases, weights, scores, joining, bias_weights, guarded)
 
 

@@ -71,8 +71,11 @@ def explain(
     weighting: options.WeightingChoice = None,
     temper: options.Temper = None,
     branch: options.Branch = None,
+    fine: options.Fine = None,
+    stage_share: options.StageShare = None,
     signed: options.Signed = None,
     fusion: options.FusionChoice = None,
+    gamma: options.Gamma = None,
     as_json: options.AsJson = False,
     debug: options.Debug = False,
 ) -> None:
@@ -103,8 +106,11 @@ def explain(
         "weighting": weighting,
         "temper": temper,
         "branch": branch,
+        "fine": fine,
+        "stage_share": stage_share,
         "signed": signed,
         "fusion": fusion,
+        "gamma": gamma,
     }
     changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     chosen = named(method)

@@ -107,20 +107,19 @@ def run(request: Request) -> int:
 
 def explain_image(path: Path, folder: Path, network: Network, request: Request) -> list[Result]:
     """Explain each target of one image and write its files, all or none per target."""
-    done: list[tuple[Aim, Explanation]] = []
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         # Of onnx2torch's layers, about their own code.
         warnings.filterwarnings("ignore", message="Using a non-tuple sequence")
         sight = see(path, network, request.asked.step)
         prediction = predict(sight)
-        for aim in aims(request.asked, sight, prediction):
-            done.append((aim, request.method(network.model, sight.view.tensor, aim.target)))
+        asked = list(aims(request.asked, sight, prediction))
+        found = request.method.each(network.model, sight.view.tensor, [aim.target for aim in asked])
     notes = tuple(dict.fromkeys(str(warning.message) for warning in caught))
 
     results = []
-    for rank, (aim, explanation) in enumerate(done, 1):
-        place = folder if len(done) == 1 else folder.with_name(f"{folder.name}-{rank}-{_slug(aim.label)}")
+    for rank, (aim, explanation) in enumerate(zip(asked, found, strict=True), 1):
+        place = folder if len(asked) == 1 else folder.with_name(f"{folder.name}-{rank}-{_slug(aim.label)}")
         result = Result(path, sight, prediction, aim, explanation, request.method.name, place, notes)
         _write(result)
         results.append(result)

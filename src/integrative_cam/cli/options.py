@@ -125,6 +125,14 @@ Branch = Annotated[
     float | None,
     _ingredient("--branch", "Power of the share of the network's paths through a layer; 0 ignores branches."),
 ]
+Fine = Annotated[
+    float | None, _ingredient("--fine", "Power by which layers finer than half the image's resolution count less.")
+]
+StageShare = Annotated[
+    float | None,
+    _ingredient("--stage-share", "Share of the weight that the last layer of each resolution adds, 0 to 1."),
+]
+Gamma = Annotated[float | None, _ingredient("--gamma", "Power of the finished map; below 1 it lifts weak evidence.")]
 Signed = Annotated[
     bool | None,
     _ingredient("--signed/--unsigned", "Fuse signed maps and cut at zero once, or cut each layer's map."),

@@ -77,8 +77,11 @@ def run(
     weighting: options.WeightingChoice = None,
     temper: options.Temper = None,
     branch: options.Branch = None,
+    fine: options.Fine = None,
+    stage_share: options.StageShare = None,
     signed: options.Signed = None,
     fusion: options.FusionChoice = None,
+    gamma: options.Gamma = None,
     debug: options.Debug = False,  # noqa: ARG001 - read before the command line is parsed
 ) -> None:
     """Explain a whole data set: a table with a row per image and target, and all maps.
@@ -99,8 +102,11 @@ def run(
         "weighting": weighting,
         "temper": temper,
         "branch": branch,
+        "fine": fine,
+        "stage_share": stage_share,
         "signed": signed,
         "fusion": fusion,
+        "gamma": gamma,
     }
     changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     chosen = named(method)

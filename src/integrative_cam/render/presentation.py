@@ -53,6 +53,7 @@ def presented(explanation: Explanation, raw: bool = False) -> Float[Tensor, "bat
         torch.stack([weights[index] for index in used], 1),
         tuple(explanation.map.shape[1:]),
         recipe.fusion,
+        recipe.gamma,
     )
 
 

@@ -7,7 +7,7 @@ import json
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from types import TracebackType
 from typing import Any
 
@@ -15,11 +15,10 @@ import numpy as np
 import torch
 
 from ..errors import InputError, ModelError, RecipeError, TapError, TargetError, first_line
-from ..explanation import Explanation
-from ..targets import class_scores
 from .decode import Decoders, Decoding, Sample, pieces
 from .failures import DestinationError, Failure, SourceError
 from .job import Job
+from .record import Record, Shard, failures_in
 from .sources import Item, Part, opened
 from .store import DONE, SHARDS, Store
 from .table import as_parquet, rows_of
@@ -31,58 +30,6 @@ SILENCE = 16
 META = b"integrative_cam"
 
 Row = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Shard:
-    """A shard as its record knows it: its file's name and size, images with results, rows, failures, halved batches."""
-
-    name: str
-    bytes: int
-    images: int
-    rows: int
-    failures: tuple[Failure, ...]
-    halvings: int
-
-    @property
-    def final(self) -> bool:
-        """Whether no image of it deserves another try."""
-        return not any(failure.passing for failure in self.failures)
-
-
-@dataclass(frozen=True)
-class Record:
-    """What became of a part. `unfinished` says why work on it stopped; `fatal` that the run must stop too."""
-
-    part: int
-    shards: tuple[Shard, ...] = ()
-    failures: tuple[Failure, ...] = ()
-    decoder_deaths: int = 0
-    unfinished: str = ""
-    fatal: bool = False
-
-    @property
-    def all_failures(self) -> tuple[Failure, ...]:
-        """Of its images and of itself."""
-        return tuple(failure for shard in self.shards for failure in shard.failures) + self.failures
-
-    @property
-    def final(self) -> bool:
-        """Whether the same command need not look at it again."""
-        return not self.unfinished and not any(failure.passing for failure in self.all_failures)
-
-    def as_json(self) -> bytes:
-        """For the store."""
-        return (json.dumps(asdict(self)) + "\n").encode()
-
-    @classmethod
-    def of(cls, found: dict[str, Any]) -> Record:
-        """From `as_json`."""
-        shards = tuple(
-            Shard(**{**shard, "failures": tuple(Failure(**each) for each in shard["failures"])})
-            for shard in found["shards"]
-        )
-        return cls(**{**found, "shards": shards, "failures": tuple(Failure(**each) for each in found["failures"])})
 
 
 class Worker:
@@ -175,10 +122,10 @@ class Worker:
         try:
             file = pq.ParquetFile(pa.BufferReader(content))
             about = json.loads(file.schema_arrow.metadata[META])
-        except (pa.ArrowException, OSError, TypeError, KeyError, ValueError):
+            failures, counts = failures_in(about["failures"]), (int(about["images"]), int(about["halvings"]))
+        except (pa.ArrowException, OSError, TypeError, KeyError, ValueError, RecursionError):
             return None  # cut off by something stronger than kill -9; it is written again
-        failures = tuple(Failure(**each) for each in about["failures"])
-        return Shard(name, len(content), about["images"], file.metadata.num_rows, failures, about["halvings"])
+        return Shard(name, len(content), counts[0], file.metadata.num_rows, failures, counts[1])
 
     def _explained(self, name: str, items: list[Item], before: Future[Shard] | None) -> Future[Shard]:
         halvings = self.halvings
@@ -265,25 +212,11 @@ class Worker:
         with warnings.catch_warnings():
             # A blank map is no accident here: its area is 0.
             warnings.filterwarnings("ignore", message="The map of image")
-            for rank, explanation in enumerate(self._explanations(images), 1):
+            for rank, explanation in enumerate(self.job.method.each(self.network.model, images, self.targets), 1):
                 rows += rows_of(explanation, rank, samples, self.network, self.job.threshold)
                 about["layers"] = [[layer.name, layer.kind] for layer in explanation.layers]
                 about["bias_layers"] = [layer.name for layer in explanation.bias_layers]
         return rows
-
-    def _explanations(self, images: torch.Tensor) -> Iterator[Explanation]:
-        """One per target; the first one's own forward pass gives the prediction."""
-        method, model = self.job.method, self.network.model
-        if isinstance(self.targets, list):
-            yield method(model, images, self.targets[0])
-            return
-        first = method(model, images, None)
-        yield first
-        if self.targets > 1:
-            logits = class_scores(first.output, "target")
-            favourites = logits.topk(min(self.targets, logits.shape[1])).indices
-            for index in favourites.T[1:]:
-                yield method(model, images, index)
 
 
 class SourceDownError(SourceError):

@@ -8,7 +8,7 @@ from .classes import contrast, log_odds, probability, total
 from .detection import Decoder, Detections, detection, fastestdet, matching, overlap
 from .regions import region, segmentation
 from .sample import SampleTarget, logits_of, sample_of
-from .scoring import Scored, Target, class_scores, score
+from .scoring import Scored, Several, Target, class_scores, favourites, score, score_each
 from .values import part, similarity, step, value
 
 __all__ = [
@@ -16,11 +16,13 @@ __all__ = [
     "Detections",
     "SampleTarget",
     "Scored",
+    "Several",
     "Target",
     "class_scores",
     "contrast",
     "detection",
     "fastestdet",
+    "favourites",
     "log_odds",
     "logits_of",
     "matching",
@@ -30,6 +32,7 @@ __all__ = [
     "region",
     "sample_of",
     "score",
+    "score_each",
     "segmentation",
     "similarity",
     "step",

@@ -17,6 +17,11 @@ if TYPE_CHECKING:
     from jaxtyping import Float, Int
 
 Target = int | Tensor | SampleTarget | Sequence[int | SampleTarget] | None
+"""None (each sample's own top class), a class index, a callable on one sample's output, or one of these per sample."""
+
+
+Several = Sequence[Target] | int
+"""Some targets, or how many of each sample's classes of highest score."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +58,29 @@ def score(output: Any, target: Target, batch: int) -> Scored:
     scores_of_class = class_scores(logits, "target")
     chosen = scores_of_class.gather(1, index[:, None])[:, 0]
     return Scored(chosen, logits, index, tuple(str(each) for each in index.tolist()))
+
+
+def score_each(output: Any, several: Several, batch: int) -> list[Scored]:
+    """`score` of each of several targets; a number stands for so many classes of each sample, the highest score first.
+
+    Raises:
+        OutputError, TargetError: as `score`; no target, or a number below 1.
+    """
+    if isinstance(several, int) and not isinstance(several, bool) and several > 0:
+        several = favourites(score(output, None, batch).logits, several)
+    if not isinstance(several, Sequence) or isinstance(several, str) or not several:
+        raise TargetError(f"targets must be a sequence of targets or a number of classes >= 1, but got {several!r}.")
+    return [score(output, each, batch) for each in several]
+
+
+def favourites(logits: Tensor, count: int) -> list[Int[Tensor, "batch"]]:
+    """Each sample's `count` classes of highest score, or all there are, the highest first; of equal ones the first.
+
+    Raises:
+        TargetError: several values per class.
+    """
+    order = class_scores(logits.detach(), f"targets={count}").argsort(dim=1, descending=True, stable=True)
+    return list(order[:, :count].T)
 
 
 def _per_sample(target: Target, batch: int) -> list[int | SampleTarget] | None:
