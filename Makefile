@@ -1,13 +1,14 @@
 # `make demo` and `make test` need Python >= 3.10 and make, nothing else.
 PYTHON ?= python3
 SHARED ?= ../shared
+SECONDS ?= 60
 VENV ?= .venv
 BIN := $(VENV)/bin
 # Small networks gain nothing from more threads; tests run in parallel processes.
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format bench evidence ablation clean
+.PHONY: help demo test check format docs bench fuzz evidence ablation clean
 
 help: ## List the targets.
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
@@ -28,11 +29,19 @@ format: $(VENV)/.dev ## Put the code into its canonical form.
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
+docs: $(VENV)/.docs ## Build the documentation into site/, to be opened at site/index.html; a warning is an error.
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
 bench: $(VENV)/.dev ## Print taps, completeness errors and the time and memory of a call and of the metrics.
 	$(BIN)/python benchmarks/overview.py
 	$(BIN)/python benchmarks/overview.py --batch 8 --networks resnet50 vgg16 mobilenet_v2 efficientnet_b0
 	$(BIN)/python benchmarks/memory.py
 	$(BIN)/python benchmarks/metrics.py
+	$(BIN)/python benchmarks/peers.py
+	$(BIN)/python benchmarks/scaling.py
+
+fuzz: $(VENV)/.fuzz ## Try damaged files, odd names and requests, SECONDS=60 for each of nine surfaces; bugs go to fuzz-out/.
+	$(BIN)/python fuzz/run.py --seconds $(SECONDS)
 
 evidence: $(VENV)/.dev ## The tables of docs/evidence.md from SHARED=../shared, in an hour; QUICK=1 in five minutes.
 	$(BIN)/python benchmarks/evidence.py $(SHARED) $(if $(QUICK),--quick --out evidence-quick)
@@ -42,10 +51,10 @@ ablation: $(VENV)/.dev ## The tables of docs/ablation.md from SHARED=../shared, 
 	$(BIN)/python benchmarks/ablation.py verify $(SHARED) --limit 34
 
 clean: ## Remove the virtual environment and all that was made.
-	rm -rf $(VENV) test-output demo-out icam-out icam-evaluation ablation evidence evidence-quick dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) site test-output demo-out icam-out icam-evaluation ablation evidence evidence-quick fuzz-out dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 # One environment; each file marks an extra that is installed.
-$(VENV)/.demo $(VENV)/.dev: $(VENV)/.%: pyproject.toml
+$(VENV)/.demo $(VENV)/.dev $(VENV)/.docs $(VENV)/.fuzz: $(VENV)/.%: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --editable '.[$*]'
 	touch $@
