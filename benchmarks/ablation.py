@@ -60,7 +60,7 @@ def changes() -> dict[str, dict[str, Any]]:
         "taps": ("stages",),
         "signed": (False,),
         "fusion": ("max", "geometric", "product"),
-        "gamma": (0.6, 1.0),
+        "gamma": (0.7, 1.0),
     }
     rows = {
         f"{name} = {getattr(value, '__name__', value)}": {name: value}

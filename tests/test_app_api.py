@@ -92,6 +92,46 @@ def test_errors_are_messages(client: Any, photographs: Path, changed: dict[str, 
     assert "/work" not in str(told.value)
 
 
+@pytest.mark.parametrize("odd", [5, [1], {"a": 1}, True])
+@pytest.mark.parametrize("place", ["network", "target", "readout", "layer"])
+def test_texts_of_another_kind_are_told(client: Any, address: str, photographs: Path, place: str, odd: Any) -> None:
+    arguments = dict.fromkeys(("network", "target", "method", "readout", "bias", "weighting"), "")
+    arguments |= {"method": "integrative", "negative": -1, "layer": "", place: odd}
+    answer = called(address, "explain", [uploaded(address, photographs / "chelsea.png"), *arguments.values()])
+    assert f"{place} must be text" in answer, answer
+
+
+@pytest.mark.parametrize("odd", [None, "x", [0.5], float("nan"), 1e400, 10**400])
+def test_numbers_of_another_kind_are_told(client: Any, address: str, photographs: Path, odd: Any) -> None:
+    photograph = uploaded(address, photographs / "chelsea.png")
+    answer = called(address, "explain", [photograph, "", "", "integrative", "", "", "", odd, ""])
+    assert "negative must be" in answer, answer
+
+
+@pytest.mark.parametrize(
+    "body", ["", "{", "[]", "5", "null", '{"data": 5}', '{"data": {}}', "[" * 50_000, "\0", "9" * 5000]
+)
+@pytest.mark.parametrize(
+    "path", ["call/explain", "queue/join", "cancel", "reset", "component_server", "upload", "nowhere"]
+)
+def test_requests_that_are_none_are_refused(address: str, path: str, body: str) -> None:
+    status, _ = posted(address, f"/gradio_api/{path}", body.encode())
+    assert 400 <= status < 500
+
+
+@pytest.mark.parametrize("name", ["../../../../x.png", "/etc/x.png", "..", "a\0b.png"])
+def test_uploads_stay_in_their_folder(address: str, name: str) -> None:
+    import httpx
+
+    answer = httpx.post(f"{address}/gradio_api/upload", files={"files": (name, b"123")}, timeout=60)
+    if answer.status_code == 200:
+        (place,) = map(Path, answer.json())
+        assert ".." not in place.parts
+        assert place.parent.parent.name.startswith("icam-")
+    else:
+        assert answer.status_code == 400
+
+
 @pytest.fixture
 def secret(tmp_path: Path) -> Path:
     """A file outside of all folders that the server may read, which would be an image if it read it."""
@@ -178,6 +218,14 @@ def called(address: str, endpoint: str, data: list[Any]) -> str:
     event = json.loads(answer)["event_id"]
     with urllib.request.urlopen(f"{address}/gradio_api/call/{endpoint}/{event}", timeout=60) as stream:
         return stream.read().decode()
+
+
+def uploaded(address: str, file: Path) -> dict[str, Any]:
+    """A file that was sent to the server, as its endpoints take it."""
+    import httpx
+
+    answer = httpx.post(f"{address}/gradio_api/upload", files={"files": (file.name, file.read_bytes())}, timeout=60)
+    return {"path": answer.json()[0], "orig_name": file.name, "meta": {"_type": "gradio.FileData"}}
 
 
 def posted(address: str, path: str, body: bytes) -> tuple[int, str]:

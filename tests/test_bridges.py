@@ -46,7 +46,7 @@ def test_signed_maps_are_the_maps_before_the_cut(option: Options) -> None:
     signed = signed_map(found)
     cut = signed.relu()
     space = tuple(range(1, signed.ndim))
-    torch.testing.assert_close((cut / cut.amax(space, keepdim=True).clamp_min(1e-300)) ** 0.75, found.map)
+    torch.testing.assert_close((cut / cut.amax(space, keepdim=True).clamp_min(1e-300)) ** 0.85, found.map)
     torch.testing.assert_close(signed.abs().amax(space), torch.ones(len(seen), dtype=torch.float64))
     for sample in range(len(seen)):
         total = np.zeros(found.map.shape[1:])

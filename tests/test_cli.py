@@ -18,7 +18,7 @@ from integrative_cam import Explanation
 from integrative_cam.models import load, read_image
 from integrative_cam.render import overlay
 
-FILES = ["explanation", "overlay.png", "panel.png", "record.json"]
+FILES = ["decomposition.png", "explanation", "overlay.png", "panel.png", "record.json"]
 
 
 def icam(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -44,7 +44,7 @@ def test_without_arguments_the_bundled_cat_is_explained(tmp_path: Path) -> None:
     assert "Score (logit) 9.25 = input -1.65, biases +4.68, remainder +6.22" in run.stdout
     folder = tmp_path / "icam-out" / "chelsea"
     assert sorted(path.name for path in folder.iterdir()) == FILES
-    assert all(f"icam-out/chelsea/{name}" in run.stdout for name in FILES[:3])
+    assert all(f"icam-out/chelsea/{name}" in run.stdout for name in FILES[:4])
 
     found = Explanation.load(folder / "explanation")
     assert found.map.shape == (1, 224, 224)

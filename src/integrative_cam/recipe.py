@@ -56,7 +56,7 @@ class Recipe:
     stage_share: float = 0.5
     signed: bool = True
     fusion: Fusion = "sum"
-    gamma: float = 0.75
+    gamma: float = 0.85
 
     def validate(self) -> None:
         """Raise RecipeError where an ingredient is unknown or out of range."""

@@ -45,7 +45,7 @@ def load(folder: Path) -> Explanation:
     except FileNotFoundError:
         missing = next(name for name in (MANIFEST, ARRAYS) if not (folder / name).is_file())
         raise ExplanationError(f"{folder} holds no complete explanation: {missing} is missing.") from None
-    except (json.JSONDecodeError, UnicodeDecodeError, SafetensorError, OSError) as error:
+    except (ValueError, RecursionError, SafetensorError, OSError) as error:
         raise ExplanationError(f"{folder} holds no readable explanation: {error}") from None
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         raise ExplanationError(
@@ -53,7 +53,7 @@ def load(folder: Path) -> Explanation:
         )
     try:
         return _explanation(manifest, arrays)
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise ExplanationError(f"{folder} holds an incomplete explanation: {error} is missing or wrong.") from None
 
 
@@ -137,6 +137,9 @@ def _explanation(manifest: dict[str, Any], arrays: dict[str, Tensor]) -> Explana
         maps = tuple(arrays.get(f"streams.maps.{index}") for index in range(len(names)))
         return {"names": tuple(names), "maps": maps}
 
+    names = tuple(manifest["target_names"])
+    if not all(isinstance(name, str) for name in names) or arrays["map"].ndim < 2 or len(arrays["map"]) != len(names):
+        raise ValueError("target_names, one for each map,")
     return Explanation(
         map=arrays["map"],
         layers=parts("layers", Layer),
@@ -144,14 +147,22 @@ def _explanation(manifest: dict[str, Any], arrays: dict[str, Tensor]) -> Explana
         score=arrays["score"],
         output=arrays["output"],
         target=arrays.get("target"),
-        target_names=tuple(manifest["target_names"]),
+        target_names=names,
         guarded=arrays["guarded"],
         completeness=part("completeness.", Completeness, {}),
-        recipe=manifest["recipe"] and _recipe(**manifest["recipe"]),
+        recipe=recipe_of(manifest["recipe"]),
         streams=part("streams.", Streams, streams_of(manifest["streams"])) if manifest.get("streams") else None,
     )
 
 
-def _recipe(taps: str | list[str], **ingredients: Any) -> Recipe:
+def recipe_of(described: dict[str, Any] | None) -> Recipe | None:
+    """A recipe from `Recipe.described`; None for a method that is none.
+
+    Raises:
+        KeyError, TypeError: it is no such description.
+    """
+    if described is None:
+        return None
     # JSON knows lists only.
-    return Recipe(taps=taps if isinstance(taps, str) else tuple(taps), **ingredients)
+    taps = described["taps"]
+    return Recipe(**{**described, "taps": taps if isinstance(taps, str) else tuple(taps)})

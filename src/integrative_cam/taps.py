@@ -17,7 +17,7 @@ POLICIES: dict[str, str] = {
     "stages": "the last of them at each resolution",
     "last": "the last of them",
 }
-_RESOLUTION = re.compile(r"\d+(x\d+)*")
+_RESOLUTION = re.compile(r"[0-9]{1,9}(x[0-9]{1,9})*")
 
 
 class TapLike(Protocol):

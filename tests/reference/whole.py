@@ -59,7 +59,7 @@ class Ingredients:
     stage_share: float = 0.5
     signed: bool = True
     fusion: str = "sum"
-    gamma: float = 0.75
+    gamma: float = 0.85
 
 
 @dataclass(frozen=True)

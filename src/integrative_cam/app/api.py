@@ -11,7 +11,7 @@ from typing import Any
 
 import gradio as gr
 
-from ..errors import ImageError, TapError
+from ..errors import ImageError, InputError, TapError
 from ..recipe import Recipe
 from .choice import Switches, layer_of, offered
 from .desk import Desk
@@ -39,6 +39,7 @@ def add(desk: Desk, uploads: Path) -> None:
     def classes(words: str, network: str = "") -> list[dict[str, Any]]:
         """Classes whose name holds the words, each with index and label: the first 50."""
         with as_messages():
+            _check_texts(words=words, network=network)
             labels = desk.network(network).labels
             found = [(index, label) for index, label in enumerate(labels) if words.lower() in label.lower()]
             return [{"index": index, "label": label} for index, label in found[:FOUND]]
@@ -121,6 +122,11 @@ def _screen(
     Raises:
         CamError: a name is unknown, or a value out of range.
     """
+    _check_texts(
+        network=network, target=target, method=method, readout=readout, bias=bias, weighting=weighting, layer=layer
+    )
+    if not isinstance(negative, int | float):
+        raise InputError(f"negative must be a number, but got {str(negative)[:80]}.")
     name = network or next(iter(visit.offer))
     index = visit.network(name).index(target) if target else favourites(visit, name, 1)[0][0]
     way = offered(method).way
@@ -135,6 +141,12 @@ def _screen(
     if layer and layer_of(visit.explanation(screen.choices()[0]), layer) is None:
         raise TapError(f"{name} has no layer {layer!r} under {method}; explain lists them.")
     return screen
+
+
+def _check_texts(**arguments: Any) -> None:
+    for name, value in arguments.items():
+        if not isinstance(value, str | None):
+            raise InputError(f"{name} must be text, but got {str(value)[:80]}.")
 
 
 def _photograph(image: Any, uploads: Path) -> Photograph:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
@@ -26,18 +27,35 @@ HEADERS = {
 }
 
 
+IDLE = 30.0
+"""Seconds without a byte after which a body is given up."""
+AT_ONCE = 16
+"""Largest bodies that may be on their way together."""
+
+
+REFUSALS = {
+    400: "The request broke off.",
+    408: "The request came too slowly.",
+    413: "Requests of up to {} MB are taken.",
+    503: "Too many large requests at once; try again later.",
+}
+
+
 class Guard:
     """ASGI middleware. Gradio would fetch a file that a request names by a web address, which could be one that only
     the server reaches; here such a request fails.
 
     Args:
         app: what it stands before.
-        limit: bytes of a request's body.
+        limit: bytes of a request's body; those of all that are on their way may have AT_ONCE times as many.
+        idle: seconds to wait for more of a body.
     """
 
-    def __init__(self, app: App, limit: int) -> None:
+    def __init__(self, app: App, limit: int, idle: float = IDLE) -> None:
         self.app = app
         self.limit = limit
+        self.idle = idle
+        self.held = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, or answer it with a refusal."""
@@ -48,18 +66,43 @@ class Guard:
             return await _refuse(send, 403, "This server fetches and forwards no addresses.")
         if scope["method"] != "POST":
             return await self.app(scope, receive, _with_headers(send))
-        body = await _whole(scope, receive, self.limit)
-        if body is None:
-            return await _refuse(send, 413, f"Requests of up to {self.limit // 2**20} MB are taken.")
+        body = await self._whole(scope, receive)
+        if isinstance(body, int):
+            return await _refuse(send, body, REFUSALS[body].format(self.limit // 2**20))
         if not _is_form(scope) and holds_address(body):
             return await _refuse(send, 400, "Files are taken by upload only, not by web address.")
         return await self.app(scope, _again(body, receive), _with_headers(send))
 
+    async def _whole(self, scope: Scope, receive: Receive) -> bytes | int:
+        """The body, or one of REFUSALS as soon as it is due."""
+        announced = dict(scope["headers"]).get(b"content-length", b"0")
+        if not announced.isdigit() or len(announced) > 18 or int(announced) > self.limit:
+            return 413
+        parts, size, more = [], 0, True
+        try:
+            while more:
+                message = await asyncio.wait_for(receive(), self.idle)
+                if message["type"] == "http.disconnect":
+                    return 400
+                part = message.get("body", b"")
+                size, self.held = size + len(part), self.held + len(part)
+                if size > self.limit:
+                    return 413
+                if self.held > AT_ONCE * self.limit:
+                    return 503
+                parts.append(part)
+                more = message.get("more_body", False)
+        except asyncio.TimeoutError:
+            return 408
+        finally:
+            self.held -= size
+        return b"".join(parts)
+
 
 def holds_address(body: bytes) -> bool:
     """Whether a JSON body names a file by anything but a plain path."""
-    # A photograph's base64 text holds no backslash: megabytes need no parsing for nothing.
-    if b'"path"' not in body and b"\\u" not in body:
+    # A photograph's base64 text holds no backslash: megabytes need no parsing for nothing. UTF-16 holds zeros.
+    if b'"path"' not in body and b"\\u" not in body and b"\0" not in body:
         return False
     try:
         return any("://" in each or each.lower().startswith("http") for each in _paths(json.loads(body)))
@@ -82,25 +125,9 @@ def _names_another_server(path: str) -> bool:
 
 
 def _is_form(scope: Scope) -> bool:
-    kind = dict(scope["headers"]).get(b"content-type", b"")
-    return bool(kind.lower().startswith(b"multipart/"))
-
-
-async def _whole(scope: Scope, receive: Receive, limit: int) -> bytes | None:
-    """The body; None as soon as it is over the limit."""
-    announced = dict(scope["headers"]).get(b"content-length", b"0")
-    if not announced.isdigit() or int(announced) > limit:
-        return None
-    parts, size, more = [], 0, True
-    while more:
-        message = await receive()
-        part = message.get("body", b"")
-        size += len(part)
-        if size > limit:
-            return None
-        parts.append(part)
-        more = message.get("more_body", False)
-    return b"".join(parts)
+    # Of several headers the application might take another one.
+    kinds = [value for name, value in scope["headers"] if name == b"content-type"]
+    return len(kinds) == 1 and bool(kinds[0].lower().startswith(b"multipart/"))
 
 
 def _again(body: bytes, receive: Receive) -> Receive:

@@ -11,13 +11,12 @@ from pathlib import PurePosixPath, PureWindowsPath
 from PIL import Image, UnidentifiedImageError
 
 from ..errors import ImageError
-from ..models.image import upright
+from ..models.image import PHOTOGRAPHS, upright
 
 MAX_BYTES = 20 * 2**20
 MAX_PIXELS = 50_000_000
 SHOWN = 1600
 """Pixels of the longer side at most, of the photograph as it is shown and downloaded."""
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 
 
 @dataclass(frozen=True)
@@ -42,7 +41,7 @@ def photograph(encoded: bytes, name: str) -> Photograph:
     """Read what a visitor sent.
 
     Raises:
-        ImageError: no image of FORMATS, broken, over MAX_BYTES or over MAX_PIXELS.
+        ImageError: no image of PHOTOGRAPHS, broken, over MAX_BYTES or over MAX_PIXELS.
     """
     if len(encoded) > MAX_BYTES:
         raise ImageError(
@@ -65,7 +64,7 @@ def _read(encoded: bytes) -> Image.Image:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             # Reads the head only: nothing is unpacked before its size is known.
-            image = Image.open(io.BytesIO(encoded), formats=FORMATS)
+            image = Image.open(io.BytesIO(encoded), formats=PHOTOGRAPHS)
         with image:
             width, height = image.size
             if width * height > MAX_PIXELS:

@@ -22,7 +22,7 @@ from .within import box_within, check_within, mask_within, read_box
 if TYPE_CHECKING:
     from jaxtyping import Bool
 
-TOP = re.compile(r"top(\d+)")
+TOP = re.compile(r"top([1-9][0-9]{0,8})")
 RIVALS = ("runner-up", "rest")
 """Of `--versus`, beside classes; see `targets.contrast`."""
 
@@ -96,6 +96,8 @@ def aims(asked: Asked, sight: Sight, prediction: Prediction) -> list[Aim]:
         found = _dense(_without(asked, sight, "versus rival", "probability"), sight, prediction)
     else:
         found = _flat(_without(asked, sight, "within"), sight, prediction)
+    if not found:
+        raise TargetError(f"{sight.network.name} finds nothing in this photograph; name a class with --target.")
     if asked.step is not None:
         found = [_at_step(aim, asked.step) for aim in found]
     return [_negated(aim) for aim in found] if asked.negate else found

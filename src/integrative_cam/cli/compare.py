@@ -67,7 +67,7 @@ def compare_methods(
     table.add_column("what it is")
     for each in chosen:
         table.add_row(each.name, f"{areas[each.name]:.0%}", each.description)
-    Console().print(table)
+    Console(markup=False).print(table)
     print(f"Written:\n  {picture}")
 
 
@@ -85,4 +85,4 @@ def print_methods() -> None:
         choices = ", ".join(variant.partition("@")[2] for variant in variants)
         shipped = f"as shipped; TAPS: {choices}" if choices else "as shipped"
         table.add_row(f"{name}@TAPS" if choices else name, shipped, peer(variants[0]).source)
-    Console().print(table)
+    Console(markup=False).print(table)

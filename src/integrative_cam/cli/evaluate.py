@@ -126,7 +126,7 @@ def _claim(out: Path, settings: Settings) -> None:
     wanted = json.loads(json.dumps(asdict(settings)))
     manifest = out / "manifest.json"
     if manifest.is_file():
-        begun = json.loads(manifest.read_text())
+        begun = _stored(manifest)
         different = [name for name in wanted if begun.get(name) != wanted[name]]
         if different:
             raise InputError(
@@ -164,7 +164,7 @@ def _measure(
         for number, sample in enumerate(samples)
     ]
     missing = [job for job in jobs if not job.part.is_file()]
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     failures: list[tuple[Path, str]] = []
     with Progress(*columns, console=Console(stderr=True)) as progress, _workers(processes) as run:
         bars = {name: progress.add_task(name, total=len(samples)) for name in settings.models}
@@ -216,10 +216,28 @@ def _need_extra() -> None:
 
 def _collect(out: Path) -> tuple[list[dict[str, Any]], Counter[str]]:
     """All rows, and how often each reason left an object out."""
-    parts = [json.loads(part.read_text()) for part in sorted((out / "parts").rglob("*.json"))]
-    return [row for part in parts for row in part["rows"]], Counter(
-        reason for part in parts for reason in part["left_out"]
-    )
+    rows: list[dict[str, Any]] = []
+    left_out: Counter[str] = Counter()
+    for file in sorted((out / "parts").rglob("*.json")):
+        part = _stored(file)
+        if not isinstance(part.get("rows"), list) or not isinstance(part.get("left_out"), list):
+            raise InputError(f"{file}: is not what this command wrote; remove it, and run the command again.")
+        rows += part["rows"]
+        left_out.update(part["left_out"])
+    return rows, left_out
+
+
+def _stored(file: Path) -> dict[str, Any]:
+    """The JSON object that an earlier run wrote."""
+    try:
+        found = json.loads(file.read_text())
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(
+            f"{file}: cannot be read ({first_line(error)}); remove it, and run the command again."
+        ) from None
+    if not isinstance(found, dict):
+        raise InputError(f"{file}: is not what this command wrote; remove it, and run the command again.")
+    return found
 
 
 def _slug(name: str) -> str:

@@ -23,7 +23,7 @@ from ..methods import Method
 from ..models import Network, load
 from ..models.network import TASKS
 from ..recipe import Recipe, one_of
-from ..render import overlay, panel
+from ..render import decomposition, overlay, panel
 from ..render.outline import contour
 from ..storage import MANIFEST, replaced_folder
 from .aims import Aim, Asked, aims, check
@@ -134,6 +134,7 @@ def _write(result: Result) -> None:
         title = f"Why {result.named}"
         seen = marked(sight.photograph, sight, result.aim)
         panel(result.explanation, seen, title, region=sight.view.region).savefig(draft / "panel.png", dpi=110)
+        decomposition(result.explanation).savefig(draft / "decomposition.png", dpi=110)
         (draft / RECORD).write_text(json.dumps(stored_record(result), indent=2) + "\n")
         result.explanation.save(draft / "explanation")
 

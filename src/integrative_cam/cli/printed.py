@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from rich.bar import Bar
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from ..explanation import Explanation
 
@@ -20,13 +21,20 @@ if TYPE_CHECKING:
 CLASSES_SHOWN = 5
 TITLES = {"probability": "Top classes", "area": "Classes by area", "value": "Values", "score": "Boxes found"}
 LAYERS_SHOWN = 8
-FILES = {"overlay": "overlay.png", "panel": "panel.png", "explanation": "explanation"}
+FILES = {
+    "overlay": "overlay.png",
+    "panel": "panel.png",
+    "decomposition": "decomposition.png",
+    "explanation": "explanation",
+}
 
 
 def print_explanation(result: Result) -> None:
     """What the network says, the layers that weigh most, how the score splits, and the files."""
-    console = Console()
-    console.print(f"[bold]{result.image}[/bold] seen by {result.network.name}", highlight=False, soft_wrap=True)
+    console = Console(markup=False)  # names of files and classes may hold anything
+    console.print(
+        Text.assemble((str(result.image), "bold"), f" seen by {result.network.name}"), highlight=False, soft_wrap=True
+    )
     if result.prediction.findings:
         console.print(_findings_table(result))
 
@@ -111,9 +119,9 @@ def print_summary(records: Sequence[Mapping[str, Any]]) -> None:
         strongest = max(record["layers"], key=lambda layer: layer["weight"], default={"name": "-"})["name"]
         folder = str(Path(record["files"]["overlay"]).parent)
         table.add_row(Path(record["image"]).name, record["named"], strongest, folder)
-    Console().print(table)
+    Console(markup=False).print(table)
     for note in dict.fromkeys(f"{record['image']}: {note}" for record in records for note in record["notes"]):
-        Console().print(f"Note: {note}", highlight=False, soft_wrap=True)
+        Console(markup=False).print(f"Note: {note}", highlight=False, soft_wrap=True)
 
 
 def as_record(result: Result) -> dict[str, Any]:

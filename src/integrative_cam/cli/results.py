@@ -43,7 +43,7 @@ SIDE = 240
 def print_summary(lines: Sequence[Line], reference: str) -> None:
     """Per network and pooled: each metric's mean for each method, the reference's advantage, how often it wins."""
     # Narrower tables would break intervals in two.
-    console = Console(width=max(100, Console().width))
+    console = Console(width=max(100, Console().width), markup=False)
     for model in dict.fromkeys(line.model for line in lines):
         chosen = [line for line in lines if line.model == model]
         title = f"{model or 'all networks'}, n = {chosen[0].mean.n}: mean [95 % bootstrap interval]"

@@ -34,4 +34,4 @@ def list_taps(model: str, weights: Path | None, taps: Taps, every: bool, as_json
     for number, tap in enumerate(found, 1):
         channels, *space = tap.shape
         table.add_row(str(number), tap.name, tap.kind, str(channels), " x ".join(map(str, space)))
-    Console().print(table)
+    Console(markup=False).print(table)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..errors import TargetError
 from ..models import read_image
+from ..models.files import is_file
 from .sight import Box, Sight
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ def read_box(option: str) -> Box | None:
 
 def check_within(option: str) -> None:
     """Raise TargetError where it is neither a box nor a file."""
-    if read_box(option) is None and not Path(option).is_file():
+    if read_box(option) is None and not is_file(option):
         raise TargetError(
             f"--within {option}: is neither a box, LEFT,TOP,RIGHT,BOTTOM in pixels of the photograph, nor the file of "
             "a mask."

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"})
 MAX_BYTES = 2**20
 """Of an annotation."""
+MAX_SIDE = 2**24
+"""Pixels that a coordinate may have: whole numbers up to it are exact in float32."""
 
 
 @dataclass(frozen=True)
@@ -66,15 +68,22 @@ def spread(samples: Sequence[Sample], limit: int | None) -> list[Sample]:
 
 
 def _images(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
 
 
 def _listed(file: Path) -> list[Sample]:
-    with file.open(newline="") as lines:
-        rows = csv.DictReader(lines)
-        if "file" not in (rows.fieldnames or ()):
-            raise InputError(f"{file}: needs a column `file`, but has {', '.join(rows.fieldnames or ())}.")
-        return [Sample(file.parent / row["file"], row["file"], (row.get("label") or "").strip()) for row in rows]
+    try:
+        with file.open(newline="", encoding="utf-8-sig") as lines:
+            reader = csv.DictReader(lines)
+            columns, rows = reader.fieldnames or (), list(reader)
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise InputError(f"{file}: no CSV file in UTF-8 that can be read ({error}).") from None
+    if "file" not in columns:
+        raise InputError(f"{file}: needs a column `file`, but has {', '.join(columns)}.")
+    empty = next((number for number, row in enumerate(rows, 1) if not row["file"]), None)
+    if empty:
+        raise InputError(f"{file}: row {empty} names no file.")
+    return [Sample(file.parent / row["file"], row["file"], (row.get("label") or "").strip()) for row in rows]
 
 
 def _voc(place: Path) -> list[Sample]:
@@ -145,7 +154,10 @@ def _text(element: ElementTree.Element, path: str) -> str:
 
 
 def _pixel(element: ElementTree.Element, corner: str) -> float:
-    return float(_text(element, f"bndbox/{corner}"))
+    value = float(_text(element, f"bndbox/{corner}"))
+    if not abs(value) < MAX_SIDE:
+        raise ValueError(f"{corner} is {value}")
+    return value
 
 
 def objects_in(classes: Int[Tensor, "height width"]) -> dict[str, int]:

@@ -14,6 +14,7 @@ from torch import fx, nn
 from ..bias_sites import RULES
 from ..capture import KINDS
 from ..errors import ModelError, first_line
+from .files import is_file
 from .layout import ChannelsLast, image_axes
 from .network import Network
 from .sidecar import read_sidecar
@@ -39,7 +40,7 @@ def from_exported(name: str) -> Network:
         ModelError: not named as trusted, no such file, not an exported program, or no image as its one input.
     """
     path = Path(name.removesuffix(TRUSTED))
-    if not path.is_file():
+    if not is_file(path):
         raise ModelError(f"model {name!r}: no such file.")
     if not name.endswith(TRUSTED):
         raise ModelError(

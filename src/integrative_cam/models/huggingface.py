@@ -13,6 +13,7 @@ from PIL import Image
 from torch import nn
 
 from ..errors import MissingExtraError, ModelError, first_line
+from .files import is_folder
 from .hub import hub_or_cache
 from .image import Interpolation, Preprocessing
 from .source import Source
@@ -44,11 +45,11 @@ def huggingface(short: str) -> Source:
         raise MissingExtraError.of(f"model 'hf/{short}'", "hf", error) from error
     name = f"hf/{short}"
     folder = Path(short).expanduser()
-    if not folder.is_dir() and (short.startswith((".", "/", "~")) or short.count("/") != 1):
+    if not is_folder(folder) and (short.startswith((".", "/", "~")) or short.count("/") != 1):
         raise ModelError(f"model {name!r}: no such folder, and a repository of the hub is OWNER/REPOSITORY.")
 
     def files(*patterns: str) -> Path:
-        return folder if folder.is_dir() else _downloaded(short, patterns)
+        return folder if is_folder(folder) else _downloaded(short, patterns)
 
     def create(pretrained: bool = False, num_classes: int | None = None) -> nn.Module:
         kinds = ("*.json", "model*.safetensors") if pretrained else ("*.json",)

@@ -6,13 +6,14 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import torch
 
-from ..errors import ImageError, MissingExtraError
+from ..errors import ImageError, MissingExtraError, first_line
 
 try:
     import numpy as np
@@ -25,6 +26,11 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 MAX_PIXELS = 100_000_000
+# Older versions of Pillow know no AVIF.
+_AVIF = ("AVIF",) if find_spec("PIL.AvifImagePlugin") else ()
+PHOTOGRAPHS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", *_AVIF)
+FORMATS = (*PHOTOGRAPHS, "PPM", "JPEG2000")
+"""All that is read. Of Pillow's other decoders some start programs, as that of EPS starts Ghostscript."""
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
 
 
@@ -51,7 +57,7 @@ def _opened(path: Path | str, content: BytesIO | None = None) -> Iterator[Image.
         with warnings.catch_warnings():
             # Pillow warns at a limit of its own; ours refuses.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image = Image.open(content or path)
+            image = Image.open(content or path, formats=FORMATS)
         with image:
             width, height = image.size
             if width * height > MAX_PIXELS:
@@ -69,10 +75,10 @@ def _opened(path: Path | str, content: BytesIO | None = None) -> Iterator[Image.
         raise ImageError(f"{path}: not an image that can be read (PNG, JPEG, WebP, TIFF, ...).") from None
     except Image.DecompressionBombError:
         raise ImageError(f"{path}: over the limit of {MAX_PIXELS // 10**6} megapixels; scale it down first.") from None
-    except (OSError, SyntaxError, ValueError) as error:
-        if isinstance(error, ImageError):
-            raise
-        raise ImageError(f"{path}: broken image file ({error}).") from None
+    except (ImageError, MemoryError):
+        raise
+    except Exception as error:  # decoders fail in many ways
+        raise ImageError(f"{path}: broken image file ({first_line(error)}).") from None
 
 
 def read_classes(path: str | Path) -> Int[Tensor, "height width"]:
@@ -134,7 +140,11 @@ class Preprocessing:
     squash: bool = False
 
     def __call__(self, image: Image.Image) -> View:
-        """The network's view of an RGB image."""
+        """The network's view of an RGB image.
+
+        Raises:
+            ImageError: so narrow that it would be scaled to more than MAX_PIXELS.
+        """
         width, height = image.size
         crop_height, crop_width = self.crop
         scaled, (left, top, right, bottom) = self._placed(image.size)
@@ -183,6 +193,11 @@ class Preprocessing:
         else:
             # Rounded down, as torchvision and timm do.
             scaled = (int(self.resize * width / shorter), int(self.resize * height / shorter))
+        if scaled[0] * scaled[1] > MAX_PIXELS:
+            raise ImageError(
+                f"An image of {width} x {height} pixels would be scaled to {scaled[0]} x {scaled[1]}, which is over "
+                f"the limit of {MAX_PIXELS // 10**6} megapixels; cut it into pieces that are less narrow."
+            )
         crop_height, crop_width = self.crop
         left, top = round((scaled[0] - crop_width) / 2), round((scaled[1] - crop_height) / 2)
         return scaled, (left, top, left + crop_width, top + crop_height)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -19,6 +20,14 @@ TASKS: Mapping[str, str] = {
     "fastestdet": "boxes, in FastestDet's layout",
 }
 """What the numbers that a network gives mean."""
+
+
+_INDEX = re.compile(r"-?[0-9]{1,9}")
+
+
+def index_in(text: str) -> int | None:
+    """The class index that a text is; None for a name."""
+    return int(text) if _INDEX.fullmatch(text) else None
 
 
 @dataclass(frozen=True)
@@ -46,8 +55,9 @@ class Network:
         Raises:
             TargetError: unknown or ambiguous name.
         """
-        if target.lstrip("-").isdigit():
-            return int(target)
+        given = index_in(target)
+        if given is not None:
+            return given
         wanted = target.strip().lower()
         names = [[label.lower(), *(part.strip() for part in label.lower().split(","))] for label in self.labels]
         found = [index for index, synonyms in enumerate(names) if wanted in synonyms]

@@ -10,6 +10,7 @@ from typing import Any, cast
 from torch import nn
 
 from ..errors import MissingExtraError, ModelError, first_line
+from .files import is_file
 from .layout import ChannelsLast, image_axes
 from .network import Network
 from .sidecar import read_sidecar
@@ -35,7 +36,7 @@ def from_onnx(path: Path) -> Network:
         import onnx2torch
     except ImportError as error:
         raise MissingExtraError.of(f"model '{path}'", "onnx", error) from error
-    if not path.is_file():
+    if not is_file(path):
         raise ModelError(f"model '{path}': no such file.")
     try:
         proto = onnx.load(path)
@@ -87,7 +88,7 @@ def _without_final(proto: Any) -> str | None:
         return None
     output = proto.graph.output[0]
     last = made_by.get(output.name)
-    if last is None or last.op_type not in FINAL or last.input[0] not in made_by:
+    if last is None or last.op_type not in FINAL or not last.input or last.input[0] not in made_by:
         return None
     # Its type and shape stay; onnx2torch follows the name.
     output.name = last.input[0]
@@ -101,7 +102,7 @@ def _names(proto: Any) -> tuple[str, ...]:
     for key in NAMES:
         try:
             found = json.loads(metadata.get(key, "null"))
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
         if isinstance(found, dict):
             found = [found.get(str(index)) for index in range(len(found))]

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any, get_args
 
 from ..errors import ModelError
-from .image import Interpolation, Preprocessing
+from .image import MAX_PIXELS, Interpolation, Preprocessing
 from .network import TASKS
 
+EXTREME = 1e6
+"""No mean or deviation of pixels is larger, no deviation smaller than its inverse."""
 FIELDS = ("resize", "crop", "interpolation", "mean", "std", "squash", "labels", "task")
 
 
@@ -41,14 +43,17 @@ def read_sidecar(file: Path, channels: int, size: tuple[int | None, int | None])
     """
     path = file.with_suffix(".json")
     given = _read(path) if path.exists() else {}
-    crop = _pair(given.get("crop"), path) or _fixed(size, path)
+    crop = _fixed(size, path) if given.get("crop") is None else _pair(given["crop"], path)
+    if crop[0] * crop[1] > MAX_PIXELS:
+        raise ModelError(
+            f"{file}: takes images of {crop[0]} x {crop[1]} pixels, which is over {MAX_PIXELS // 10**6} megapixels."
+        )
     if any(own is not None and own != wanted for own, wanted in zip(size, crop, strict=True)):
         raise ModelError(f"{path}: crop is {list(crop)}, but {file.name} takes {list(size)} (height, width).")
     plain = Preprocessing(crop=crop, resize=crop, mean=(0.0,) * channels, std=(1.0,) * channels)
     changes: dict[str, Any] = {key: given[key] for key in ("interpolation", "squash") if key in given}
     if "resize" in given:
-        whole = isinstance(given["resize"], int) and given["resize"] > 0
-        changes["resize"] = given["resize"] if whole else _pair(given["resize"], path)
+        changes["resize"] = given["resize"] if _is_side(given["resize"]) else _pair(given["resize"], path)
     changes |= {key: _numbers(given[key], channels, key, path) for key in ("mean", "std") if key in given}
     if changes.get("interpolation", "bilinear") not in get_args(Interpolation):
         raise ModelError(f"{path}: interpolation must be one of {', '.join(get_args(Interpolation))}.")
@@ -58,8 +63,12 @@ def read_sidecar(file: Path, channels: int, size: tuple[int | None, int | None])
             f"{file.name} does not say how its input is normalised: pixels / 255 are taken as they are. If it was "
             f'trained otherwise, say so in {path.name} beside it: {{"mean": [...], "std": [...], "labels": [...]}}.'
         )
-    if given.get("task", "classification") not in TASKS:
+    if not isinstance(changes.get("squash", False), bool):
+        raise ModelError(f"{path}: squash must be true or false, but got {given['squash']!r}.")
+    if given.get("task", "classification") not in list(TASKS):
         raise ModelError(f"{path}: task must be one of {', '.join(TASKS)}, but got {given['task']!r}.")
+    if not isinstance(given.get("labels", []), list):
+        raise ModelError(f"{path}: labels must be a list of names, but got {type(given['labels']).__name__}.")
     labels = tuple(map(str, given.get("labels", ())))
     return Sidecar(replace(plain, **changes), labels, tuple(notes), given.get("task"))
 
@@ -67,7 +76,7 @@ def read_sidecar(file: Path, channels: int, size: tuple[int | None, int | None])
 def _read(path: Path) -> Mapping[str, Any]:
     try:
         given = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"{path}: cannot be read ({error}).") from None
     if not isinstance(given, dict):
         raise ModelError(f"{path}: must hold an object, but holds {type(given).__name__}.")
@@ -77,10 +86,12 @@ def _read(path: Path) -> Mapping[str, Any]:
     return given
 
 
-def _pair(value: Any, path: Path) -> tuple[int, int] | None:
-    if value is None:
-        return None
-    if isinstance(value, Sequence) and len(value) == 2 and all(isinstance(side, int) and side > 0 for side in value):
+def _is_side(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 < value <= MAX_PIXELS
+
+
+def _pair(value: Any, path: Path) -> tuple[int, int]:
+    if isinstance(value, Sequence) and len(value) == 2 and all(map(_is_side, value)):
         return int(value[0]), int(value[1])
     raise ModelError(f"{path}: sizes must be [height, width] in pixels, but got {value!r}.")
 
@@ -95,8 +106,9 @@ def _fixed(size: tuple[int | None, int | None], path: Path) -> tuple[int, int]:
 
 
 def _numbers(value: Any, channels: int, key: str, path: Path) -> tuple[float, ...]:
+    least = 1 / EXTREME if key == "std" else -EXTREME
     fitting = isinstance(value, Sequence) and len(value) == channels
-    if not fitting or not all(isinstance(each, int | float) and (key == "mean" or each > 0) for each in value):
+    if not fitting or not all(isinstance(each, int | float) and least <= each <= EXTREME for each in value):
         positive = " positive" if key == "std" else ""
         raise ModelError(f"{path}: {key} must be {channels}{positive} numbers in units of [0, 1], but got {value!r}.")
     return tuple(map(float, value))

@@ -7,13 +7,14 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ..errors import ModelError, first_line
 
 StateDict = dict[str, Tensor]
+EXPANDED = 2**26
+"""Bytes that a tensor may have beyond those in its file."""
 
 
 def read_weights(path: str | Path) -> StateDict:
@@ -36,14 +37,25 @@ def read_weights(path: str | Path) -> StateDict:
             f"weights {path}: not a file of plain weights. Files that hold pickled objects are not loaded, since they "
             "can run code; save model.state_dict() instead."
         ) from None
-    except (SafetensorError, RuntimeError, OSError, EOFError) as error:
+    except Exception as error:  # a broken file fails anywhere
         raise ModelError(f"weights {path}: cannot be read ({first_line(error)}).") from None
     for key in ("state_dict", "model"):
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
     if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
         raise ModelError(f"weights {path}: holds {type(content).__name__}, not a dict of tensors.")
+    for name, value in content.items():
+        if not _is_plain(value):
+            kind = f"{value.layout}, {value.device}, {tuple(value.shape)}"
+            raise ModelError(f"weights {path}: {str(name)[:80]} is no tensor that holds its own values ({kind}).")
     return {str(name).removeprefix("module."): value for name, value in content.items()}
+
+
+def _is_plain(value: Tensor) -> bool:
+    """Whether it holds its own values. An expanded tensor of many gigabytes fits into a file of a few bytes."""
+    if value.layout != torch.strided or value.device.type != "cpu" or value.is_quantized or value.is_nested:
+        return False
+    return value.nbytes <= max(EXPANDED, value.untyped_storage().nbytes())
 
 
 def fill(model: nn.Module, weights: Mapping[str, Tensor], source: object) -> None:
@@ -70,7 +82,10 @@ def fill(model: nn.Module, weights: Mapping[str, Tensor], source: object) -> Non
         )
     if problems:
         raise ModelError(f"weights {source} do not fit {type(model).__name__}: {'; '.join(problems)}.")
-    model.load_state_dict(dict(weights), strict=False)
+    try:
+        model.load_state_dict(dict(weights), strict=False)
+    except RuntimeError as error:  # of kinds that cannot be copied into one another
+        raise ModelError(f"weights {source} do not fit {type(model).__name__}: {first_line(error)}") from None
 
 
 def classes_in(weights: Mapping[str, Tensor], model: nn.Module) -> int | None:
@@ -79,6 +94,6 @@ def classes_in(weights: Mapping[str, Tensor], model: nn.Module) -> int | None:
     sizes = {
         value.shape[0]
         for name, value in weights.items()
-        if name in own and value.shape != own[name].shape and value.shape[1:] == own[name].shape[1:]
+        if name in own and value.shape != own[name].shape and value.ndim and value.shape[1:] == own[name].shape[1:]
     }
     return sizes.pop() if len(sizes) == 1 else None

@@ -18,6 +18,7 @@ from ..errors import MissingExtraError, ModelError, first_line
 from .bundled import NAME as DEFAULT
 from .bundled import efficientnet_lite0
 from .exported import TRUSTED, from_exported
+from .files import is_file
 from .hub import hub_or_cache
 from .huggingface import huggingface
 from .image import Preprocessing
@@ -104,7 +105,7 @@ def _whole(name: str) -> Callable[[], Network] | None:
 def _source(name: str) -> Source:
     if name.startswith("hf/"):
         return huggingface(name.removeprefix("hf/"))
-    if Path(name).suffix and Path(name).is_file():
+    if Path(name).suffix and is_file(name):
         raise ModelError(
             f"model {name!r}: no file that a network is read from; there are FILE.onnx, FILE.pt2 and FILE.py:FACTORY. "
             "A file of weights goes to --weights, beside the name of its network."
@@ -193,7 +194,7 @@ def _timm(name: str) -> Source:
 def _from_file(name: str) -> Network:
     path, _, factory = name.rpartition(":")
     file = Path(path)
-    if not file.is_file():
+    if not is_file(file):
         raise ModelError(f"model {name!r}: no such file {file}.")
     spec = importlib.util.spec_from_file_location(file.stem, file)
     if spec is None or spec.loader is None:

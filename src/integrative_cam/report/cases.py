@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from PIL import Image
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 
-from ..errors import CamError, ExplanationError, first_line
+from ..errors import ExplanationError, first_line
 from ..evaluate.localisation import energy, mask_of_boxes
+from ..models import read_image
 from ..storage import ARRAYS
 from .truth import Truth, Truths, stands_for
 
@@ -77,7 +77,7 @@ def cases_of_explanations(folder: Path, truths: Truths) -> tuple[list[Case], lis
     for place in records:
         try:
             cases.append(_case(place.parent, folder, truths, side))
-        except (CamError, SafetensorError, OSError, ValueError, KeyError, TypeError, IndexError) as error:
+        except Exception as error:  # a folder may hold anything under these names
             unread.append(f"{place.parent}: {first_line(error)}")
     return cases, unread
 
@@ -174,8 +174,7 @@ def border(saliency: Float[Tensor, "height width"]) -> float:
 
 def thumbnail(file: Path, side: int) -> str:
     """The picture, at most `side` pixels wide and high, as a data URI of WebP."""
-    with Image.open(file) as picture:
-        small = picture.convert("RGB")
+    small = read_image(file)
     small.thumbnail((side, side))
     stored = io.BytesIO()
     small.save(stored, "WEBP", quality=70)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from ..evaluate.dataset import Sample, read_boxes, read_dataset
 from ..evaluate.voc import IMAGENET_CLASSES, VOC_TO_IMAGENET
+from ..models.network import index_in
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -61,8 +62,8 @@ def read_truth(place: str | None) -> Truths:
 
 def stands_for(truth: str, index: int, label: str, classes: int) -> bool:
     """Whether a network's class is the true one: its index, a synonym of its name, or a kind of VOC's class."""
-    if truth.lstrip("-").isdigit():
-        return int(truth) == index
+    if index_in(truth) is not None:
+        return index_in(truth) == index
     wanted = truth.strip().lower()
     if wanted in (label.lower(), *(part.strip() for part in label.lower().split(","))):
         return True

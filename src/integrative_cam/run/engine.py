@@ -16,9 +16,10 @@ from .failures import DestinationError, Failure
 from .job import Job, fingerprint_of
 from .local import run_local
 from .on_ray import run_ray
+from .record import Record, read_records
 from .sources import Source, open_source
 from .store import MANIFEST, Store
-from .worker import Record, device_of
+from .worker import device_of
 
 Engine = Literal["local", "ray"]
 ENGINES = ("local", "ray")
@@ -106,7 +107,7 @@ def run(
     store.tidy()
     del network
 
-    known = {number: Record.of(found) for number, found in store.records().items()}
+    known, _ = read_records(store)  # a part whose record is broken is done again
     records = {number: record for number, record in known.items() if record.final}
     missing = [part for part in source.parts if part.number not in records]
     found = sum(_images(record) for record in records.values())

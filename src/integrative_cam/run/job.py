@@ -19,7 +19,7 @@ from .patience import Patience
 from .sources import Source
 
 FORMAT = 1
-TOP = re.compile(r"top([1-9]\d*)")
+TOP = re.compile(r"top([1-9][0-9]{0,8})")
 
 
 @dataclass(frozen=True)

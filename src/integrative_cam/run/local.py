@@ -15,8 +15,9 @@ import torch
 from ..errors import first_line
 from .decode import context, end_with_parent
 from .job import Job
+from .record import Record
 from .sources import Part
-from .worker import Record, Worker
+from .worker import Worker
 
 LIVES = 3
 """Workers that may die on one part before it is given up."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import pickle
@@ -13,8 +12,9 @@ from typing import Any
 
 from ..errors import InputError, MissingExtraError, first_line
 from .job import Job
+from .record import Record
 from .sources import Part, filesystem, is_local
-from .worker import Record, Worker
+from .worker import Worker
 
 
 class Actor:
@@ -85,7 +85,7 @@ def run_ray(
             compute=ray.data.ActorPoolStrategy(min_size=1, max_size=min(workers or len(rows), len(rows))),
         )
         for row in records.iter_rows():
-            record = Record.of(json.loads(row["record"]))
+            record = Record.of(row["record"])
             yield record
             if record.fatal:
                 return

@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any, overload
 
 from ..errors import ExplanationError, InputError, first_line
 from ..explanation import Explanation
-from ..recipe import Recipe
+from ..storage import recipe_of
 from .failures import Failure
-from .store import SHARDS, Store
+from .record import read_records
+from .store import DONE, MANIFEST, SHARDS, Store
 from .table import HEAVY, explanation_of
-from .worker import META, Record
+from .worker import META
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -49,15 +50,18 @@ class Results(Sequence[Explanation]):
     def __init__(self, place: str) -> None:
         self.store = Store(str(place))
         self.manifest = self.store.manifest()
-        records = self.store.records()
-        self.records = tuple(Record.of(records[number]) for number in sorted(records))
+        records, broken = read_records(self.store)
+        if broken:
+            raise ExplanationError(f"{place}: {DONE}/{broken[0]} is no record of a part; run the same command again.")
+        self.records = tuple(records[number] for number in sorted(records))
         self.shards = tuple(shard for record in self.records for shard in record.shards)
         self._ends = list(accumulate(shard.rows for shard in self.shards))
         self._file = lru_cache(maxsize=OPEN)(self._open)
         self._group = lru_cache(maxsize=OPEN)(self._read)
-        found = self.manifest["recipe"]
-        taps = found and found["taps"]
-        self.recipe = found and Recipe(**{**found, "taps": taps if isinstance(taps, str) else tuple(taps)})
+        try:
+            self.recipe = recipe_of(self.manifest["recipe"])
+        except (KeyError, TypeError) as error:
+            raise ExplanationError(f"{place}: {error} is missing in {MANIFEST}, or wrong.") from None
 
     def __len__(self) -> int:
         """Rows of the finished parts."""
@@ -72,7 +76,10 @@ class Results(Sequence[Explanation]):
         if isinstance(index, slice):
             return [self[each] for each in range(*index.indices(len(self)))]
         row, about = self._row(index)
-        return explanation_of(row, about, self.recipe)
+        try:
+            return explanation_of(row, about, self.recipe)
+        except Exception as error:  # a broken file fails anywhere
+            raise ExplanationError(f"{self.store.place}: row {index} cannot be read: {first_line(error)}") from None
 
     def of(self, image: str) -> list[Explanation]:
         """The explanations of one image, by its key.
@@ -96,7 +103,7 @@ class Results(Sequence[Explanation]):
         content = self._row(index)[0]["thumbnail"]
         if content is None:
             raise InputError(f"{self.store.place} has no thumbnails; ask for them with --thumbnails when it is made.")
-        return Image.open(io.BytesIO(content))
+        return Image.open(io.BytesIO(content), formats=["JPEG"])
 
     def table(self, columns: Sequence[str] | None = None) -> pa.Table:
         """All rows; by default all columns but those that are large (map, output, thumbnail)."""
@@ -135,11 +142,16 @@ class Results(Sequence[Explanation]):
         name = self.shards[number].name
         file = self._file(name)
         group = 0
-        while within >= file.metadata.row_group(group).num_rows:
-            within -= file.metadata.row_group(group).num_rows
-            group += 1
-        (row,) = self._group(name, group).slice(within, 1).to_pylist()
-        return row, json.loads(file.schema_arrow.metadata[META])
+        try:
+            while within >= file.metadata.row_group(group).num_rows:
+                within -= file.metadata.row_group(group).num_rows
+                group += 1
+            (row,) = self._group(name, group).slice(within, 1).to_pylist()
+            return row, json.loads(file.schema_arrow.metadata[META])
+        except (IndexError, KeyError, TypeError, ValueError, RecursionError) as error:
+            if isinstance(error, ExplanationError):
+                raise
+            raise ExplanationError(f"{name} is not what the run wrote: {first_line(error)}") from None
 
     def _open(self, name: str) -> Any:
         import pyarrow.parquet as pq

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from ..errors import InputError, MissingExtraError
+from ..errors import InputError, MissingExtraError, first_line
 from ..evaluate.dataset import SUFFIXES
 from .patience import Patience
 
@@ -108,6 +108,8 @@ def filesystem(place: str) -> tuple[Any, str]:
         from fsspec.implementations.local import LocalFileSystem
     except ImportError as error:
         raise MissingExtraError.of("icam run", "run", error) from error
+    if "\0" in place:
+        raise InputError(f"{place!r}: no file can have this name.")
     if "://" not in place:
         # Never parsed: a file's name may hold anything.
         return LocalFileSystem(), str(Path(place).absolute())
@@ -115,8 +117,8 @@ def filesystem(place: str) -> tuple[Any, str]:
         files, path = url_to_fs(place)
     except ImportError as error:
         raise InputError(f"{place}: {error}") from None
-    except ValueError as error:
-        raise InputError(f"{place}: cannot be opened ({error}).") from None
+    except Exception as error:  # each file system has errors of its own
+        raise InputError(f"{place}: cannot be opened ({first_line(error)}).") from None
     return files, str(path).rstrip("/") or "/"
 
 
@@ -167,11 +169,19 @@ def _of_hugging_face(place: str, files: Any, found: dict[str, int], root: str, p
     states = sorted(name for name in found if posixpath.basename(name) == "state.json")
     archives: list[str] = []
     for state in states:
-        content = json.loads(patience(lambda state=state: files.cat_file(state), state))  # type: ignore[misc]
-        if content.get("_indices_data_files") or content.get("_indices_files"):
-            raise InputError(f"{place}: holds a selection of rows as indices; save it after flatten_indices().")
-        folder = posixpath.dirname(state)
-        archives += [posixpath.join(folder, each["filename"]) for each in content.get("_data_files", ())]
+        stored = patience(lambda state=state: files.cat_file(state), state)  # type: ignore[misc]
+        try:
+            content = json.loads(stored)
+            if content.get("_indices_data_files") or content.get("_indices_files"):
+                raise InputError(f"{place}: holds a selection of rows as indices; save it after flatten_indices().")
+            folder = posixpath.dirname(state)
+            archives += [posixpath.join(folder, each["filename"]) for each in content.get("_data_files", ())]
+        except (ValueError, RecursionError, AttributeError, KeyError, TypeError) as error:
+            if isinstance(error, InputError):
+                raise
+            raise InputError(
+                f"{state}: is not what save_to_disk of Hugging Face writes ({first_line(error)})."
+            ) from None
     lost = [name for name in archives if name not in found]
     if lost:
         raise InputError(f"{place}: {', '.join(lost)} is missing; the data set was not saved completely.")
@@ -186,13 +196,14 @@ def _is_list(files: Any, root: str, patience: Patience) -> bool:
 
 def _of_list(place: str, files: Any, root: str, shard: int, patience: Patience) -> Source:
     content = patience(lambda: files.cat_file(root), place)
-    if root.endswith(".csv"):
-        rows = csv.DictReader(io.StringIO(content.decode("utf-8-sig"), newline=""))
-        if "file" not in (rows.fieldnames or ()):
-            raise InputError(f"{place}: needs a column `file`, but has {', '.join(rows.fieldnames or ())}.")
-        keys = [row["file"] for row in rows]
-    else:
-        keys = _parquet().read_table(io.BytesIO(content), columns=["file"])["file"].to_pylist()
+    try:
+        keys = _csv_keys(content, place) if root.endswith(".csv") else _parquet_keys(content)
+    except (csv.Error, ValueError, OSError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{place}: no list that can be read ({first_line(error)}).") from None
+    if not all(key is None or isinstance(key, str) for key in keys):
+        raise InputError(f"{place}: its column `file` must hold text.")
     if not keys:
         raise InputError(f"{place}: lists no image.")
     if not all(keys):
@@ -204,6 +215,18 @@ def _of_list(place: str, files: Any, root: str, shard: int, patience: Patience) 
         twice = next(key for key in keys if key in seen or seen.add(key))  # type: ignore[func-returns-value]
         raise InputError(f"{place}: lists {twice} twice; each image must have one row, so that each has one result.")
     return Source(place, _slices(items, shard), len(items), _fingerprint([hashlib.sha256(content).hexdigest()]))
+
+
+def _csv_keys(content: bytes, place: str) -> list[str]:
+    rows = csv.DictReader(io.StringIO(content.decode("utf-8-sig"), newline=""))
+    if "file" not in (rows.fieldnames or ()):
+        raise InputError(f"{place}: needs a column `file`, but has {', '.join(rows.fieldnames or ())}.")
+    return [row["file"] for row in rows]
+
+
+def _parquet_keys(content: bytes) -> list[str]:
+    keys: list[str] = _parquet().read_table(io.BytesIO(content), columns=["file"])["file"].to_pylist()
+    return keys
 
 
 def _slices(items: Sequence[tuple[str, str]], shard: int) -> tuple[Part, ...]:
@@ -257,7 +280,9 @@ def _tar(path: Path, name: str) -> Iterator[Item]:
                 seen.add(member.name)
                 start = member.offset_data
                 yield Item(f"{name}/{member.name}", str(path), start, start + member.size)
-    except (tarfile.TarError, EOFError) as error:
+    except (tarfile.TarError, EOFError, OverflowError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
         raise InputError(f"{name}: is no tar, or breaks off ({error}).") from None
 
 
@@ -267,8 +292,8 @@ def _arrow(path: Path, name: str) -> Iterator[Item]:
     try:
         with pa.memory_map(str(path)) as file, pa.ipc.open_stream(file) as stream:
             yield from _rows(stream, name)
-    except pa.ArrowException as error:
-        raise InputError(f"{name}: is no Arrow stream, or breaks off ({error}).") from None
+    except (pa.ArrowException, ValueError, OSError) as error:
+        raise _broken(error, f"{name}: is no Arrow stream, or breaks off") from None
 
 
 def _parquet_rows(path: Path, name: str) -> Iterator[Item]:
@@ -278,8 +303,14 @@ def _parquet_rows(path: Path, name: str) -> Iterator[Item]:
         with _parquet().ParquetFile(path) as file:
             column = _image_column(file.schema_arrow, name)
             yield from _rows(file.iter_batches(64, columns=[column]), name)
-    except pa.ArrowException as error:
-        raise InputError(f"{name}: is no Parquet file, or breaks off ({error}).") from None
+    except (pa.ArrowException, ValueError, OSError) as error:
+        raise _broken(error, f"{name}: is no Parquet file, or breaks off") from None
+
+
+def _broken(error: Exception, said: str) -> Exception:
+    """An InputError where the content is wrong; pyarrow's OSError of that has no number, as that of a disk has."""
+    own = isinstance(error, InputError) or (isinstance(error, OSError) and error.errno is not None)
+    return error if own else InputError(f"{said} ({first_line(error)}).")
 
 
 def _rows(batches: Iterable[Any], name: str) -> Iterator[Item]:
@@ -289,7 +320,8 @@ def _rows(batches: Iterable[Any], name: str) -> Iterator[Item]:
         for value in batch.column(_image_column(batch.schema, name)):
             found = value.as_py()
             content = found.get("bytes") if isinstance(found, dict) else found
-            place = (found.get("path") or "") if isinstance(found, dict) else ""
+            named = found.get("path") if isinstance(found, dict) else ""
+            place = named if isinstance(named, str) else ""
             yield Item(f"{name}/{row:08d}", place, data=content if content or not place else None)
             row += 1
 
@@ -301,7 +333,7 @@ def _image_column(schema: Any, name: str) -> str:
     for field in schema:
         kind = field.type
         if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
-            return str(field.name)
+            kind = kind.field("bytes").type
         if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
             return str(field.name)
     raise InputError(f"{name}: needs a column of encoded images, but has {', '.join(schema.names)}.")

@@ -85,11 +85,12 @@ class Store:
 
         Raises:
             InputError: it is another one, or something else is here.
+            ExplanationError: the manifest here cannot be read.
         """
         wanted = json.loads(json.dumps(wanted))
         content = self.read(MANIFEST)
         if content is not None:
-            begun = json.loads(content)
+            begun = self._manifest_in(content)
             different = [name for name in wanted.keys() | begun.keys() if begun.get(name) != wanted.get(name)]
             if different:
                 changes = "; ".join(
@@ -109,26 +110,28 @@ class Store:
         """What `claim` wrote.
 
         Raises:
-            ExplanationError: there is none.
+            ExplanationError: there is none, or it cannot be read.
         """
         content = self.read(MANIFEST)
         if content is None:
             raise ExplanationError(f"{self.place} holds no run: {MANIFEST} is missing.")
-        found: dict[str, Any] = json.loads(content)
-        return found
+        return self._manifest_in(content)
 
-    def records(self) -> dict[int, dict[str, Any]]:
-        """What is known about each finished part; one of which a shard is missing or has another size is not."""
-        names = sorted(self.sizes(DONE))
-        paths = [self.path(f"{DONE}/{name}") for name in names]
-        contents = self.files.cat(paths) if len(paths) > 1 else {path: self.files.cat_file(path) for path in paths}
-        shards = self.sizes(SHARDS)
-        found = [json.loads(contents[path]) for path in contents]
-        return {
-            record["part"]: record
-            for record in found
-            if all(shards.get(shard["name"]) == shard["bytes"] for shard in record["shards"])
-        }
+    def contents(self, folder: str) -> dict[str, bytes]:
+        """The complete files in a folder by name, in order."""
+        names = sorted(self.sizes(folder))
+        paths = [self.path(f"{folder}/{name}") for name in names]
+        found = self.files.cat(paths) if len(paths) > 1 else {path: self.files.cat_file(path) for path in paths}
+        return {posixpath.basename(path): bytes(content) for path, content in found.items()}
+
+    def _manifest_in(self, content: bytes) -> dict[str, Any]:
+        try:
+            found = json.loads(content)
+        except (ValueError, RecursionError) as error:
+            raise ExplanationError(f"{self.path(MANIFEST)} cannot be read: {first_line(error)}") from None
+        if not isinstance(found, dict):
+            raise ExplanationError(f"{self.path(MANIFEST)} is no manifest of a run.")
+        return found
 
 
 def _shown(value: Any) -> str:

@@ -202,7 +202,7 @@ def explanation_of(row: Mapping[str, Any], about: Mapping[str, Any], recipe: Rec
     `about` names the layers. What is not stored is absent: `Layer.map`, `Layer.bias` and `BiasLayer.map` have no
     elements, shape (1, 0, 0).
     """
-    levels = np.array(Image.open(io.BytesIO(row["map"])))
+    levels = np.array(Image.open(io.BytesIO(row["map"]), formats=["PNG"]))
     absent = torch.zeros(1, 0, 0)
     score = torch.tensor([row["score"]])
     layers = tuple(
