@@ -1,0 +1,150 @@
+"""What earlier calls left on disk: explanations, the results of a run, records for the report."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import harness
+import torch
+from torch import nn
+
+with harness.instrumented("safetensors"):
+    from PIL import Image
+
+    from integrative_cam import Explanation, explain
+    from integrative_cam.methods import method
+    from integrative_cam.models import Network, Preprocessing
+    from integrative_cam.report import cases_of_explanations, read_truth
+    from integrative_cam.run import Results
+    from integrative_cam.run.decode import Sample
+    from integrative_cam.run.table import as_parquet, rows_of
+
+torch.manual_seed(0)
+MODEL = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 5)).eval()
+FOUND = explain(MODEL, torch.rand(1, 3, 8, 8))
+SAVED = FOUND.save(harness.WORK / "saved")
+RUN, REPORT = harness.WORK / "run", harness.WORK / "report"
+RECORD = {
+    "image": "cat.png", "size": [8, 8], "seen": [0, 0, 8, 8], "model": "m", "task": "classification", "classes": 5,
+    "method": "integrative", "named": "cat 50.0%", "target": {"index": 1, "label": "cat", "classes": [1]},
+    "probability": 0.5,
+    "top": [{"index": 1, "label": "cat", "probability": 0.5}, {"index": 2, "label": "b", "probability": 0.1}],
+    "score": 1.0, "parts": {"input": 1.0, "bias": 0.0, "remainder": 0.5}, "area_above_half": 0.1, "guarded": 0,
+    "layers": [layer.summary for layer in FOUND.layers], "recipe": None, "notes": [],
+}  # fmt: skip
+
+
+def shard() -> tuple[bytes, dict[str, Any]]:
+    """A shard of a run with one row, and the record of its part."""
+    network = Network("m", MODEL, Preprocessing(8, (8, 8)))
+    samples = [Sample("cat.png", torch.zeros(3, 8, 8).numpy(), 8, 8, None)]
+    rows = rows_of(method("integrative")(MODEL, torch.rand(1, 3, 8, 8)), 1, samples, network, 0.5)
+    about = {"layers": [[layer.name, layer.kind] for layer in FOUND.layers]}
+    about |= {"bias_layers": [layer.name for layer in FOUND.bias_layers], "images": 1, "halvings": 0, "failures": []}
+    content = as_parquet(rows, {b"integrative_cam": json.dumps(about).encode()}, 32)
+    failure = {"key": "b.png", "kind": "image", "reason": "broken"}
+    part = {
+        "name": "0000000-0000.parquet",
+        "bytes": len(content),
+        "images": 1,
+        "rows": 1,
+        "failures": [failure],
+        "halvings": 0,
+    }
+    record = {"part": 0, "shards": [part], "failures": [], "decoder_deaths": 0, "unfinished": "", "fatal": False}
+    return content, record
+
+
+SHARD, PART = shard()
+MANIFEST = {"format": 1, "recipe": json.loads((SAVED / "manifest.json").read_text())["recipe"]}
+
+
+def attempt(data: bytes) -> None:
+    """Alter one of the files and read all."""
+    choices = harness.chosen(data)
+    [explanation, results, report][choices.ConsumeIntInRange(0, 2)](choices)
+
+
+def explanation(choices: Any) -> None:
+    """`Explanation.load`."""
+    folder = harness.WORK / "altered"
+    shutil.copytree(SAVED, folder, dirs_exist_ok=True)
+    if choices.ConsumeBool():
+        _altered_json(folder / "manifest.json", choices)
+    else:
+        _altered_bytes(folder / "arrays.safetensors", choices)
+    found = Explanation.load(folder)
+    repr(found), found.weights, found.completeness.remainder
+
+
+def results(choices: Any) -> None:
+    """`Results` and all of its rows."""
+    for place, content in (
+        ("manifest.json", json.dumps(MANIFEST).encode()),
+        ("done/0000000.json", json.dumps(PART).encode()),
+    ):
+        (RUN / place).parent.mkdir(parents=True, exist_ok=True)
+        (RUN / place).write_bytes(content)
+    (RUN / "shards").mkdir(exist_ok=True)
+    (RUN / "shards" / "0000000-0000.parquet").write_bytes(SHARD)
+    what = choices.ConsumeIntInRange(0, 2)
+    if what == 0:
+        _altered_json(RUN / "manifest.json", choices)
+    elif what == 1:
+        _altered_json(RUN / "done" / "0000000.json", choices)
+    else:
+        _altered_bytes(RUN / "shards" / "0000000-0000.parquet", choices)
+    found = Results(str(RUN))
+    found.failures, found.layers, found.table()
+    for row in range(min(len(found), 3)):
+        found[row].map.mean()
+
+
+def report(choices: Any) -> None:
+    """The cases of `icam report`."""
+    folder = REPORT / "cat"
+    folder.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (8, 8)).save(folder / "overlay.png")
+    shutil.copytree(SAVED, folder / "explanation", dirs_exist_ok=True)
+    (folder / "record.json").write_text(json.dumps(RECORD))
+    what = choices.ConsumeIntInRange(0, 2)
+    if what == 0:
+        _altered_json(folder / "record.json", choices)
+    elif what == 1:
+        _altered_bytes(folder / "overlay.png", choices)
+    else:
+        _altered_bytes(folder / "explanation" / "arrays.safetensors", choices)
+    cases_of_explanations(REPORT, read_truth(None))
+
+
+def _altered_json(file: Path, choices: Any) -> None:
+    if choices.ConsumeIntInRange(0, 3):
+        file.write_bytes(harness.altered(json.loads(file.read_text()), choices))
+    else:
+        _altered_bytes(file, choices)
+
+
+def _altered_bytes(file: Path, choices: Any) -> None:
+    content = bytearray(file.read_bytes())
+    for _ in range(choices.ConsumeIntInRange(0, 8)):
+        place = choices.ConsumeIntInRange(0, len(content))
+        content[place : place + choices.ConsumeIntInRange(0, 4)] = choices.ConsumeBytes(choices.ConsumeIntInRange(0, 4))
+    if choices.ConsumeIntInRange(0, 9) == 0:
+        content = bytearray(choices.ConsumeBytes(choices.remaining_bytes()))
+    file.write_bytes(content)
+
+
+def seeds() -> Iterator[bytes]:
+    """Choices."""
+    draw = __import__("random").Random(0)
+    for size in (4, 16, 64, 256):
+        for _ in range(8):
+            yield draw.randbytes(size)
+
+
+if __name__ == "__main__":
+    harness.fuzz(attempt, seeds())

@@ -1,0 +1,90 @@
+"""What the options of `icam explain` ask for: --target, --versus, --within, --step, for each kind of output."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import harness
+import numpy as np
+import torch
+from torch import nn
+
+with harness.instrumented():
+    from PIL import Image
+
+    from integrative_cam.cli.aims import Asked, aims, check
+    from integrative_cam.cli.sight import Sight, predict
+    from integrative_cam.methods import method
+    from integrative_cam.models import Network, Preprocessing
+    from integrative_cam.run import Job
+    from integrative_cam.targets.sample import as_target
+
+PHOTOGRAPH = Image.fromarray(np.random.default_rng(0).integers(0, 256, (30, 40, 3), dtype=np.uint8))
+MASK, SMALL = harness.WORK / "mask.png", harness.WORK / "small.png"
+PHOTOGRAPH.save(MASK)
+Image.new("L", (3, 3)).save(SMALL)
+LABELS = ("cat", "dog, hound", "crane", "crane", "a+b", "[/x]")
+WORDS = (
+    *("cat", "dog", "hound", "crane", "a+b", "top1", "top3", "top0", "top", "+", "-1", "0", "5", "6", "999", "²"),
+    *("--1", "runner-up", "rest", "1,2,20,20", "0,0,40,30", "nan,0,1,1", "-inf,-inf,inf,inf", "1e9,1e9,2e9,2e9"),
+    *("5,5,1,1", "9" * 5000, str(MASK), str(SMALL), str(harness.WORK), "a" * 5000, "\0", "top" + "9" * 5000, "top٣"),
+)
+OUTPUTS = {
+    "classification": [(6,), (1,), (6, 5, 7), (3, 6), (2, 6, 5, 7)],
+    "multi-label": [(6,), (6, 5, 7)],
+    "regression": [(1,), (6,)],
+    "image": [(3, 8, 8), (1, 8, 8)],
+    "fastestdet": [(11, 3, 3)],
+}
+
+
+def attempt(data: bytes) -> None:
+    """One combination of options on one kind of output; each aim gives one finite number."""
+    choices = harness.chosen(data)
+    task = choices.PickValueInList(sorted(OUTPUTS))
+    shape = choices.PickValueInList(OUTPUTS[task])
+    network = Network(
+        "m", nn.Identity(), Preprocessing(20, (20, 20)), LABELS if choices.ConsumeBool() else (), task=task
+    )
+    output = torch.randn(shape, generator=torch.Generator().manual_seed(choices.ConsumeIntInRange(0, 9)))
+    output = output - 9 * choices.ConsumeIntInRange(0, 1)
+    asked = Asked(
+        target=_words(choices) or "top1",
+        versus=_words(choices) if choices.ConsumeBool() else None,
+        within=_words(choices) if choices.ConsumeBool() else None,
+        probability=choices.ConsumeBool(),
+        step=choices.ConsumeIntInRange(-9, 9) if choices.ConsumeIntInRange(0, 3) == 0 else None,
+        negate=choices.ConsumeBool(),
+    )
+    Job("s", "d", "m", method("integrative"), target=asked.target).targets(network)
+    check(asked, network)
+    seen = output
+    if asked.step is not None:
+        if output.ndim < 2 or not -len(output) <= asked.step < len(output):
+            return  # `see` says so
+        seen = output[asked.step]
+    sight = Sight(network, PHOTOGRAPH, network.preprocessing(PHOTOGRAPH), seen)
+    found = aims(asked, sight, predict(sight))
+    assert found, "nothing is explained, and nobody is told"
+    for aim in found:
+        score = as_target(aim.target, "target")(output)
+        assert score.ndim == 0, score.shape
+
+
+def _words(choices: Any) -> str:
+    if choices.ConsumeIntInRange(0, 4) == 0:
+        return str(choices.ConsumeUnicodeNoSurrogates(12))
+    parts = [choices.PickValueInList(list(WORDS)) for _ in range(choices.ConsumeIntInRange(1, 2))]
+    return "+".join(parts)
+
+
+def seeds() -> Iterator[bytes]:
+    """Choices."""
+    draw = __import__("random").Random(0)
+    for _ in range(60):
+        yield draw.randbytes(40)
+
+
+if __name__ == "__main__":
+    harness.fuzz(attempt, seeds())
