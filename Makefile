@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format docs bench fuzz evidence ablation clean
+.PHONY: help demo test check format docs dist bench fuzz evidence ablation clean
 
 help: ## List the targets.
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
@@ -16,7 +16,7 @@ help: ## List the targets.
 demo: $(VENV)/.demo ## Set up, explain the bundled photograph with the bundled network, print where the pictures are.
 	$(BIN)/icam explain --out demo-out
 
-test: check ## Set up, run all checks and tests.
+test: check dist ## Set up, run all checks and tests.
 	@command -v chromium >/dev/null || command -v google-chrome >/dev/null || echo 'No Chromium found: tests in a browser may be skipped (apt-get install chromium, or $(BIN)/playwright install chromium).'
 	$(BIN)/python -m pytest -n auto --dist worksteal
 
@@ -40,6 +40,12 @@ bench: $(VENV)/.dev ## Print taps, completeness errors and the time and memory o
 	$(BIN)/python benchmarks/peers.py
 	$(BIN)/python benchmarks/scaling.py
 
+dist: $(VENV)/.dev ## Build wheel and sdist into dist/, check what they say of themselves, and try the wheel in an environment of its own.
+	rm -rf dist
+	$(BIN)/python -m build --quiet
+	$(BIN)/python -m twine check --strict dist/*
+	$(BIN)/python tests/smoke.py dist/*.whl
+
 fuzz: $(VENV)/.fuzz ## Try damaged files, odd names and requests, SECONDS=60 for each of nine surfaces; bugs go to fuzz-out/.
 	$(BIN)/python fuzz/run.py --seconds $(SECONDS)
 
@@ -48,6 +54,7 @@ evidence: $(VENV)/.dev ## The tables of docs/evidence.md from SHARED=../shared, 
 
 ablation: $(VENV)/.dev ## The tables of docs/ablation.md from SHARED=../shared, in half an hour.
 	$(BIN)/python benchmarks/ablation.py develop $(SHARED) --limit 34
+	$(BIN)/python benchmarks/ablation.py places $(SHARED) --limit 34
 	$(BIN)/python benchmarks/ablation.py verify $(SHARED) --limit 34
 
 clean: ## Remove the virtual environment and all that was made.

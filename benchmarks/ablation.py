@@ -1,7 +1,8 @@
 """Which ingredients earn their place: the default recipe with one of them changed at a time.
 
-    python benchmarks/ablation.py develop ../shared --out ablation      # the half of the photographs to choose on
-    python benchmarks/ablation.py verify ../shared --out ablation       # the other half, and two more networks
+    python benchmarks/ablation.py develop ../shared     # on the photographs to choose on: the second default
+    python benchmarks/ablation.py places ../shared      # there: the step from it to the default
+    python benchmarks/ablation.py verify ../shared      # the other half, and two more networks
 
 Each run goes on where it stopped and prints Markdown tables: docs/ablation.md holds them.
 """
@@ -30,7 +31,8 @@ from integrative_cam.models import Network, load, read_image
 from integrative_cam.recipe import PLAIN
 
 STEPS = 8
-DEFAULT = "default"
+SECOND = {"fine": 0.0, "stage_share": 0.0, "gamma": 1.0}
+"""What the default was without; the rows of `develop` are changes of it."""
 NETWORKS = {
     "EfficientNet-Lite0": ("efficientnet-lite0", None),
     "MobileNetV2": ("torchvision/mobilenet_v2", "mobilenet_v2.safetensors"),
@@ -41,11 +43,26 @@ UNSEEN = {
     "ResNet-56, small photographs": small_photographs,
     "VGG16, brain MRI": brain_scans,
 }
-SECOND = {"fine": 0.0, "stage_share": 0.0, "gamma": 1.0}
 
 
-def changes() -> dict[str, dict[str, Any]]:
-    """What differs from the default recipe, by the name of the row."""
+def changes(stage: str) -> dict[str, dict[str, Any]]:
+    """What differs from the default recipe, by the name of the row; the first row is what others are compared with."""
+    rivals = {
+        "HiResCAM over stages": _linear(taps="stages", negative=1.0),
+        "LayerCAM over all activations": _linear(negative=0.0),
+    }
+    if stage == "develop":
+        return {name: {**SECOND, **row} for name, row in {"second default": {}, **_changes(), **rivals}.items()}
+    steps: dict[str, dict[str, Any]] = {
+        **{f"stage_share = {share}": {"stage_share": share} for share in (0.0, 0.25, 1.0)},
+        **{f"gamma = {gamma}": {"gamma": gamma} for gamma in (0.7, 1.0)},
+    }
+    if stage == "verify":
+        steps = {"bias = none": {"bias": "none"}, "stage_share = 0": {"stage_share": 0.0}, "fine = 0": {"fine": 0.0}}
+    return {"default": {}, **steps, "second default": SECOND, **rivals}
+
+
+def _changes() -> dict[str, dict[str, Any]]:
     ingredients: dict[str, Sequence[Any]] = {
         "readout": ("identity", "softplus", "softmax", "log_softmax", exp_of_a_fifth),
         "aggregation": ("channel",),
@@ -55,12 +72,9 @@ def changes() -> dict[str, dict[str, Any]]:
         "weighting": ("uniform", "product", "average", "geometric", "last"),
         "temper": (0.125, 0.5, 1.0),
         "branch": (0.0, 2.0, 16.0),
-        "fine": (0.0,),
-        "stage_share": (0.0, 0.25, 1.0),
         "taps": ("stages",),
         "signed": (False,),
         "fusion": ("max", "geometric", "product"),
-        "gamma": (0.7, 1.0),
     }
     rows = {
         f"{name} = {getattr(value, '__name__', value)}": {name: value}
@@ -70,10 +84,7 @@ def changes() -> dict[str, dict[str, Any]]:
     rows["negative = 1, signed = False"] = {"negative": 1.0, "signed": False}
     return {
         **rows,
-        "the second default: fine, stage_share = 0, gamma = 1": SECOND,
-        "the first default: temper = 0.5, branch = 0 besides": {**SECOND, "temper": 0.5, "branch": 0.0},
-        "HiResCAM over stages": _linear(taps="stages", negative=1.0),
-        "LayerCAM over all activations": _linear(negative=0.0),
+        "the first default: temper = 0.5, branch = 0": {"temper": 0.5, "branch": 0.0},
     }
 
 
@@ -87,31 +98,19 @@ def _linear(**ingredients: Any) -> dict[str, Any]:
     return {**PLAIN, **plain, **ingredients}
 
 
-VERIFIED = (
-    "readout = identity",
-    "bias = none",
-    "weighting = uniform",
-    "fine = 0.0",
-    "stage_share = 0.0",
-    "the second default: fine, stage_share = 0, gamma = 1",
-    "HiResCAM over stages",
-    "LayerCAM over all activations",
-)
-
-
 @dataclass(frozen=True)
 class Task:
     """One image under one network."""
 
     network: str
     image: int
-    rows: tuple[str, ...]
+    stage: str
     shared: Path
     out: Path
 
     @property
     def file(self) -> Path:
-        return self.out / self.network / f"{self.image:04d}.json"
+        return self.out / self.stage / self.network / f"{self.image:04d}.json"
 
 
 def measure(task: Task) -> None:
@@ -125,8 +124,8 @@ def measure(task: Task) -> None:
     image = image.contiguous(memory_format=torch.channels_last)
     traces: dict[Any, Any] = {}
     found = {}
-    for name in (DEFAULT, *task.rows):
-        recipe = replace(Recipe(), **({} if name == DEFAULT else changes()[name]))
+    for name, change in changes(task.stage).items():
+        recipe = replace(Recipe(), **change)
         if recipe.taps not in traces:
             traces[recipe.taps] = trace(model, image, None, recipe.taps)
         explanation = integrate(traces[recipe.taps], recipe)
@@ -162,21 +161,20 @@ def _loaded(name: str, shared: Path) -> tuple[Network, Sequence[Any]]:
 
 def tasks(stage: str, shared: Path, out: Path, limit: int | None) -> Iterator[Task]:
     """Photographs with an even number are for choosing, those with an odd one for verifying."""
-    rows = tuple(changes()) if stage == "develop" else VERIFIED
     for name in NETWORKS:
-        images = range(0 if stage == "develop" else 1, len(_loaded(name, shared)[1]), 2)
+        images = range(int(stage == "verify"), len(_loaded(name, shared)[1]), 2)
         chosen = images if limit is None else [images[index * len(images) // limit] for index in range(limit)]
-        yield from (Task(name, image, rows, shared, out / stage) for image in chosen)
+        yield from (Task(name, image, stage, shared, out) for image in chosen)
     if stage == "verify":
         for name in UNSEEN:
-            yield from (Task(name, image, rows, shared, out / stage) for image in range(len(_loaded(name, shared)[1])))
+            yield from (Task(name, image, stage, shared, out) for image in range(len(_loaded(name, shared)[1])))
 
 
 def table(done: Sequence[Task], title: str) -> None:
-    """Means over images and networks; the difference to the default is paired."""
+    """Means over images and networks; the difference to the first row is paired."""
     found = [json.loads(task.file.read_text()) for task in done]
     print(f"\n{title}, n = {len(found)}\n")
-    print("| recipe | ins-del | minus the default's | drop | increase | area | variation x 1000 |")
+    print("| recipe | ins-del | minus the first row's | drop | increase | area | variation x 1000 |")
     print("|---|---|---|---|---|---|---|")
     for name in found[0]:
         values = {
@@ -184,9 +182,10 @@ def table(done: Sequence[Task], title: str) -> None:
             for metric in found[0][name]
         }
         mean = {metric: bootstrap_mean(value).mean for metric, value in values.items()}
-        default = torch.tensor([each[DEFAULT]["ins-del"] for each in found], dtype=torch.float64)
+        first = next(iter(found[0]))
+        default = torch.tensor([each[first]["ins-del"] for each in found], dtype=torch.float64)
         ahead = paired_difference(values["ins-del"], default)
-        difference = "" if name == DEFAULT else f"{ahead.mean:+.3f} [{ahead.low:+.3f}, {ahead.high:+.3f}]"
+        difference = "" if name == first else f"{ahead.mean:+.3f} [{ahead.low:+.3f}, {ahead.high:+.3f}]"
         print(
             f"| {name} | {mean['ins-del']:.3f} | {difference} | {mean['drop']:.3f} | {mean['increase']:.2f} "
             f"| {mean['area']:.2f} | {1000 * mean['variation']:.1f} |"
@@ -195,7 +194,7 @@ def table(done: Sequence[Task], title: str) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("stage", choices=("develop", "verify"))
+    parser.add_argument("stage", choices=("develop", "places", "verify"))
     parser.add_argument("shared", type=Path, help="the folder with data/ and models/")
     parser.add_argument("--out", type=Path, default=Path("ablation"), help="where finished images are kept")
     parser.add_argument("--limit", type=int, help="photographs per network")

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from integrative_cam import Recipe, integrate
 from integrative_cam.fusion import FUSIONS, by_magnitude, fuse, resize
+from integrative_cam.recipe import PLAIN
 from integrative_cam.weighting import shares
 
 few = examples(30)
@@ -189,7 +190,7 @@ def test_signed_layers_cancel_and_cut_layers_do_not() -> None:
         (tensor([[1, 1, 1]]), tensor([[1, 0.5, 0]])),
         (tensor([[1, 1, 1]]), tensor([[-0.5, 0.5, 1]])),
     ]
-    recipe = {"readout": "identity", "negative": 1.0, "bias": "none", "weighting": "uniform"}
+    recipe = {**PLAIN, "readout": "identity", "negative": 1.0, "bias": "none", "weighting": "uniform"}
     signed = integrate(trace_of(at_taps), Recipe(**recipe, signed=True)).map
     cut = integrate(trace_of(at_taps), Recipe(**recipe, signed=False)).map
     assert signed.tolist() == [[0.5, 1, 1]]

@@ -166,7 +166,9 @@ COMMAND = "import sys; from integrative_cam.cli import main; sys.argv = ['icam',
 
 def icam(*words: object) -> tuple[int, str, str, int]:
     """Exit code, standard output and error of the command, and its peak memory in MiB."""
-    told = "import atexit, resource, sys; peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024\n"
+    # Not getrusage's, which counts what the parent held when it forked.
+    told = "import atexit, re, sys; status = lambda: open('/proc/self/status').read()\n"
+    told += "peak = lambda: int(re.search(r'VmHWM:\\s+(\\d+)', status())[1]) // 1024\n"
     told += "atexit.register(lambda: print('PEAK', peak(), file=sys.stderr))\n"
     command = [sys.executable, "-c", told + COMMAND, *map(str, words)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
