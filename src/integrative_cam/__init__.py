@@ -21,7 +21,8 @@ from .methods import Method, method, methods
 from .recipe import Recipe
 from .streams import Streams
 from .taps import TapInfo
-from .trace import Trace, trace
+from .trace import trace
+from .traced import Trace
 from .weighting import LayerScores
 
 __all__ = [

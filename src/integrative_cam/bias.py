@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .evidence import over
 from .fusion import resize
-from .trace import Trace
+from .traced import Trace
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float

@@ -23,7 +23,8 @@ from .reduction import Reduced, SiteMap, TapMap, curvature, reducers
 from .streams import scores_of, streams_of
 from .taps import TapInfo
 from .targets import Scored, Several, Target, logits_of
-from .trace import BiasSite, Input, Tap, Trace, trace, trace_reduced
+from .trace import trace, trace_reduced
+from .traced import BiasSite, Input, Tap, Trace
 from .weighting import LayerScores, coarseness, layer_scores, layer_weights, placed, power, shares
 
 if TYPE_CHECKING:

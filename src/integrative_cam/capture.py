@@ -18,8 +18,9 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.overrides import TorchFunctionMode
 
 from .bias_sites import shift_of
+from .follower import Follower
 from .guard import storage_of
-from .positions import Fold, Follower, Layout
+from .positions import Fold, Layout
 
 if TYPE_CHECKING:
     from jaxtyping import Float

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .blocks import per_channel, sum_over_blocks
-from .trace import Sums, block_sums, sums_of
+from .traced import Sums, block_sums, sums_of
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int

@@ -23,7 +23,8 @@ from .explanation import Explanation
 from .fusion import by_range, resize
 from .guard import undisturbed, unwrapped
 from .targets import SampleTarget, Target
-from .trace import Trace, trace
+from .trace import trace
+from .traced import Trace
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int

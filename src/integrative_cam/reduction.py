@@ -14,7 +14,7 @@ from .evidence import evidence, evidence_and_sums, over, saturated_shift
 from .readout import rho_of
 from .recipe import Recipe
 from .targets import class_scores
-from .trace import BiasSite, Sums, Tap, Trace
+from .traced import BiasSite, Sums, Tap, Trace, with_rest
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
@@ -60,9 +60,9 @@ def reducers(
     """What `recipe` makes of each tap and bias site; rho and direction as `curvature` gives them."""
     falls = bool((direction != 1).any())
 
-    def directed(gradient: Tensor) -> Tensor:
-        # Where the read-out falls with S, evidence for and against change sides.
-        return gradient * over(direction, gradient) if falls else gradient
+    def directed(values: Tensor) -> Tensor:
+        # Where the read-out falls with S, evidence for and against change sides; done twice, nothing has changed.
+        return values * over(direction, values) if falls else values
 
     def tap_map(tap: Tap) -> TapMap:
         with torch.autocast(tap.gradient.device.type, enabled=False):
@@ -72,9 +72,8 @@ def reducers(
                 sums = tap.sums
             else:
                 found, guarded, sums = evidence_and_sums(*given, tap.is_positive)
-                if falls:
-                    sums = replace(sums, product=direction.to(sums.product) * sums.product)
-            part = sums.product if tap.rest is None else sums.product + tap.rest
+                sums = replace(sums, product=directed(sums.product))
+            part = with_rest(sums.product, tap.rest)
             return TapMap(tap.name, tap.kind, tap.shape, tap.path_share, sums, part, found, guarded)
 
     def site_map(site: BiasSite) -> SiteMap:
@@ -82,9 +81,7 @@ def reducers(
             if recipe.bias not in ("complete", "layers"):
                 return SiteMap(site.name, site.part, None, None)
             found, mass, part = saturated_shift(directed(site.gradient), site.shift, rho, recipe.negative)
-            if falls:
-                part = direction.to(part) * part
-            return SiteMap(site.name, part if site.rest is None else part + site.rest, found, mass)
+            return SiteMap(site.name, with_rest(directed(part), site.rest), found, mass)
 
     return tap_map, site_map
 

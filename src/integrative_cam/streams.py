@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .evidence import over
-from .trace import Trace
+from .traced import Trace
 from .weighting import LayerScores, shares
 
 if TYPE_CHECKING:

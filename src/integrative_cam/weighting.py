@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .errors import RecipeError
-from .trace import Trace
+from .traced import Trace
 
 if TYPE_CHECKING:
     from jaxtyping import Float

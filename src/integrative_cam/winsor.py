@@ -13,7 +13,8 @@ from .cam import integrate
 from .explanation import Explanation
 from .recipe import PLAIN, Recipe
 from .targets import Target
-from .trace import Trace, trace
+from .trace import trace
+from .traced import Trace
 
 if TYPE_CHECKING:
     from jaxtyping import Float

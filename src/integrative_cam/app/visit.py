@@ -14,7 +14,8 @@ from ..recipe import Recipe
 from ..reduction import Reduced
 from ..taps import Taps
 from ..targets import class_scores
-from ..trace import Trace, trace
+from ..trace import trace
+from ..traced import Trace
 from .choice import Choice, offered
 from .memory import Memory, bytes_of
 from .photograph import Photograph

@@ -35,7 +35,8 @@ from ..methods import Method, method
 from ..recipe import one_of
 from ..taps import POLICIES
 from ..targets import Target
-from ..trace import Tap, trace
+from ..trace import trace
+from ..traced import Tap
 
 if TYPE_CHECKING:
     from jaxtyping import Float
