@@ -110,13 +110,12 @@ def through_server(path: Path) -> float:
     import sys
 
     sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-    from playwright.sync_api import sync_playwright
-    from serving import chromium_of, served
+    from serving import browser, served
 
     log = Path("test-output") / "page-benchmark.txt"
     log.parent.mkdir(exist_ok=True)
-    with served(log) as address, sync_playwright() as started:
-        page = started.chromium.launch(executable_path=chromium_of(), args=["--no-sandbox"]).new_page()
+    with served(log) as address, browser() as opened:
+        page = opened.new_page()
         page.goto(address)
         page.locator("#icam-stage input[type=file]").set_input_files(path)
         page.locator("#icam-stage figure").wait_for()

@@ -6,32 +6,29 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from playwright.sync_api import sync_playwright
-
 from integrative_cam.app.server import example
 
 ROOT = Path(__file__).parents[1]
 IMAGES = ROOT / "docs" / "images"
 sys.path.insert(0, str(ROOT / "tests"))
 
-from serving import chromium_of, served  # noqa: E402
+from serving import browser, served  # noqa: E402
 
 
 def main() -> None:
     """Serve the page, visit it as a desktop, in the dark and as a phone, and write the pictures."""
     log = ROOT / "test-output" / "page-pictures.txt"
     log.parent.mkdir(exist_ok=True)
-    with served(log) as address, sync_playwright() as started:
-        browser = started.chromium.launch(executable_path=chromium_of(), args=["--no-sandbox"])
-        taken(_opened(browser, address, viewport={"width": 1280, "height": 900}), "page-desktop")
-        page = _opened(browser, address, viewport={"width": 1280, "height": 900}, color_scheme="dark")
+    with served(log) as address, browser() as opened:
+        taken(_opened(opened, address, viewport={"width": 1280, "height": 900}), "page-desktop")
+        page = _opened(opened, address, viewport={"width": 1280, "height": 900}, color_scheme="dark")
         page.get_by_label("two methods").click()
         page.locator("#icam-stage figure").nth(1).wait_for()
         page.locator("#icam-measure").click()
         page.locator("#icam-curves polyline").first.wait_for()
         taken(page, "page-dark")
         phone = {"viewport": {"width": 390, "height": 844}, "is_mobile": True, "has_touch": True}
-        page = _opened(browser, address, **phone)
+        page = _opened(opened, address, **phone)
         page.locator("#icam-profile .icam-bars label").last.tap()
         page.get_by_text("against", exact=True).wait_for()
         taken(page, "page-phone", full=False)

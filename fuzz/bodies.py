@@ -34,7 +34,7 @@ def attempt(data: bytes) -> None:
 
 def seeds() -> Iterator[bytes]:
     """Bodies with and without addresses."""
-    yield b'{"data": [{"path": "/tmp/a.png"}]}'
+    yield b'{"data": [{"path": "a.png"}]}'
     yield b'{"data": [{"p\\u0061th": "http://x"}]}'
     yield b"[" * 3000
     yield b'{"path": ' * 2000

@@ -9,13 +9,14 @@ from __future__ import annotations
 import json
 import math
 import os
+import random
 import resource
 import sys
 import tempfile
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,12 @@ def instrumented(*packages: str) -> AbstractContextManager[None]:
 def chosen(data: bytes) -> Any:
     """The input as choices: numbers, texts, entries of lists."""
     return atheris.FuzzedDataProvider(data)
+
+
+def noise(count: int, *sizes: int) -> Iterator[bytes]:
+    """Random bytes to choose from: `count` of each size."""
+    draw = random.Random(0)
+    yield from (draw.randbytes(size) for size in sizes for _ in range(count))
 
 
 def altered(document: Any, choices: Any) -> bytes:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import harness
@@ -86,12 +85,5 @@ def _name(choices: Any) -> str:
     return "".join(parts)
 
 
-def seeds() -> Iterator[bytes]:
-    """Choices."""
-    draw = __import__("random").Random(0)
-    for _ in range(60):
-        yield draw.randbytes(24)
-
-
 if __name__ == "__main__":
-    harness.fuzz(attempt, seeds())
+    harness.fuzz(attempt, harness.noise(60, 24))

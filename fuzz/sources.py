@@ -6,7 +6,6 @@ import io
 import json
 import shutil
 import tarfile
-from collections.abc import Iterator
 from typing import Any
 
 import harness
@@ -107,13 +106,5 @@ def _altered(content: bytes, choices: Any) -> bytes:
     return bytes(changed)
 
 
-def seeds() -> Iterator[bytes]:
-    """Choices."""
-    draw = __import__("random").Random(0)
-    for size in (2, 20, 60):
-        for _ in range(20):
-            yield draw.randbytes(size)
-
-
 if __name__ == "__main__":
-    harness.fuzz(attempt, seeds())
+    harness.fuzz(attempt, harness.noise(20, 2, 20, 60))

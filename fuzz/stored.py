@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -138,13 +137,5 @@ def _altered_bytes(file: Path, choices: Any) -> None:
     file.write_bytes(content)
 
 
-def seeds() -> Iterator[bytes]:
-    """Choices."""
-    draw = __import__("random").Random(0)
-    for size in (4, 16, 64, 256):
-        for _ in range(8):
-            yield draw.randbytes(size)
-
-
 if __name__ == "__main__":
-    harness.fuzz(attempt, seeds())
+    harness.fuzz(attempt, harness.noise(8, 4, 16, 64, 256))

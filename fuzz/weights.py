@@ -40,10 +40,10 @@ def attempt(data: bytes) -> None:
 
 
 class Payload:
-    """Writes a file if it is unpickled."""
+    """Writes into the working folder if it is unpickled."""
 
     def __reduce__(self) -> Any:
-        return Path.touch, (Path("/tmp/icam-fuzz-payload"),)
+        return Path.touch, (harness.WORK / "payload",)
 
 
 def seeds() -> Iterator[bytes]:

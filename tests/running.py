@@ -24,7 +24,9 @@ from integrative_cam.models import Network, Preprocessing, View
 from integrative_cam.run import Job
 
 SIDE = 16
-os.environ.setdefault("RUN_FAULTS", tempfile.mkdtemp(prefix="run-faults-"))
+if "RUN_FAULTS" not in os.environ:
+    FAULTS = tempfile.TemporaryDirectory(prefix="run-faults-")
+    os.environ["RUN_FAULTS"] = FAULTS.name
 
 
 class Tiny(nn.Module):

@@ -1,4 +1,4 @@
-"""The page served by the command itself, for tests that visit it."""
+"""The page served by the command itself, and a browser that visits it."""
 
 from __future__ import annotations
 
@@ -10,14 +10,24 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 PATIENCE = 90.0
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
 
-def chromium_of() -> str | None:
-    """The browser that the system has; None leaves it to Playwright's own."""
-    return next((found for name in CHROMIUM if (found := shutil.which(name))), None)
+@contextmanager
+def browser() -> Iterator[Any]:
+    """The system's Chromium or Playwright's own, without a window; where there is none, the test is skipped."""
+    api = pytest.importorskip("playwright.sync_api", reason="browser tests need playwright: pip install playwright")
+    installed = next((found for name in CHROMIUM if (found := shutil.which(name))), None)
+    with api.sync_playwright() as started:
+        if installed is None and not Path(started.chromium.executable_path).exists():
+            pytest.skip("browser tests need Chromium: apt-get install chromium, or playwright install chromium")
+        with started.chromium.launch(executable_path=installed, args=["--no-sandbox"]) as opened:
+            yield opened
 
 
 @contextmanager

@@ -372,7 +372,7 @@ def test_shared_storage_counts_once() -> None:
 @pytest.mark.parametrize(
     ("body", "held"),
     [
-        ('{"data": [{"path": "/tmp/a.png"}]}', False),
+        ('{"data": [{"path": "a.png"}]}', False),
         ('{"data": [{"path": "http://a/b"}]}', True),
         ('{"data": [[{"x": {"path": "HTTPS://a/b"}}]]}', True),
         ('{"data": [{"p\\u0061th": "http://a/b"}]}', True),

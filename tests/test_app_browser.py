@@ -14,13 +14,12 @@ from urllib.parse import urlsplit
 import pytest
 import torch
 from PIL import Image
-from serving import chromium_of, served
+from serving import browser, served
 
 from integrative_cam import IntegrativeCAM
 from integrative_cam.models import Network
 
 gradio = pytest.importorskip("gradio", reason="the page needs gradio: pip install 'integrative-cam[app]'")
-playwright = pytest.importorskip("playwright.sync_api", reason="browser tests need playwright: pip install playwright")
 
 OUT = Path("test-output/page")
 
@@ -33,14 +32,9 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def chromium() -> Iterator[Any]:
-    with playwright.sync_playwright() as started:
-        installed = chromium_of()
-        if installed is None and not Path(started.chromium.executable_path).exists():
-            pytest.skip("browser tests need Chromium: apt-get install chromium, or playwright install chromium")
-        browser = started.chromium.launch(executable_path=installed, args=["--no-sandbox"])
-        OUT.mkdir(parents=True, exist_ok=True)
-        yield browser
-        browser.close()
+    OUT.mkdir(parents=True, exist_ok=True)
+    with browser() as opened:
+        yield opened
 
 
 class Visitor:

@@ -23,9 +23,9 @@ import typer
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 from PIL import Image, ImageOps
-from playwright.sync_api import Request, sync_playwright
+from playwright.sync_api import Request
 from running import job
-from serving import chromium_of, served
+from serving import browser, served
 from sybil import Document
 from sybil.parsers.markdown import PythonCodeBlockParser
 from typer.testing import CliRunner
@@ -295,12 +295,8 @@ def test_the_site(site: Path) -> None:
 
 def test_the_site_opens_from_disk(site: Path) -> None:
     """Without any network: pages, formulas and search work, on a phone nothing is wider than the screen."""
-    installed = chromium_of()
-    with sync_playwright() as started:
-        if installed is None and not Path(started.chromium.executable_path).exists():
-            pytest.skip("browser tests need Chromium: apt-get install chromium, or playwright install chromium")
-        browser = started.chromium.launch(executable_path=installed, args=["--no-sandbox"])
-        page = browser.new_context(offline=True, viewport={"width": 390, "height": 844}).new_page()
+    with browser() as opened:
+        page = opened.new_context(offline=True, viewport={"width": 390, "height": 844}).new_page()
         wrong: list[str] = []
 
         def failed(request: Request) -> None:
@@ -319,4 +315,3 @@ def test_the_site_opens_from_disk(site: Path) -> None:
         page.locator("input.md-search__input").press_sequentially("segmentation")
         page.locator(".md-search-result__item a[href*='reference/targets']").first.wait_for(timeout=30_000)
         assert not wrong
-        browser.close()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -14,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import save_file
+from serving import browser
 
 from integrative_cam import ExplanationError
 from integrative_cam.report import Case, cases_of_explanations, html, read_truth
@@ -181,25 +181,19 @@ def test_names_are_text_and_nothing_is_loaded() -> None:
 
 
 @pytest.fixture
-def browser() -> Iterator[Any]:
-    api = pytest.importorskip("playwright.sync_api", reason="the browser's tests need playwright")
-    chromium = shutil.which("chromium")
-    if chromium is None:
-        pytest.skip("the browser's tests need Debian's chromium")
-    with api.sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+def chromium() -> Iterator[Any]:
+    with browser() as opened:
         yield opened
-        opened.close()
 
 
-def test_in_a_browser(browser: Any, tmp_path: Path) -> None:
+def test_in_a_browser(chromium: Any, tmp_path: Path) -> None:
     cases = [
         replace(CASE, image="b.jpg", prediction="dog", confidence=0.6, right=True, truth=("dog",), area=0.4),
         replace(CASE, image="a.jpg", confidence=0.95, right=False, truth=("dog",)),
         replace(CASE, image=f"c{NASTY}.jpg", confidence=None, area=0.3),
     ]
     (tmp_path / "report.html").write_text(html(cases, [], f"run {NASTY}"))
-    page = browser.new_page(viewport={"width": 390, "height": 800})
+    page = chromium.new_page(viewport={"width": 390, "height": 800})
     asked, problems = [], []
     page.on("request", lambda request: asked.append(request.url))
     page.on("console", lambda message: problems.append(message.text))
@@ -250,12 +244,12 @@ def test_in_a_browser(browser: Any, tmp_path: Path) -> None:
     assert [url for url in asked if not url.startswith(("file:", "data:"))] == []
 
 
-def test_two_thousand_cases_in_a_browser(browser: Any, tmp_path: Path) -> None:
+def test_two_thousand_cases_in_a_browser(chromium: Any, tmp_path: Path) -> None:
     picture = "data:image/webp;base64," + "A" * 10_000
     cases = [replace(CASE, image=f"{number:04}.jpg", picture=picture) for number in range(2000)]
     (tmp_path / "report.html").write_text(html(cases, [], "run"))
     assert (tmp_path / "report.html").stat().st_size < 25e6
-    page = browser.new_page()
+    page = chromium.new_page()
     page.goto((tmp_path / "report.html").as_uri())
     page.fill("[name=text]", "199")
     assert page.inner_text("output") == "12 of 2000"

@@ -163,3 +163,5 @@ def test_equal_scores_are_taken_in_the_order_of_classes() -> None:
 def test_errors_of_several_targets(targets: Any) -> None:
     with pytest.raises(TargetError, match="targets must be a sequence of targets or a number of classes >= 1"):
         IntegrativeCAM(build("plain", OPTION)).each(images(OPTION), targets)
+    with pytest.raises(TargetError, match="targets must be a sequence of targets or a number of classes >= 1"):
+        method("uniform").each(build("plain", OPTION), images(OPTION), targets)

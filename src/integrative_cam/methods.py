@@ -15,7 +15,7 @@ from .fullgrad import full_grad
 from .gradient_free import ablation_cam, score_cam
 from .inputs import Inputs
 from .recipe import PLAIN, Recipe, one_of
-from .targets import Several, Target, favourites
+from .targets import Several, Target, check_several, favourites
 from .trace import trace
 from .winsor import winsor_cam
 
@@ -54,10 +54,11 @@ class Method:
         """Explain several targets of each image; a recipe runs the network once. See `IntegrativeCAM.each`.
 
         Raises:
-            CamError: see `trace`.
+            CamError: see `trace`; TargetError where there is no target.
         """
         if isinstance(self.way, Recipe):
             return IntegrativeCAM(model, self.way).each(images, targets)
+        check_several(targets)
         if not isinstance(targets, int):
             return [self(model, images, each) for each in targets]
         highest = self(model, images)

@@ -8,7 +8,7 @@ from .classes import contrast, log_odds, probability, total
 from .detection import Decoder, Detections, detection, fastestdet, matching, overlap
 from .regions import region, segmentation
 from .sample import SampleTarget, logits_of, sample_of
-from .scoring import Scored, Several, Target, class_scores, favourites, score, score_each
+from .scoring import Scored, Several, Target, check_several, class_scores, favourites, score, score_each
 from .values import part, similarity, step, value
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "Scored",
     "Several",
     "Target",
+    "check_several",
     "class_scores",
     "contrast",
     "detection",

@@ -66,11 +66,22 @@ def score_each(output: Any, several: Several, batch: int) -> list[Scored]:
     Raises:
         OutputError, TargetError: as `score`; no target, or a number below 1.
     """
-    if isinstance(several, int) and not isinstance(several, bool) and several > 0:
+    check_several(several)
+    if isinstance(several, int):
         several = favourites(score(output, None, batch).logits, several)
-    if not isinstance(several, Sequence) or isinstance(several, str) or not several:
-        raise TargetError(f"targets must be a sequence of targets or a number of classes >= 1, but got {several!r}.")
     return [score(output, each, batch) for each in several]
+
+
+def check_several(several: Several) -> None:
+    """Refuse what is neither targets nor a number of classes.
+
+    Raises:
+        TargetError: no target, or a number below 1.
+    """
+    is_count = isinstance(several, int) and not isinstance(several, bool) and several > 0
+    is_listed = isinstance(several, Sequence) and not isinstance(several, str) and len(several) > 0
+    if not is_count and not is_listed:
+        raise TargetError(f"targets must be a sequence of targets or a number of classes >= 1, but got {several!r}.")
 
 
 def favourites(logits: Tensor, count: int) -> list[Int[Tensor, "batch"]]:
