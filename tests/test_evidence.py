@@ -47,13 +47,13 @@ ACTIVATION, GRADIENT = row(1, 2, 3), row(1, -1, 0.5)
 
 
 def test_saturation_by_hand() -> None:
-    denominator, guarded = saturation(ACTIVATION, GRADIENT.abs(), one(1))
+    denominator, guarded = saturation(ACTIVATION.sum(2), GRADIENT.abs(), one(1))
     assert denominator.tolist() == row(8, 8, 5).tolist()
     assert guarded.tolist() == [0]
 
 
 def test_without_curvature_alpha_is_one_half() -> None:
-    assert saturation(ACTIVATION, GRADIENT.abs(), one(0))[0].unique().tolist() == [2]
+    assert saturation(ACTIVATION.sum(2), GRADIENT.abs(), one(0))[0].unique().tolist() == [2]
 
 
 @pytest.mark.parametrize(
@@ -78,11 +78,11 @@ def test_evidence_by_hand(aggregation: str, negative: float, expected: tuple[Fra
 
 def test_the_guard_by_hand() -> None:
     # sum(A) = 2, rho = -1/2: 2 - |g| = 1, 3/2, 0. The first is at the floor, only the last below it.
-    denominator, guarded = saturation(row(1, 1, 0), row(1, 0.5, 2), one(-0.5))
+    denominator, guarded = saturation(row(1, 1, 0).sum(2), row(1, 0.5, 2), one(-0.5))
     assert denominator.tolist() == row(1, 1.5, 1).tolist()
     assert guarded.tolist() == [1]
     # rho = -1: 2 - 6|g| = -4, -4, -1.
-    denominator, guarded = saturation(ACTIVATION, GRADIENT.abs(), one(-1))
+    denominator, guarded = saturation(ACTIVATION.sum(2), GRADIENT.abs(), one(-1))
     assert denominator.tolist() == row(1, 1, 1).tolist()
     assert guarded.tolist() == [3]
     assert FLOOR == 1

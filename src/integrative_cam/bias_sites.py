@@ -62,9 +62,11 @@ def _batch_norm(
     if training or running_mean is None or running_var is None:
         # Statistics of the batch are no constants: only the affine bias is.
         return None if bias is None else _channels(bias, input)
-    slope = (running_var + eps).rsqrt()
-    shift = -running_mean * (slope if weight is None else weight * slope)
-    return _channels(shift if bias is None else shift + bias, input)
+    slope = (running_var + eps).rsqrt_()
+    slope = slope if weight is None else slope * weight
+    return _channels(
+        -running_mean * slope if bias is None else torch.addcmul(bias, running_mean, slope, value=-1), input
+    )
 
 
 def _instance_norm(

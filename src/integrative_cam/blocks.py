@@ -30,8 +30,9 @@ def sum_over_blocks(
     flat = [each.flatten(2) if each.ndim > 2 else each[..., None] for each in maps]
     batch, channels, positions = flat[0].shape
     size = BLOCK if maps[0].device.type == "cpu" else maps[0].numel()
-    rows = min(batch, max(1, size // positions))
-    columns = max(1, size // (rows * positions))
+    # Whole samples where one fits, channels of one sample elsewhere: both lie together in memory.
+    rows = min(batch, max(1, size // (channels * positions)))
+    columns = min(channels, max(1, size // (rows * positions)))
     found = []
     for top in range(0, batch, rows):
         here = slice(top, top + rows)

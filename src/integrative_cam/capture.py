@@ -99,7 +99,8 @@ class Capture(TorchFunctionMode):
         self._wanted = wanted
         self._before_write = before_write
         self._keep_graph = keep_graph
-        self._modules = {id(module): (name, module) for name, module in model.named_modules()}
+        self.modules = dict(model.named_modules())
+        self._names = {id(module): name for name, module in self.modules.items()}
         self._by_storage: dict[int, list[int]] = {}
         self._calls: Counter[str] = Counter()
 
@@ -173,10 +174,10 @@ class Capture(TorchFunctionMode):
         while frame is not None:
             code = frame.f_code
             if code.co_argcount and code.co_varnames[0] == "self":
-                found = self._modules.get(id(frame.f_locals.get("self")))
+                module = frame.f_locals.get("self")
+                found = self._names.get(id(module))
                 if found is not None:
-                    path, module = found
-                    layer = type(module).__module__.startswith("torch.nn.")
+                    path, layer = found, type(module).__module__.startswith("torch.nn.")
                     break
             frame = frame.f_back  # type: ignore[assignment]
         name = path if layer and path else f"{path}:{func}"

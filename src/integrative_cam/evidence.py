@@ -46,7 +46,7 @@ def evidence(
     """
 
     def reduced(activation: Tensor, gradient: Tensor, rho: Tensor) -> tuple[Tensor, ...]:
-        return _evidence(activation, gradient, gradient.abs(), rho, negative, aggregation)
+        return _evidence(activation, gradient, gradient.abs(), activation.sum(2), rho, negative, aggregation)
 
     found, guarded = sum_over_blocks(reduced, (activation, gradient), rho)
     return found.reshape(len(found), *activation.shape[2:]), guarded
@@ -63,10 +63,10 @@ def evidence_and_sums(
     """`evidence`, and the sums over the feature map, in one walk. `is_positive`: no activation is below zero."""
 
     def reduced(activation: Tensor, gradient: Tensor, rho: Tensor) -> tuple[Tensor, ...]:
-        strength, product = gradient.abs(), activation * gradient
-        sums = block_sums(activation if is_positive else activation.abs(), product, strength)
+        strength, product, mass = gradient.abs(), activation * gradient, activation.sum(2)
+        sums = block_sums(mass if is_positive else activation.abs(), product, strength)
         of_sign = product if is_positive else None
-        return *_evidence(activation, gradient, strength, rho, negative, aggregation, of_sign), *sums
+        return *_evidence(activation, gradient, strength, mass, rho, negative, aggregation, of_sign), *sums
 
     found, guarded, *sums = sum_over_blocks(reduced, (activation, gradient), rho)
     return found.reshape(len(found), *activation.shape[2:]), guarded, sums_of(sums, activation[0].numel())
@@ -76,15 +76,16 @@ def _evidence(
     activation: Float[Tensor, "row channel position"],
     gradient: Float[Tensor, "row channel position"],
     strength: Float[Tensor, "row channel position"],
+    mass: Float[Tensor, "row channel"],
     rho: Float[Tensor, "row"],
     negative: float,
     aggregation: Aggregation,
     product: Float[Tensor, "row channel position"] | None = None,
 ) -> tuple[Float[Tensor, "row position"], Int[Tensor, "row"]]:
-    """`strength` is |gradient|, which is overwritten; `product` is activation * gradient, if it has the gradient's
-    sign.
+    """`strength` is |gradient|, which is overwritten; `mass` is the sum of a channel's activations; `product` is
+    activation * gradient, if it has the gradient's sign.
     """
-    denominator, guarded = saturation(activation, strength, rho)
+    denominator, guarded = saturation(mass, strength, rho)
     if product is not None and aggregation == "position":
         return F.leaky_relu(product, negative).div_(denominator).sum(1), guarded
     # Evidence against is scaled by its share; torch.where is far slower on a CPU.
@@ -94,26 +95,26 @@ def _evidence(
     if aggregation == "channel":
         weight = slope.sum(2)
     else:
-        mass = activation.sum(2)
         weight = torch.where(mass == 0, 0, (slope * activation).sum(2) / torch.where(mass == 0, 1, mass))
     return torch.bmm(weight[:, None], activation)[:, 0], guarded
 
 
 def saturation(
-    activation: Float[Tensor, "row channel position"],
+    mass: Float[Tensor, "row channel"],
     strength: Float[Tensor, "row channel position"],
     rho: Float[Tensor, "row"],
 ) -> tuple[Float[Tensor, "row channel position"], Int[Tensor, "row"]]:
     """1 / alpha = 2 + rho |g| sum(A), at least FLOOR, and the number of entries per sample where that cut in.
 
-    |g|, so that evidence against saturates as evidence for does. `strength` is |g|, which is overwritten.
+    |g|, so that evidence against saturates as evidence for does. `mass` is sum(A) per channel, `strength` |g|, which
+    is overwritten.
     """
-    mass = over(rho, activation) * activation.sum(2, keepdim=True)
+    bend = over(rho, mass) * mass
     # In place, so that more of it stays in the processor's cache; autograd copies what it needs.
-    denominator = strength.mul_(mass).add_(2)
+    denominator = strength.mul_(bend[..., None]).add_(2)
     # Asking a CPU saves passes over the map; asking another device would make it wait.
-    if mass.device.type == "cpu" and not (mass < 0).any():
-        return denominator, torch.zeros(len(mass), dtype=torch.long)
+    if bend.device.type == "cpu" and not (bend < 0).any():
+        return denominator, torch.zeros(len(bend), dtype=torch.long)
     return denominator.clamp_min(FLOOR), (denominator < FLOOR).flatten(1).sum(1)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from weakref import WeakKeyDictionary
 
@@ -24,19 +24,20 @@ def undisturbed(model: nn.Module, device: torch.device) -> Iterator[Callable[[Te
 
     Yields the function of `preserved_buffers`.
     """
+    modules = list(model.modules())
     with (
         torch.inference_mode(False),
         torch.enable_grad(),
-        eager(model),
-        evaluation(model),
+        eager(modules),
+        evaluation(modules),
         preserved_randomness(device),
-        preserved_buffers(model) as before_write,
+        preserved_buffers(modules) as before_write,
     ):
         yield before_write
 
 
 @contextmanager
-def evaluation(model: nn.Module) -> Iterator[None]:
+def evaluation(modules: Iterable[nn.Module]) -> Iterator[None]:
     """Run in evaluation mode, then give every module its own training flag back.
 
     A module in training mode is counted, so that of several threads explaining one model the last to
@@ -45,7 +46,7 @@ def evaluation(model: nn.Module) -> Iterator[None]:
     held: list[nn.Module] = []
     try:
         with _lock:
-            for module in model.modules():
+            for module in modules:
                 if module.training or module in _in_evaluation:
                     _in_evaluation[module] = _in_evaluation.get(module, 0) + 1
                     held.append(module)
@@ -80,13 +81,13 @@ def preserved_randomness(device: torch.device) -> Iterator[None]:
 
 
 @contextmanager
-def preserved_buffers(model: nn.Module) -> Iterator[Callable[[Tensor], None]]:
+def preserved_buffers(modules: Iterable[nn.Module]) -> Iterator[Callable[[Tensor], None]]:
     """Give buffers that the network overwrites or assigns their values back.
 
     Yields a function to call just before a tensor is written to in place.
     """
-    owned = {storage_of(buffer): buffer for buffer in model.buffers()}
-    assigned = [(module, dict(module._buffers)) for module in model.modules() if module._buffers]
+    assigned = [(module, dict(module._buffers)) for module in modules if module._buffers]
+    owned = {storage_of(each): each for _, buffers in assigned for each in buffers.values() if each is not None}
     before: list[tuple[Tensor, Tensor]] = []
 
     def before_write(tensor: Tensor) -> None:
@@ -119,11 +120,10 @@ def unwrapped(model: nn.Module) -> nn.Module:
     return unwrapped(inner) if isinstance(inner, nn.Module) else model
 
 
-def eager(model: nn.Module) -> AbstractContextManager[None]:
-    """Run compiled parts of `model` eagerly, since a compiled graph hides its feature maps."""
+def eager(modules: Iterable[nn.Module]) -> AbstractContextManager[None]:
+    """Run those of a model's modules that are compiled eagerly, since a compiled graph hides its feature maps."""
     compiled = any(
-        hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None) is not None
-        for module in model.modules()
+        hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None) is not None for module in modules
     )
     return _eager_stance() if compiled else nullcontext()
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor
 
 from .evidence import evidence, evidence_and_sums, over, saturated_shift
@@ -57,7 +56,7 @@ Reduced = Trace[TapMap, SiteMap]
 def reducers(
     recipe: Recipe, rho: Float[Tensor, "batch"], direction: Float[Tensor, "batch"]
 ) -> tuple[Callable[[Tap], TapMap], Callable[[BiasSite], SiteMap]]:
-    """What `recipe` makes of each tap and bias site; rho and direction as `curvature` gives them."""
+    """What `recipe` makes of each tap and bias site, outside of autocast; rho and direction from `curvature`."""
     falls = bool((direction != 1).any())
 
     def directed(values: Tensor) -> Tensor:
@@ -65,23 +64,21 @@ def reducers(
         return values * over(direction, values) if falls else values
 
     def tap_map(tap: Tap) -> TapMap:
-        with torch.autocast(tap.gradient.device.type, enabled=False):
-            given = tap.activation, directed(tap.gradient), rho, recipe.negative, recipe.aggregation
-            if tap.has_sums:
-                found, guarded = evidence(*given)
-                sums = tap.sums
-            else:
-                found, guarded, sums = evidence_and_sums(*given, tap.is_positive)
-                sums = replace(sums, product=directed(sums.product))
-            part = with_rest(sums.product, tap.rest)
-            return TapMap(tap.name, tap.kind, tap.shape, tap.path_share, sums, part, found, guarded)
+        given = tap.activation, directed(tap.gradient), rho, recipe.negative, recipe.aggregation
+        if tap.has_sums:
+            found, guarded = evidence(*given)
+            sums = tap.sums
+        else:
+            found, guarded, sums = evidence_and_sums(*given, tap.is_positive)
+            sums = replace(sums, product=directed(sums.product))
+        part = with_rest(sums.product, tap.rest)
+        return TapMap(tap.name, tap.kind, tap.shape, tap.path_share, sums, part, found, guarded)
 
     def site_map(site: BiasSite) -> SiteMap:
-        with torch.autocast(site.gradient.device.type, enabled=False):
-            if recipe.bias not in ("complete", "layers"):
-                return SiteMap(site.name, site.part, None, None)
-            found, mass, part = saturated_shift(directed(site.gradient), site.shift, rho, recipe.negative)
-            return SiteMap(site.name, with_rest(directed(part), site.rest), found, mass)
+        if recipe.bias not in ("complete", "layers"):
+            return SiteMap(site.name, site.part, None, None)
+        found, mass, part = saturated_shift(directed(site.gradient), site.shift, rho, recipe.negative)
+        return SiteMap(site.name, with_rest(directed(part), site.rest), found, mass)
 
     return tap_map, site_map
 

@@ -92,7 +92,7 @@ def trace_reduced(
         del output
         for each in scored:
             _check_finite(each)
-        hidden = _hidden(model, capture)
+        hidden = _hidden(capture)
         try:
             last = len(scored) - 1
             found = [
@@ -222,9 +222,14 @@ def _gradients(
 
     hooks = [edge.node.register_prehook(partial(hook, edge.output_nr, visit)) for edge, visit in visits]
     try:
-        found = torch.autograd.grad(
-            total * scale, leaves, retain_graph=again or differentiable, create_graph=differentiable, allow_unused=True
-        )
+        with torch.autocast(total.device.type, enabled=False):
+            found = torch.autograd.grad(
+                total * scale,
+                leaves,
+                retain_graph=again or differentiable,
+                create_graph=differentiable,
+                allow_unused=True,
+            )
     finally:
         for each in hooks:
             each.remove()
@@ -254,9 +259,9 @@ def _site(shift: Shift, gradient: Tensor, batch: int) -> BiasSite:
     return BiasSite(shift.name, gradient.reshape(batch, -1), value.reshape(batch, -1))
 
 
-def _hidden(model: nn.Module, capture: Capture) -> str:
+def _hidden(capture: Capture) -> str:
     """Which parts of the model cannot be looked into, and what to do; empty where there are none."""
-    scripted = [name for name, module in model.named_modules() if isinstance(module, torch.jit.ScriptModule)]
+    scripted = [name for name, module in capture.modules.items() if isinstance(module, torch.jit.ScriptModule)]
     outermost = [name for name in scripted if not any(name.startswith(f"{other}.") for other in scripted)]
     if outermost:
         return (

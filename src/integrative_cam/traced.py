@@ -29,12 +29,12 @@ class Sums:
 
 
 def block_sums(
-    size: Float[Tensor, "row channel position"],
+    size: Float[Tensor, "row channel ..."],
     product: Float[Tensor, "row channel position"],
     strength: Float[Tensor, "row channel position"],
 ) -> tuple[Tensor, ...]:
-    """Of a block, what `sums_of` wants, from |A|, g A and |g|."""
-    return tuple(each.sum((1, 2)) for each in (product, product.abs(), strength, size))
+    """Of a block, what `sums_of` wants, from |A| or its sum per channel, g A and |g|."""
+    return tuple(each.flatten(1).sum(1) for each in (product, product.abs(), strength, size))
 
 
 def sums_of(found: Sequence[Float[Tensor, "batch"]], entries: int) -> Sums:

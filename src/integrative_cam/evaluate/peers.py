@@ -117,7 +117,7 @@ def _explain(
     with _isolated(images.device):
         network = _copied(unwrapped(model), name)
         try:
-            with eager(network):
+            with eager(network.modules()):
                 layers = layers_of(network, images, found.taps) if taps else []
                 _seed(images.device)
                 maps = run(network, layers, images.detach().clone(), found.index.tolist())

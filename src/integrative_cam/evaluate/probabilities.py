@@ -96,7 +96,7 @@ def left_as_it_was(model: nn.Module, device: torch.device) -> Iterator[None]:
         raise InputError(f"model must be a torch.nn.Module, but got {type(model).__name__}.")
     before = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
     try:
-        with evaluation(model), preserved_randomness(device), preserved_buffers(model):
+        with evaluation(model.modules()), preserved_randomness(device), preserved_buffers(model.modules()):
             yield
     finally:
         for buffer, value in before:
