@@ -13,10 +13,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch import nn
+from torch import Tensor, nn
 
 from integrative_cam import Explanation, explain, method
 from integrative_cam.app import screen as screens
@@ -204,6 +205,18 @@ def test_the_picture_covers_the_whole_photograph(visit: Visit) -> None:
     assert Image.open(io.BytesIO(screens.picture(visit, screen()))).size == (60, 40)
     both = Image.open(io.BytesIO(screens.picture(visit, screen(compare="two methods", other_method="gradcam"))))
     assert both.width > both.height
+
+
+def test_the_picture_is_as_opaque_as_the_map_on_the_page(visit: Visit) -> None:
+    def drawn(*opacity: float) -> Tensor:
+        file = io.BytesIO(screens.picture(visit, screen(), *opacity))
+        return torch.from_numpy(np.array(Image.open(file).convert("RGB"))).float()
+
+    photograph = torch.from_numpy(np.array(visit.photograph.shown.convert("RGB"))).float()
+    assert torch.equal(drawn(0), photograph)
+    assert not torch.equal(drawn(1), photograph)
+    assert torch.equal(drawn(1), drawn())
+    torch.testing.assert_close(drawn(0.25), 0.75 * photograph + 0.25 * drawn(1), atol=1, rtol=0)
 
 
 def test_the_map_lies_where_the_network_looked(visit: Visit) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 import struct
 import zipfile
@@ -192,10 +193,15 @@ def test_two_maps_are_measured_and_taken_home(visit: Any, cat: bytes) -> None:
     visitor.page.locator("#icam-curves polyline").first.wait_for()
     assert visitor.page.locator("#icam-curves polyline").count() == 4
     visitor.shot("compare")
+    visitor.page.get_by_label("one map").click()
+    visitor.page.locator("#icam-opacity input[type=number]").fill("0")
     with visitor.page.expect_download() as picture:
         visitor.page.locator("#icam-picture").click()
     assert picture.value.suggested_filename == "photo-map.png"
-    assert Image.open(picture.value.path()).format == "PNG"
+    found = Image.open(picture.value.path())
+    assert found.format == "PNG"
+    assert found.convert("RGB").tobytes() == Image.open(io.BytesIO(cat)).convert("RGB").tobytes()
+    visitor.page.get_by_label("two methods").click()
     with visitor.page.expect_download() as archive:
         visitor.page.locator("#icam-archive").click()
     names = zipfile.ZipFile(archive.value.path()).namelist()

@@ -129,11 +129,11 @@ class Handlers:
         with as_messages():
             return markup.curves(measure(self.desk.visit(visitor), screen_of(fields)))
 
-    def picture(self, visitor: str | None, *fields: Values) -> str:
+    def picture(self, opacity: float, visitor: str | None, *fields: Values) -> str:
         """A PNG file for the courier."""
         with as_messages():
             visit = self.desk.visit(visitor)
-            return _parcel(f"{_stem(visit)}-map.png", "image/png", picture(visit, screen_of(fields)))
+            return _parcel(f"{_stem(visit)}-map.png", "image/png", picture(visit, screen_of(fields), opacity))
 
     def archive(self, visitor: str | None, *fields: Values) -> str:
         """A zip file for the courier."""

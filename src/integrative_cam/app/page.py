@@ -172,7 +172,7 @@ def page(desk: Desk, uploads: Path, example: Path | None = None) -> Any:
             event(act.method, asked, [*switches, *parts], **latest)
         profile.layer(layered, asked, [layer, stage, code], **latest)
         measure.click(act.measured, asked, curves, **slow)
-        picture.click(act.picture, asked, courier, **slow)
+        picture.click(act.picture, [opacity, *asked], courier, **slow)
         archive.click(act.archive, asked, courier, **slow)
         api.add(desk, uploads)
     blocks.queue(max_size=WAITING, default_concurrency_limit=1, api_open=False)

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from PIL import Image
 
 from ..explanation import Explanation
-from ..render import coloured, comparison, overlay, presented, presented_layer
+from ..render import coloured, overlay, presented, presented_layer
+from ..render.comparison import side_by_side
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -42,15 +43,19 @@ def photograph_uri(shown: Image.Image) -> str:
 
 
 def kept_picture(
-    maps: dict[str, Float[Tensor, "height width"]], shown: Image.Image, seen: Seen, signed: list[bool]
+    maps: dict[str, Float[Tensor, "height width"]], shown: Image.Image, seen: Seen, signed: list[bool], opacity: float
 ) -> bytes:
-    """PNG: one map over the photograph, or several side by side under their names."""
-    if len(maps) == 1:
-        (saliency,) = maps.values()
-        return png(overlay(saliency, shown, seen.region, signed=signed[0]))
+    """PNG: one map over the photograph, or several beside it under their names, as opaque as on the page, 0 to 1."""
+    photograph = shown.convert("RGB")
+    drawn = {
+        name: Image.blend(photograph, overlay(saliency, shown, seen.region, against), opacity)
+        for (name, saliency), against in zip(maps.items(), signed, strict=True)
+    }
+    if len(drawn) == 1:
+        return png(*drawn.values())
     stored = io.BytesIO()
-    # No map of a layer stands in a comparison of fused maps.
-    comparison(maps, shown, region=seen.region).savefig(stored, format="png", dpi=150, metadata={"Software": None})
+    figure = side_by_side({"photograph": photograph, **drawn})
+    figure.savefig(stored, format="png", dpi=150, metadata={"Software": None})
     return stored.getvalue()
 
 

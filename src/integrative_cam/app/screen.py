@@ -188,15 +188,14 @@ def _area(curve: Float[Tensor, "point"]) -> float:
     return float(torch.trapezoid(curve, dx=1 / (len(curve) - 1)))
 
 
-def picture(visit: Visit, screen: Screen) -> bytes:
-    """PNG of what is on the screen, as large as the photograph is kept."""
+def picture(visit: Visit, screen: Screen, opacity: float = 1) -> bytes:
+    """PNG of what is on the screen, as large as the photograph is kept; `opacity` of the map, 0 to 1."""
     maps = titled(visit, screen)
     if len(maps) > 1:
         maps = titled(visit, replace(screen, layer=None))
     signed = [each.layer is not None for each in maps]
-    return kept_picture(
-        {each.title: each.map() for each in maps}, visit.photograph.shown, visit.seen(screen.network), signed
-    )
+    drawn = {each.title: each.map() for each in maps}
+    return kept_picture(drawn, visit.photograph.shown, visit.seen(screen.network), signed, opacity)
 
 
 def archive(visit: Visit, screen: Screen) -> bytes:

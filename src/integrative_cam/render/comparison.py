@@ -30,14 +30,20 @@ def comparison(
         title: shown above all, such as the class.
         region: where the maps lie in it, such as `View.region`; None: all of it.
     """
-    shown = {"photograph": image, **{name: overlay(each, image, region) for name, each in maps.items()}}
-    rows = ceil(len(shown) / COLUMNS)
-    columns = ceil(len(shown) / rows)
-    figure = sheet(3.2 * columns, (_down(image, 3.2) + 0.35) * rows + 0.4)
+    return side_by_side(
+        {"photograph": image, **{name: overlay(each, image, region) for name, each in maps.items()}}, title
+    )
+
+
+def side_by_side(pictures: Mapping[str, Image], title: str = "") -> Figure:
+    """Draw pictures of one size, in the order given, each under its name; `title` above all."""
+    rows = ceil(len(pictures) / COLUMNS)
+    columns = ceil(len(pictures) / rows)
+    figure = sheet(3.2 * columns, (_down(next(iter(pictures.values())), 3.2) + 0.35) * rows + 0.4)
     figure.suptitle(title)
     grid = list(figure.subplots(rows, columns, squeeze=False).flat)
     bare(*grid)
-    for axes, (name, picture) in zip(grid, shown.items(), strict=False):
+    for axes, (name, picture) in zip(grid, pictures.items(), strict=False):
         axes.imshow(picture)
         axes.set_title(name)
     return figure
