@@ -138,6 +138,18 @@ def test_one_class_for_all_and_another_threshold(photographs: Path, tmp_path: Pa
         assert row["area"] == pytest.approx(share, abs=2 / 256)
 
 
+def test_a_network_in_half_precision_makes_nearly_the_same_maps(photographs: Path, done: str, tmp_path: Path) -> None:
+    run(job(photographs, tmp_path / "out", target="top2", precision="bfloat16"), workers=0)
+    half, whole = Results(str(tmp_path / "out")), Results(done)
+    scores = [each.table(["score"])["score"].to_numpy() for each in (half, whole)]
+    assert not np.array_equal(*scores)
+    np.testing.assert_allclose(*scores, rtol=0.02, atol=0.01)
+    for one, other in zip(half, whole, strict=True):
+        assert (one.map - other.map).abs().mean() < 0.02
+    with pytest.raises(InputError, match="precision must be one of float32, bfloat16, float16, but got 'int8'"):
+        job(photographs, tmp_path / "out", precision="int8")
+
+
 def test_thumbnails_are_small_overlays(photographs: Path, done: str, tmp_path: Path) -> None:
     assert run(job(photographs, tmp_path / "out", thumbnail=12), workers=0).unfinished == {}
     picture = Results(str(tmp_path / "out")).thumbnail(7)
@@ -397,9 +409,10 @@ def test_results_of_a_run_that_goes_on_are_those_of_finished_parts(photographs: 
         ({"method": replace(method("integrative"), way=Recipe(temper=0.5))}, "recipe was"),
         ({"shard": 5}, "shard was 8, now 5"),
         ({"threshold": 0.25}, "threshold was 0.5, now 0.25"),
+        ({"precision": "bfloat16"}, 'precision was "float32", now "bfloat16"'),
         ({"thumbnail": 9}, "thumbnail was 0, now 9"),
     ],
-    ids=["model", "target", "method", "recipe", "shard", "threshold", "thumbnails"],
+    ids=["model", "target", "method", "recipe", "shard", "threshold", "precision", "thumbnails"],
 )
 def test_another_command_into_the_same_place_is_refused(
     changes, message: str, photographs: Path, tmp_path: Path

@@ -38,8 +38,7 @@ def sum_over_blocks(
         here = slice(top, top + rows)
         per_row = () if rho is None else (rho[here],)
         parts = [
-            # Blocks of channels-last maps are copied: scattered numbers cost more.
-            reduced(*(wide(each[here, left : left + columns]).contiguous() for each in flat), *per_row)
+            reduced(*(wide(each[here, left : left + columns]) for each in flat), *per_row)
             for left in range(0, channels, columns)
         ]
         found.append([reduce(torch.add, each) for each in zip(*parts, strict=True)])

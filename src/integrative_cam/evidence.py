@@ -64,7 +64,7 @@ def evidence_and_sums(
 
     def reduced(activation: Tensor, gradient: Tensor, rho: Tensor) -> tuple[Tensor, ...]:
         strength, product, mass = gradient.abs(), activation * gradient, activation.sum(2)
-        sums = block_sums(mass if is_positive else activation.abs(), product, strength)
+        sums = block_sums(mass if is_positive else activation.abs().sum(2), product, strength)
         of_sign = product if is_positive else None
         return *_evidence(activation, gradient, strength, mass, rho, negative, aggregation, of_sign), *sums
 

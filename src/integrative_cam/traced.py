@@ -29,12 +29,12 @@ class Sums:
 
 
 def block_sums(
-    size: Float[Tensor, "row channel ..."],
+    size: Float[Tensor, "row channel"],
     product: Float[Tensor, "row channel position"],
     strength: Float[Tensor, "row channel position"],
 ) -> tuple[Tensor, ...]:
-    """Of a block, what `sums_of` wants, from |A| or its sum per channel, g A and |g|."""
-    return tuple(each.flatten(1).sum(1) for each in (product, product.abs(), strength, size))
+    """Of a block, what `sums_of` wants, from the sum of |A| per channel, g A and |g|."""
+    return *(each.sum((1, 2)) for each in (product, product.abs(), strength)), size.sum(1)
 
 
 def sums_of(found: Sequence[Float[Tensor, "batch"]], entries: int) -> Sums:
@@ -71,7 +71,7 @@ class Tap:
         # Kept for later calls too, which may want the graph.
         with torch.set_grad_enabled(self.gradient.requires_grad):
             found = sum_over_blocks(
-                lambda activation, gradient: block_sums(activation.abs(), activation * gradient, gradient.abs()),
+                lambda activation, gradient: block_sums(activation.abs().sum(2), activation * gradient, gradient.abs()),
                 (self.activation, self.gradient),
             )
             return sums_of(found, self.activation[0].numel())

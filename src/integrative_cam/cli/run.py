@@ -66,6 +66,10 @@ def run(
     batch: Annotated[int, typer.Option(help="Images that a network takes at once; halved where memory ends.")] = 16,
     shard: Annotated[int, typer.Option(help="Images that are written at once, and lost at most by a kill.")] = 256,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
+    precision: Annotated[
+        str,
+        typer.Option(help="Of the network's arithmetic: float32, bfloat16 or float16 (autocast)."),
+    ] = "float32",
     timeout: Annotated[float, typer.Option(help="Seconds to wait for an answer of the source.")] = 30.0,
     attempts: Annotated[int, typer.Option(help="How often to ask the source, with growing pauses.")] = 4,
     taps: options.TapChoice = None,
@@ -125,6 +129,7 @@ def run(
         batch=batch,
         decoders=decoders,
         device=device,
+        precision=precision,
         patience=Patience(timeout, attempts),
     )
     with _progress() as report:

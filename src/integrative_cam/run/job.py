@@ -19,6 +19,7 @@ from .patience import Patience
 from .sources import Source
 
 FORMAT = 1
+PRECISIONS = ("float32", "bfloat16", "float16")
 TOP = re.compile(r"top([1-9][0-9]{0,8})")
 
 
@@ -39,6 +40,7 @@ class Job:
         batch: images that the network takes at once.
         decoders: processes per worker that read and decode; with 0 the worker does.
         device: "cpu", "cuda", "cuda:1", ...; "auto" is CUDA where there is some.
+        precision: of the network's arithmetic, one of PRECISIONS; maps are made in float32 whatever it is.
         patience: with a source that does not answer.
 
     Raises:
@@ -57,12 +59,15 @@ class Job:
     batch: int = 16
     decoders: int = 1
     device: str = "auto"
+    precision: str = "float32"
     patience: Patience = field(default_factory=Patience)
 
     def __post_init__(self) -> None:
         for name, least in (("shard", 1), ("batch", 1), ("decoders", 0), ("thumbnail", 0)):
             if getattr(self, name) < least:
                 raise InputError(f"{name} must be at least {least}, but got {getattr(self, name)}.")
+        if self.precision not in PRECISIONS:
+            raise InputError(f"precision must be one of {', '.join(PRECISIONS)}, but got {self.precision!r}.")
         if not 0 <= self.threshold < 1:
             raise InputError(f"threshold must be at least 0 and below 1, but got {self.threshold}.")
         if self.patience.timeout <= 0 or self.patience.attempts < 1:
@@ -111,6 +116,7 @@ class Job:
             "recipe": self.recipe and self.recipe.described(),
             "target": self.target,
             "threshold": self.threshold,
+            "precision": self.precision,
             "shard": self.shard,
             "thumbnail": self.thumbnail,
             "source": self.source.rstrip("/"),

@@ -209,7 +209,10 @@ class Worker:
     def _rows(self, samples: Sequence[Sample], about: dict[str, Any]) -> list[Row]:
         images = torch.from_numpy(np.stack([sample.values for sample in samples])).to(self.device)
         rows: list[Row] = []
-        with warnings.catch_warnings():
+        half = torch.autocast(
+            self.device.type, getattr(torch, self.job.precision), enabled=self.job.precision != "float32"
+        )
+        with half, warnings.catch_warnings():
             # A blank map is no accident here: its area is 0.
             warnings.filterwarnings("ignore", message="The map of image")
             for rank, explanation in enumerate(self.job.method.each(self.network.model, images, self.targets), 1):
