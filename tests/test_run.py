@@ -145,7 +145,7 @@ def test_a_network_in_half_precision_makes_nearly_the_same_maps(photographs: Pat
     assert not np.array_equal(*scores)
     np.testing.assert_allclose(*scores, rtol=0.02, atol=0.01)
     for one, other in zip(half, whole, strict=True):
-        assert (one.map - other.map).abs().mean() < 0.02
+        assert 0 < (one.map - other.map).abs().max() < 0.15
     with pytest.raises(InputError, match="precision must be one of float32, bfloat16, float16, but got 'int8'"):
         job(photographs, tmp_path / "out", precision="int8")
 
