@@ -3,15 +3,17 @@ PYTHON ?= python3
 SHARED ?= ../shared
 SECONDS ?= 60
 VENV ?= .venv
+LOWEST ?= .venv-lowest
+AUDIT ?= .venv-audit
 BIN := $(VENV)/bin
 # Small networks gain nothing from more threads; tests run in parallel processes.
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format docs dist bench fuzz evidence ablation clean
+.PHONY: help demo test check format docs dist bench fuzz evidence ablation licences audit test-lowest clean
 
 help: ## List the targets.
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
 
 demo: $(VENV)/.demo ## Set up, explain the bundled photograph with the bundled network, print where the pictures are.
 	$(BIN)/icam explain --out demo-out
@@ -57,8 +59,29 @@ ablation: $(VENV)/.dev ## The tables of docs/ablation.md from SHARED=../shared, 
 	$(BIN)/python benchmarks/ablation.py places $(SHARED) --limit 34
 	$(BIN)/python benchmarks/ablation.py verify $(SHARED) --limit 34
 
+licences: $(VENV)/.dev $(VENV)/.fuzz ## Write the tables of docs/licences.md; a licence that is not accepted is an error.
+	$(BIN)/python docs/licences.py --write
+
+# Packages are checked by name and version, in an environment of their own; one that cannot be looked up is an error too.
+audit: ## Look up known vulnerabilities of the newest releases that the extra `all` brings.
+	rm -rf $(AUDIT)
+	$(PYTHON) -m venv $(AUDIT)
+	$(AUDIT)/bin/python -m pip install --quiet --editable '.[all]'
+	$(AUDIT)/bin/python -m pip freeze --exclude-editable > $(AUDIT)/installed.txt
+	$(AUDIT)/bin/python -m pip install --quiet 'pip-audit>=2.10'
+	$(AUDIT)/bin/pip-audit --strict --disable-pip --no-deps --requirement $(AUDIT)/installed.txt
+
+# First the lower bounds alone, which are those of direct dependencies; then all that goes with exactly these.
+test-lowest: ## Run all tests with the lowest releases that pyproject.toml allows; PYTHON=python3.10.
+	rm -rf $(LOWEST)
+	$(PYTHON) -m venv $(LOWEST)
+	$(LOWEST)/bin/python -m pip install --quiet 'uv>=0.5'
+	$(LOWEST)/bin/uv pip compile --quiet --python $(LOWEST)/bin/python --no-deps --no-annotate --resolution lowest-direct --extra dev --extra peers pyproject.toml --output-file $(LOWEST)/lowest.txt
+	$(LOWEST)/bin/uv pip install --quiet --python $(LOWEST)/bin/python --constraints $(LOWEST)/lowest.txt --editable '.[dev,peers]'
+	$(LOWEST)/bin/python -m pytest -n auto --dist worksteal
+
 clean: ## Remove the virtual environment and all that was made.
-	rm -rf $(VENV) site test-output demo-out icam-out icam-evaluation ablation evidence evidence-quick fuzz-out dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(LOWEST) $(AUDIT) site test-output demo-out icam-out icam-evaluation ablation evidence evidence-quick fuzz-out dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 # One environment; each file marks an extra that is installed.
 $(VENV)/.demo $(VENV)/.dev $(VENV)/.docs $(VENV)/.fuzz: $(VENV)/.%: pyproject.toml

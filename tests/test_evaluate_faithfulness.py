@@ -17,7 +17,6 @@ from pytorch_grad_cam.metrics.road import NoisyLinearImputer, ROADCombined, neig
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputSoftmaxTarget
 from reference import metrics as reference
 from torch import Tensor, nn
-from torchcam.metrics import ClassificationMetric, DeletionInsertionMetric
 
 from integrative_cam import InputError, OutputError
 from integrative_cam.evaluate import (
@@ -172,18 +171,19 @@ class Extractor:
 @few
 @given(st.integers(0, 1000))
 def test_torchcam_agrees(seed: int) -> None:
+    torchcam = pytest.importorskip("torchcam.metrics", reason="needs Python 3.11")
     model, images, _, index = drawn(seed, 4, (8, 8))
     # No ties: torchcam breaks them in reading order.
     generator = torch.Generator().manual_seed(seed)
     maps = torch.stack([torch.randperm(64, generator=generator) for _ in range(4)]).reshape(4, 8, 8).double() / 63
-    drops = ClassificationMetric(Extractor(model, maps), partial(torch.softmax, dim=-1))
+    drops = torchcam.ClassificationMetric(Extractor(model, maps), partial(torch.softmax, dim=-1))
     drops.update(images, index.tolist())
     # It adds 1e-7 to the probability it divides by.
     whole, dimmed = dimmed_probabilities(model, images, maps, index)
     shifted = ((whole - dimmed).relu() / (whole + 1e-7)).mean().item()
     assert drops.summary()["avg_drop"] == pytest.approx(shifted, rel=1e-9)
     assert drops.summary()["conf_increase"] == pytest.approx(increase(model, images, maps, index).mean().item())
-    curves = DeletionInsertionMetric(Extractor(model, maps), partial(torch.softmax, dim=-1), steps=8)
+    curves = torchcam.DeletionInsertionMetric(Extractor(model, maps), partial(torch.softmax, dim=-1), steps=8)
     curves.update(images, index.tolist())
     found = insertion(model, images, maps, index, 8, zeros).mean().item()
     assert curves.summary()["insertion_auc"] == pytest.approx(found, rel=1e-6)

@@ -129,8 +129,8 @@ def unreadable(folder: Path) -> dict[str, str]:
     return {
         "empty.png": "not an image",
         "torn.jpg": "broken image file",
-        "here.png": "symbolic links",
-        "there.png": "symbolic links",
+        "here.png": "link",
+        "there.png": "link",
         "huge.png": "over the limit of 100 megapixels",
         "narrow.png": "1 x 20000 pixels would be scaled to 256 x 5120000",
         "program.png": "not an image",

@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 import pytorch_grad_cam
 import torch
-import torchcam.methods
 import torchvision.transforms as T
 from captum.attr import LayerAttribution, LayerGradCam
 from PIL import Image
@@ -26,12 +25,15 @@ from pytorch_grad_cam.utils.model_targets import (
     SemanticSegmentationTarget,
 )
 from torch import Tensor, nn
-from torchcam.utils import overlay_mask
 from torchvision.transforms.v2.functional import to_pil_image
 
 from integrative_cam import IntegrativeCAM, evaluate, explain, method, targets, trace
 from integrative_cam.fusion import by_magnitude, by_range, resize
 from integrative_cam.models import Network, read_image
+
+pytest.importorskip("torchcam", reason="needs Python 3.11")
+import torchcam.methods
+from torchcam.utils import overlay_mask
 
 LAST = "bn2.act"
 LAYERS = ["blocks.3.0.bn1.act", "blocks.5.0.bn1.act", LAST]

@@ -25,7 +25,7 @@ def test_metadata() -> None:
     assert version("integrative-cam") == integrative_cam.__version__
     assert metadata("integrative-cam")["License-Expression"] == "Apache-2.0"
     core = [requirement for requirement in requires("integrative-cam") or [] if "extra ==" not in requirement]
-    assert sorted(core) == ["safetensors[torch]>=0.4.3", "torch>=2.4"]
+    assert sorted(core) == ["safetensors[torch]>=0.4.3", "torch>=2.6"]
     assert (Path(integrative_cam.__file__).parent / "py.typed").is_file()
 
 

@@ -14,7 +14,6 @@ import pytest
 import pytorch_grad_cam
 import torch
 import torch.nn.functional as F
-import torchcam.methods
 from networks import Options, build, images
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from torch import Tensor, nn
@@ -33,6 +32,9 @@ from integrative_cam import (
 from integrative_cam.cli.compare import print_methods
 from integrative_cam.evaluate import peers as module
 from integrative_cam.evaluate.peers import layers_of, named, peer, peers
+
+pytest.importorskip("torchcam", reason="needs Python 3.11")
+import torchcam.methods
 
 RELUS = ["1", "4", "6"]
 LAYERS = {"activations": RELUS, "stages": ["1", "6"], "last": ["6"]}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import os
 import shutil
 import signal
@@ -250,6 +251,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     if shutil.which("mount") is None or subprocess.run(mounting, capture_output=True, check=False).returncode:
         pytest.skip("mounting a small file system is not allowed here")
     yield place
+    gc.collect()  # tables that were read may still map their files
     subprocess.run(["umount", str(place)], check=True)
 
 

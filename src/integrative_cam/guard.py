@@ -10,8 +10,6 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from .errors import InputError
-
 _lock = threading.RLock()
 _in_evaluation: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()
 _eager_users = 0
@@ -132,11 +130,6 @@ def eager(modules: Iterable[nn.Module]) -> AbstractContextManager[None]:
 def _eager_stance() -> Iterator[None]:
     # The stance is global to the process: the first thread in sets it, the last one out restores it.
     global _eager_users
-    if not hasattr(torch.compiler, "set_stance"):
-        raise InputError(
-            "The model contains compiled modules, which torch >= 2.6 can run eagerly and "
-            f"torch {torch.__version__} cannot. Explain the model before compiling it."
-        )
     with _lock:
         _eager_users += 1
         if _eager_users == 1:
