@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -14,8 +15,11 @@ import torchvision
 from PIL import Image
 from safetensors.torch import save_file
 
-from integrative_cam import Explanation
-from integrative_cam.models import load, read_image
+from integrative_cam import Explanation, explain
+from integrative_cam.cli.explain import large
+from integrative_cam.cli.printed import brief
+from integrative_cam.cli.sight import see
+from integrative_cam.models import Network, load, read_image
 from integrative_cam.render import overlay
 
 FILES = ["decomposition.png", "explanation", "overlay.png", "panel.png", "record.json"]
@@ -78,6 +82,9 @@ def test_one_bad_file_does_not_stop_the_others(tmp_path: Path, photographs: Path
     assert "icam: 2 of 5 images failed, 3 done." in run.stderr
     assert "Explaining" in run.stderr  # the progress bar
     assert "3 explanations" in run.stdout
+    assert re.search(r"^coffee +espresso \d+\.\d% +\w", run.stdout, re.MULTILINE)
+    assert re.search(r"^coffee-2 +espresso", run.stdout, re.MULTILINE)
+    assert "Written: a folder each in results\n" in run.stdout
     assert sorted(path.name for path in (tmp_path / "results").iterdir()) == ["coffee", "coffee-2", "rocket"]
     assert "Traceback" not in run.stderr
 
@@ -198,6 +205,11 @@ def test_results_are_replaced_but_other_files_are_not(tmp_path: Path) -> None:
         (["explain", "--step", "2"], 1, "--step 2 needs an output of (step, class)"),
         (["explain", "--task", "labels"], 2, "--task must be one of classification, multi-label, regression"),
         (["explain", "--probability", "--versus", "rest"], 1, "leave out --probability, or name the rival"),
+        (
+            ["explain", "."],
+            1,
+            ".: is a folder, not an image; give its files, such as ./*.jpg, or the folder",
+        ),
         (["report", "."], 2, ".: holds no explanation with a record.json"),
         (["compare", "--target", "top3"], 2, "compare draws one; give top1, an index or a name"),
         (["explain", "none.png"], 1, "none.png: no such file"),
@@ -205,11 +217,34 @@ def test_results_are_replaced_but_other_files_are_not(tmp_path: Path) -> None:
         (["explain", "--labels", "none.txt"], 2, "labels none.txt: cannot be read"),
         (["taps", "--taps", "5x5"], 2, "there are 112x112, 56x56, 28x28, 14x14, 7x7"),
         (["taps", "--model", "none.py:make"], 2, "no such file none.py"),
+        (["run", "none", "--out", "results"], 2, "icam: none: no such folder or file"),
     ],
 )
 def test_errors_are_one_line(arguments: list[str], code: int, message: str, tmp_path: Path) -> None:
     assert_one_line(icam(*arguments, cwd=tmp_path), code, message)
     assert not any(path.is_dir() and any(path.iterdir()) for path in tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("named", "short"),
+    [
+        ("tiger cat 39.5%", "tiger cat 39.5%"),
+        ("grey fox, gray fox, Urocyon 96.7%", "grey fox 96.7%"),
+        ("cougar, puma rather than jaguar, panther", "cougar rather than jaguar"),
+        ("tabby, tabby cat + lynx, catamount rather than the rest", "tabby + lynx rather than the rest"),
+    ],
+)
+def test_pictures_name_a_class_by_its_first_name(named: str, short: str) -> None:
+    assert brief(named) == short
+
+
+def test_a_tiny_photograph_is_drawn_large_with_its_region(lite0: Network, tmp_path: Path) -> None:
+    Image.new("RGB", (40, 32), (90, 120, 200)).save(tmp_path / "tiny.png")
+    sight = see(tmp_path / "tiny.png", lite0)
+    drawn = large(sight, explain(lite0.model, sight.view.tensor))
+    assert drawn.photograph.size == (320, 256)
+    assert drawn.view.region == pytest.approx([8 * each for each in sight.view.region])
+    assert drawn.in_photograph((0, 0, 224, 224)) == pytest.approx(drawn.view.region)
 
 
 def test_debug_shows_the_traceback(tmp_path: Path) -> None:
@@ -223,7 +258,13 @@ def test_a_crash_in_the_users_network_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(
         "import torch\n\nclass Net(torch.nn.Module):\n    def forward(self, x):\n        return x[0, 0, 0, 0, 0]\n"
     )
-    assert_one_line(icam("taps", "--model", "mine.py:Net", cwd=tmp_path), 2, "unexpected IndexError")
+    run = icam("taps", "--model", "mine.py:Net", cwd=tmp_path)
+    note, crash = run.stderr.splitlines()
+    assert run.returncode == 2
+    assert note.startswith(
+        "icam: Net() returns a module, which does not say what it takes: photographs are scaled to 256"
+    )
+    assert crash.startswith("icam: unexpected IndexError")
 
 
 def test_taps(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+pytest.importorskip("torchcam", reason="needs Python 3.11")
 ROOT = Path(__file__).parents[1]
 sys.path.append(str(ROOT / "benchmarks"))
 try:

@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from integrative_cam import InputError, RecipeError, explain, method
+from integrative_cam.cli.explain import weights_by_model
 from integrative_cam.evaluate import (
     faithfulness,
     infidelity,
@@ -290,6 +291,15 @@ def test_bad_photographs_are_reported_and_the_others_measured(dataset: Path) -> 
     assert "Traceback" not in done.stderr
 
 
+def test_weights_of_the_only_network_need_no_name(tmp_path: Path) -> None:
+    odd = tmp_path / "a=b.pth"
+    odd.touch()
+    assert weights_by_model(["w.pth"], ["resnet18"]) == {"resnet18": Path("w.pth")}
+    assert weights_by_model([str(odd)], ["resnet18"]) == {"resnet18": odd}
+    assert weights_by_model(["x.py:f=w.pth"], ["x.py:f"]) == {"x.py:f": Path("w.pth")}
+    assert weights_by_model(["b=2.pth", "a=1.pth"], ["a", "b"]) == {"a": Path("1.pth"), "b": Path("2.pth")}
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -302,7 +312,14 @@ def test_bad_photographs_are_reported_and_the_others_measured(dataset: Path) -> 
             ("photos", "--out", "begun", "--weights", "net.py:small=w.pth"),
             "begun holds a run with another weights, steps",
         ),
-        (("photos", "--out", "x", "--weights", "w.safetensors"), "--weights w.safetensors: must be MODEL=FILE"),
+        (
+            ("photos", "--out", "x", "--model", "net.py:other", "--weights", "w.safetensors"),
+            "--weights w.safetensors: must be MODEL=FILE for several networks, such as net.py:other=w.safetensors.",
+        ),
+        (
+            ("photos", "--out", "x", "--weights", "smal=w.safetensors"),
+            "--weights smal=w.safetensors: smal is not among the networks, net.py:small.",
+        ),
         (("photos", "--out", "x", "--target", "label"), "--target label: photos has no labels"),
         (("photos", "--out", "x", "--target", "object"), "--target object: photos has no boxes or masks"),
         (("photos", "--out", "x", "--target", "top"), "--target must be one of top1, label, object"),

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
+from html import unescape
 from html.parser import HTMLParser
+from pathlib import Path
 from typing import Any
 
 import polars
 import pytest
 
+from integrative_cam.evaluate.benchmark import ALL
 from integrative_cam.evaluate.report import Example, Plot, Report, html, verdict
 from integrative_cam.evaluate.statistics import Interval
 from integrative_cam.evaluate.summary import Line, mean_ranks, summarise, tidy
@@ -218,6 +221,15 @@ def test_the_page_says_what_was_measured() -> None:
         assert expected in texts, expected
     assert "4 \u00d7 no dog within the network's top 20" in texts
     assert texts.count("ours and other methods on photos") == 1
+
+
+def test_metrics_are_told_in_the_same_words_on_the_page_and_in_the_docs() -> None:
+    told = unescape(page())
+    docs = (Path(__file__).parent.parent / "docs/how-to/measure.md").read_text()
+    better = {True: " higher ", False: " lower ", None: " "}
+    for name, metric in ALL.items():
+        assert re.search(rf"^\| `{name}` \|{better[metric.higher_is_better]}\| {re.escape(metric.meaning)}", docs, re.M)
+        assert (f"<dt>{name}</dt><dd>{metric.meaning}</dd>" in told) == (name in {"insertion", "drop", "area"})
 
 
 def test_what_comes_from_files_is_text() -> None:

@@ -112,6 +112,12 @@ def test_absent_folder(tmp_path: Path) -> None:
         Explanation.load(tmp_path / "none")
 
 
+def test_a_result_of_the_command_holds_its_explanation_inside(tmp_path: Path) -> None:
+    explain(MODEL, IMAGES).save(tmp_path / "explanation")
+    with pytest.raises(ExplanationError, match=r"manifest.json is missing. There is one in .*explanation\.$"):
+        Explanation.load(tmp_path)
+
+
 def test_weights_and_bias_shares() -> None:
     found = explain(MODEL, IMAGES)
     torch.testing.assert_close(found.weights.sum(1), torch.ones(2))

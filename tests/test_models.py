@@ -231,6 +231,28 @@ def test_unknown_networks(name: str, message: str) -> None:
         load(name)
 
 
+def test_a_file_without_its_function_and_a_function_without_its_suffix(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("mine.py").touch()
+    with pytest.raises(ModelError, match=r"by the file and the function that makes it, such as mine.py:factory\.$"):
+        load("mine.py")
+    with pytest.raises(ModelError, match=r"such as mine.py:make\.$"):
+        load("mine:make")
+
+
+def test_a_module_of_a_file_says_what_is_assumed_of_it(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(
+        "from torch import nn\nfrom integrative_cam.models import Network, Preprocessing\n"
+        "def plain(): return nn.Conv2d(3, 2, 1)\n"
+        "def whole(): return Network('x', plain(), Preprocessing())\n"
+    )
+    (note,) = load(f"{tmp_path}/mine.py:plain").notes
+    assert "cropped to 224 x 224 and normalised as for ImageNet" in note
+    assert load(f"{tmp_path}/mine.py:whole").notes == ()
+
+
 def test_a_file_of_weights_is_no_network(tmp_path: Path) -> None:
     (tmp_path / "weights.pth").touch()
     with pytest.raises(ModelError, match=r"no file that a network is read from; .* goes to --weights, beside the name"):
@@ -294,6 +316,10 @@ def test_class_names(lite0: Network) -> None:
     assert lite0.index("Tabby") == lite0.index("tabby cat") == lite0.index("tabby, tabby cat") == 281
     with pytest.raises(TargetError, match=r"'tabbby' is no class of efficientnet-lite0. Did you mean tabby"):
         lite0.index("tabbby")
+    with pytest.raises(TargetError, match=r"Did you mean French bulldog, bullfrog"):
+        lite0.index("bulldog")
+    with pytest.raises(TargetError, match=r"'bird' is no class of x. Its classes are cat, big dog, dog.$"):
+        Network("x", nn.Identity(), Preprocessing(), labels=("cat", "big dog, dog")).index("bird")
     with pytest.raises(TargetError, match=r"names several classes: 134 \(crane\), 517 \(crane\). Give the index"):
         lite0.index("crane")
     with pytest.raises(TargetError, match="class names of this network are not known"):

@@ -80,7 +80,9 @@ def write_onnx(
 
 
 def write_exported(path: Path, model: nn.Module, shape: tuple[int, ...], dynamic: Any = None) -> str:
-    torch.export.save(torch.export.export(model, (torch.rand(shape),), dynamic_shapes=dynamic), path)
+    # Not strict, which is the default since torch 2.7; strict programs of torch 2.6 keep no paths of modules.
+    program = torch.export.export(model, (torch.rand(shape),), dynamic_shapes=dynamic, strict=False)
+    torch.export.save(program, path)
     return f"{path}:trusted"
 
 

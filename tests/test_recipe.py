@@ -25,6 +25,7 @@ IMAGES = torch.randn(2, 3, 8, 8)
         ({"readout": "expp"}, "readout must be one of exp, identity,.*callable, but got 'expp'. Did you mean 'exp'"),
         ({"aggregation": "channels"}, "aggregation must be one of position, channel, active, but got 'channels'"),
         ({"bias": "full"}, "bias must be one of complete, residual, layers, none"),
+        ({"weighting": "JOINT"}, "but got 'JOINT'. Did you mean 'joint'"),
         ({"weighting": "jont"}, "weighting must be one of .* Did you mean 'joint'"),
         ({"fusion": "mean"}, "fusion must be one of sum, max, geometric, product"),
         ({"negative": 1.5}, "negative must be between 0 and 1, but got 1.5"),

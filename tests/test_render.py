@@ -10,9 +10,10 @@ import pytest
 import torch
 from PIL import Image, ImageEnhance
 
-from integrative_cam import InputError, explain
+from integrative_cam import CamError, InputError, explain
 from integrative_cam.models import Network, read_image
-from integrative_cam.render import comparison, overlay, panel
+from integrative_cam.render import coloured, comparison, overlay, panel
+from integrative_cam.render.overlay import enlarged
 
 GREY = Image.new("RGB", (120, 80), (128, 128, 128))
 
@@ -30,6 +31,41 @@ def test_evidence_lies_where_the_map_says(row: int, column: int) -> None:
     rows, columns = np.nonzero(changed > changed.max() / 2)
     assert abs(rows.mean() - (10 * row + 4.5)) < 1.5
     assert abs(columns.mean() - (10 * column + 4.5)) < 1.5
+
+
+def test_a_path_is_no_photograph(lite0: Network) -> None:
+    found = explain(lite0.model, torch.rand(1, 3, 64, 64))
+    for draw in (
+        lambda image: found.overlay(image),
+        lambda image: found.plot(image),
+        lambda image: panel(found, image),
+        lambda image: overlay(found.map[0], image),
+        lambda image: comparison({"one": found.map[0]}, image),
+        lite0.preprocessing,
+    ):
+        for image in ("photo.jpg", Path("photo.jpg")):
+            with pytest.raises(CamError, match=r"must be a Pillow image, such as .*read_image\(path\) gives, but got"):
+                draw(image)  # type: ignore[arg-type, operator]
+
+
+@pytest.mark.parametrize("region", [None, (2.0, 0.0, 18.0, 16.0)])
+def test_a_photograph_smaller_than_the_map_is_enlarged_so_that_its_maximum_shows(
+    region: tuple[float, float, float, float] | None,
+) -> None:
+    saliency = torch.zeros(224, 224)
+    saliency[101:104, 70:73] = 1  # between the centres of a small photograph's pixels
+    small = Image.new("RGB", (20, 16), (90, 90, 90))
+    small.putpixel((0, 15), (200, 200, 200))
+    photograph, place = enlarged(small, saliency, region)
+    assert photograph.size == (280, 224)
+    assert place == (None if region is None else (28, 0, 252, 224))
+    assert np.array_equal(np.asarray(photograph)[::14, ::14], np.asarray(small))
+    lost, kept = (coloured(saliency, each.size, where) for each, where in ((small, region), (photograph, place)))
+    assert np.asarray(lost)[..., 3].max() < 60
+    assert np.asarray(kept)[..., 3].max() > 200
+    assert enlarged(photograph, saliency, place) == (photograph, place)
+    assert enlarged(Image.new("L", (32, 32)), torch.zeros(32, 32), least=224)[0].size == (224, 224)
+    assert max(enlarged(Image.new("L", (3000, 8)), saliency)[0].size) == 3000  # not 84000
 
 
 def test_without_evidence_the_photograph_stays(photographs: Path) -> None:

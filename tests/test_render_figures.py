@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import io
+import itertools
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 from integrative_cam import Explanation, InputError, MissingExtraError, explain, method
 from integrative_cam.render import (
     coloured,
+    comparison,
     contrast,
     curve,
     decomposition,
@@ -294,3 +296,27 @@ def test_pictures_of_a_differentiable_explanation_hold_no_graph() -> None:
     image = coloured(found.map[0].clone().requires_grad_(), (16, 12))
     assert np.array_equal(np.asarray(image), np.asarray(coloured(found.map[0], (16, 12))))
     assert not presented(found).requires_grad
+
+
+LONG = "cougar, puma, catamount, mountain lion, painter, panther, Felis concolor rather than jaguar, Panthera onca"
+
+
+@pytest.mark.parametrize("kind", ["panel", "plot", "comparison", "contrast"])
+def test_long_titles_stay_within_the_figure_and_off_each_other(kind: str) -> None:
+    found, _ = explained(2)
+    drawn = {
+        "panel": lambda: panel(found, PHOTO, LONG),
+        "plot": lambda: plot(found, PHOTO, LONG),
+        "comparison": lambda: comparison({LONG: found.map[0], f"not {LONG}": found.map[0]}, PHOTO, f"{LONG}, {LONG}"),
+        "contrast": lambda: contrast({LONG: found.map[0], f"not {LONG}": found.map[0]}, PHOTO, LONG),
+    }[kind]()
+    drawn.draw_without_rendering()
+    titles = [axes.title for axes in drawn.get_axes()]
+    assert any("cougar" in title.get_text() for title in titles)
+    boxes = [text.get_window_extent() for text in (*titles, *drawn.texts) if text.get_text()]
+    for box in boxes:
+        assert drawn.bbox.x0 <= box.x0
+        assert box.x1 <= drawn.bbox.x1
+        assert box.y1 <= drawn.bbox.y1
+    overlapping = [one for one, other in itertools.combinations(boxes, 2) if one.overlaps(other)]
+    assert not overlapping

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -16,6 +17,7 @@ from safetensors.torch import save_file
 from serving import browser
 
 from integrative_cam import ExplanationError
+from integrative_cam.cli.report import write_report
 from integrative_cam.report import Case, cases_of_explanations, html, read_truth
 from integrative_cam.report.cases import border, side_of
 from integrative_cam.report.suspicion import reasons
@@ -81,6 +83,24 @@ def test_folders_are_classes(tmp_path: Path) -> None:
     write(tmp_path / "run" / "a", "/data/dog/a.jpg", corner(), [(3, "cat", 0.75)])
     (case,), _ = cases_of_explanations(tmp_path / "run", read_truth("folders"))
     assert (case.truth, case.right) == (("dog",), False)
+
+
+def test_a_truth_that_no_prediction_agrees_with_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("Cat", "dog"):
+        write(tmp_path / "run" / name, f"/photos/{name}/1.jpg", corner(), [(3, "cat", 0.75)])
+    write_report(tmp_path / "run", "folders", None)
+    assert capsys.readouterr().err == ""
+    shutil.rmtree(tmp_path / "run" / "Cat")
+    write_report(tmp_path / "run", "folders", None)
+    assert capsys.readouterr().err.startswith(
+        "icam: no prediction agrees with --truth folders: dog. Its classes must be"
+    )
+
+
+def test_what_icam_run_wrote_is_no_report(tmp_path: Path) -> None:
+    (tmp_path / "shards").mkdir()
+    with pytest.raises(ExplanationError, match=r"what icam run wrote: integrative_cam.run.Results\('.*'\) reads it"):
+        cases_of_explanations(tmp_path, read_truth(None))
 
 
 def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:

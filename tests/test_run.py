@@ -145,7 +145,7 @@ def test_a_network_in_half_precision_makes_nearly_the_same_maps(photographs: Pat
     assert not np.array_equal(*scores)
     np.testing.assert_allclose(*scores, rtol=0.02, atol=0.01)
     for one, other in zip(half, whole, strict=True):
-        assert 0 < (one.map - other.map).abs().max() < 0.15
+        assert 0.98 < torch.corrcoef(torch.stack([one.map.flatten(), other.map.flatten()]))[0, 1] < 1
     with pytest.raises(InputError, match="precision must be one of float32, bfloat16, float16, but got 'int8'"):
         job(photographs, tmp_path / "out", precision="int8")
 
@@ -435,7 +435,7 @@ def test_other_weights_or_another_source_are_refused(tmp_path: Path) -> None:
         run(made, workers=0)
     factory.write_text("from running import tiny as mine")
     pictures(tmp_path / "source", 11)
-    with pytest.raises(InputError, match="source_fingerprint was"):
+    with pytest.raises(InputError, match=r"source_fingerprint was .*images are no longer those of then"):
         run(made, workers=0)
 
 

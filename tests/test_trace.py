@@ -210,7 +210,6 @@ def test_autocast() -> None:
     assert (found.map - expected.map).abs().mean() < 0.02
 
 
-@pytest.mark.skipif(not hasattr(torch.compiler, "set_stance"), reason="torch < 2.6 cannot run compiled models eagerly")
 @pytest.mark.parametrize("how", ["whole", "in place", "part"])
 def test_compiled_models_run_eagerly(how: str) -> None:
     model = small()
@@ -360,3 +359,21 @@ def test_a_blank_map_is_announced() -> None:
 def test_cam_object_runs_again_and_again() -> None:
     cam = IntegrativeCAM(small())
     assert torch.equal(cam(IMAGES).map, cam(IMAGES).map)
+
+
+def test_an_infinite_feature_map_is_no_map() -> None:
+    class Overflowing(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.tanh(torch.relu(x * 1e38 * 1e38)).mean((2, 3))
+
+    with pytest.raises(OutputError, match="The map of image 1 is undefined: a feature map or its gradient holds inf"):
+        explain(Overflowing(), torch.stack([torch.zeros(2, 4, 4), torch.ones(2, 4, 4)]), 0)
+
+
+def test_results_listed_image_by_image_need_a_wrapper() -> None:
+    class Detector(nn.Module):
+        def forward(self, x: Tensor) -> list[dict[str, Tensor]]:
+            return [{"boxes": each.mean() * torch.ones(7, 4)} for each in x]
+
+    with pytest.raises(OutputError, match=r"shape \(7, 4\) for 2 images.* needs a wrapper"):
+        explain(Detector(), torch.ones(2, 3, 4, 4))

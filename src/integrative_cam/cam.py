@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from math import isfinite
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 
 from .bias import complete_bias, completeness, residual_bias
 from .blocks import wide
-from .errors import RecipeError
+from .errors import OutputError, RecipeError
 from .evidence import over
 from .explanation import BiasLayer, Explanation, Layer
 from .fusion import by_magnitude, fuse
@@ -233,7 +234,7 @@ def _fuse(
         recipe.fusion,
         recipe.gamma,
     )
-    _warn_if_blank(fused, f" of {given.name}" if len(trace.inputs) > 1 else "")
+    _check(fused, f" of {given.name}" if len(trace.inputs) > 1 else "")
     weights = own_weights.new_zeros(len(fused), len(maps))
     weights[:, own] = own_weights
     return _Fused(fused, weights, bias_layers)
@@ -289,8 +290,15 @@ def _bias_layers(trace: Reduced, given: Input, recipe: Recipe) -> tuple[BiasLaye
     return tuple(BiasLayer(name, found, weights[:, index]) for index, (name, found, _) in enumerate(spatial))
 
 
-def _warn_if_blank(fused: Float[Tensor, "batch *space"], of: str) -> None:
-    blank = (fused.flatten(1).amax(1) == 0).nonzero()[:, 0].tolist()
+def _check(fused: Float[Tensor, "batch *space"], of: str) -> None:
+    highest = fused.flatten(1).amax(1).tolist()
+    undefined = [image for image, value in enumerate(highest) if not isfinite(value)]
+    if undefined:
+        raise OutputError(
+            f"The map{of} of image {', '.join(map(str, undefined))} is undefined: a feature map or its gradient holds "
+            "infinite or NaN values. Check the weights and, in half precision, the range."
+        )
+    blank = [image for image, value in enumerate(highest) if value == 0]
     if blank:
         warnings.warn(
             f"The map{of} of image {', '.join(map(str, blank))} is blank: no layer holds evidence for its target.",

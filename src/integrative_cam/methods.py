@@ -133,7 +133,7 @@ _ALL = (
     ),
     Method(
         "layercam-fused",
-        "the same at each resolution, their largest value",
+        "LayerCAM at each resolution, their largest value",
         "10.1109/TIP.2021.3089943",
         _stages(fusion="max"),
     ),

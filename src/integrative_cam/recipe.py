@@ -93,8 +93,9 @@ PLAIN: Mapping[str, Any] = {"temper": 1.0, "branch": 0.0, "fine": 0.0, "stage_sh
 def one_of(argument: str, value: object, choices: Collection[str], alternative: str = "") -> None:
     """Raise RecipeError unless `value` is one of `choices`, with the nearest one as a hint."""
     if value not in list(choices):  # a value may have no hash
-        close = get_close_matches(str(value), choices, n=1)
-        hint = f" Did you mean {close[0]!r}?" if close else ""
+        spelled = {choice.lower(): choice for choice in choices}
+        close = get_close_matches(str(value).lower(), spelled, n=1)
+        hint = f" Did you mean {spelled[close[0]]!r}?" if close else ""
         raise RecipeError(
             f"{argument} must be one of {', '.join(choices)}{' ' + alternative if alternative else ''}, "
             f"but got {value!r}.{hint}"

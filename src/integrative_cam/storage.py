@@ -44,7 +44,9 @@ def load(folder: Path) -> Explanation:
         arrays = load_file(folder / ARRAYS)
     except FileNotFoundError:
         missing = next(name for name in (MANIFEST, ARRAYS) if not (folder / name).is_file())
-        raise ExplanationError(f"{folder} holds no complete explanation: {missing} is missing.") from None
+        inside = folder / "explanation"
+        hint = f" There is one in {inside}." if (inside / MANIFEST).is_file() else ""
+        raise ExplanationError(f"{folder} holds no complete explanation: {missing} is missing.{hint}") from None
     except (ValueError, RecursionError, SafetensorError, OSError) as error:
         raise ExplanationError(f"{folder} holds no readable explanation: {error}") from None
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:

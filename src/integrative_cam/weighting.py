@@ -124,4 +124,5 @@ def shares(values: Float[Tensor, "batch layer"]) -> Float[Tensor, "batch layer"]
 
 def power(values: Tensor, exponent: float) -> Tensor:
     """Non-negative values to a positive power; at zero the gradient is zero, where that of a root is infinite."""
-    return torch.where(values > 0, torch.where(values > 0, values, 1) ** exponent, 0)
+    zero = values == 0  # NaN is none: what is undefined stays so
+    return torch.where(zero, 0, torch.where(zero, 1, values) ** exponent)

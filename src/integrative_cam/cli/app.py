@@ -27,6 +27,7 @@ app = typer.Typer(
     help="Ask a convolutional network why: a class activation map fused over all of its layers.",
     epilog="First steps:  icam explain   |   icam explain photo.jpg --target top3   |   icam taps --model resnet18",
     no_args_is_help=True,
+    rich_markup_mode="markdown",  # or each line of a docstring ends a line of help
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -142,7 +143,12 @@ def compare(
     as_json: options.AsJson = False,
     debug: options.Debug = False,
 ) -> None:
-    """Draw several methods' maps of one photograph side by side; what is explained is said as in icam explain."""
+    """Draw several methods' maps of one photograph side by side; what is explained is said as in icam explain.
+
+    icam compare photo.jpg --methods integrative,gradcam,layercam-fused
+
+    One picture shows how methods differ, not which is right: icam evaluate measures them over many.
+    """
     asked = Asked(target, versus, within, similar_to, probability, step, negate)
     compare_methods(image, _names(methods), model, weights, labels, task, asked, out, as_json)
 
@@ -152,14 +158,14 @@ def evaluate(
     dataset: Annotated[
         Path,
         typer.Argument(
-            help="A folder of photographs, a CSV file with a column `file`, or a folder with boxes or masks as in "
+            help="A folder of photographs, a CSV file with a column named file, or a folder with boxes or masks as in "
             "Pascal VOC."
         ),
     ],
     models: Annotated[
         list[str] | None, typer.Option("--model", "-m", help="A network, repeatable, as in icam explain.")
     ] = None,
-    weights: Annotated[list[str] | None, typer.Option(help="MODEL=FILE, repeatable: local weights.")] = None,
+    weights: options.WeightsOfSeveral = None,
     methods: Annotated[
         str, typer.Option(help="Names with commas between them; see icam methods.")
     ] = "integrative,gradcam,gradcam++,hirescam,layercam-fused",
@@ -171,8 +177,8 @@ def evaluate(
         typer.Option(
             "--target",
             "-t",
-            help="What is explained: top1, the network's own top class; label, from the CSV file's column `label`, an "
-            "index or name; object, each class of objects that has boxes or masks (the default where there are any).",
+            help="What is explained: top1, the network's own top class; label, from the CSV file's column named label, "
+            "an index or name; object, each class of objects that has boxes or masks, the default where any has.",
         ),
     ] = None,
     regions: Annotated[
@@ -190,6 +196,8 @@ def evaluate(
     debug: options.Debug = False,
 ) -> None:
     """Measure methods over many photographs.
+
+    icam evaluate photos/ --methods integrative,gradcam,layercam-fused --limit 50
 
     Prints means with 95 % bootstrap intervals, paired differences and win rates, and writes one row per network,
     photograph, object, method and metric to results.parquet and results.csv, plots, and report.html. Run the same
@@ -226,7 +234,7 @@ def report(
     truth: Annotated[
         str | None,
         typer.Option(
-            help="True classes: a CSV file with columns `file` and `label`; a folder with boxes as in Pascal VOC; or "
+            help="True classes: a CSV file with columns named file and label; a folder with boxes as in Pascal VOC; or "
             "folders, where each photograph's folder is named after its class."
         ),
     ] = None,
@@ -251,7 +259,10 @@ def taps(
     as_json: options.AsJson = False,
     debug: options.Debug = False,
 ) -> None:
-    """List the layers that would be fused: name, kind, channels and size, from input to output."""
+    """List the layers that would be fused: name, kind, channels and size, from input to output.
+
+    The network needs no weights for it:  icam taps --model torchvision/resnet18
+    """
     list_taps(model, weights, tuple(taps) if taps else "activations", every, as_json)
 
 
@@ -264,13 +275,15 @@ def page(
         list[str] | None,
         typer.Option("--model", "-m", help="A network that visitors may choose, repeatable, as in icam explain."),
     ] = None,
-    weights: Annotated[list[str] | None, typer.Option(help="MODEL=FILE, repeatable: local weights.")] = None,
+    weights: options.WeightsOfSeveral = None,
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 lets other machines in.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="0 for any that is free.", min=0, max=65535)] = 7860,
     browse: Annotated[bool, typer.Option("--open/--no-open", help="Open the page in your browser.")] = True,
     debug: options.Debug = False,
 ) -> None:
     """Serve a web page: drop a photograph, choose a class, click through the layers, switch the ingredients.
+
+    icam app --model torchvision/resnet18 --weights resnet18.safetensors
 
     Only this machine can visit it unless --host says otherwise. Photographs stay in memory and are forgotten.
     """

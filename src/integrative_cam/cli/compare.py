@@ -16,7 +16,7 @@ from ..methods import methods
 from ..render import comparison
 from .aims import Asked, aims, check
 from .explain import marked, network_of, photograph
-from .printed import area
+from .printed import area, brief
 from .sight import predict, see
 
 
@@ -53,7 +53,7 @@ def compare_methods(
             areas[each.name] = area(explanation)
 
     picture = out / f"{image.stem}-comparison.png"
-    title = f"{image.name} seen by {network.name}: why {aim.label}"
+    title = f"{image.name} seen by {network.name}: why {brief(aim.label)}"
     out.mkdir(parents=True, exist_ok=True)
     figure = comparison(maps, marked(sight.photograph, sight, aim), title, region=sight.view.region)
     figure.savefig(picture, dpi=110)

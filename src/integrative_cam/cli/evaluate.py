@@ -27,7 +27,7 @@ from ..evaluate.summary import summarise, tidy
 from ..models import Network
 from ..recipe import one_of
 from ..storage import written_whole
-from .explain import network_of
+from .explain import network_of, weights_by_model
 from .measure import measured
 from .printed import report_failures
 from .results import print_summary, write_report
@@ -40,8 +40,8 @@ REGIONS = ("boxes", "masks")
 class Settings:
     """What makes two runs comparable; kept in the manifest.
 
-    `weights` are MODEL=FILE pairs. `target` None stands for "object" where the data set has boxes or masks, else for
-    "top1"; `regions` None for the boxes, where there are any. `resolved` decides.
+    `weights` are MODEL=FILE pairs, or a file for the only model. `target` None stands for "object" where the data set
+    has boxes or masks, else for "top1"; `regions` None for the boxes, where there are any. `resolved` decides.
     """
 
     dataset: str
@@ -69,7 +69,7 @@ def run_evaluation(settings: Settings, out: Path, reference: str, processes: int
     if reference not in settings.methods:
         raise InputError(f"--reference {reference} is not among --methods {', '.join(settings.methods)}.")
     settings, samples = resolved(settings, read_dataset(Path(settings.dataset)))
-    weights = dict(_model_and_file(pair) for pair in settings.weights)
+    weights = weights_by_model(settings.weights, settings.models)
     _claim(out, settings)
     failures = _measure(settings, samples, weights, out, processes)
     rows, left_out = _collect(out)
@@ -242,10 +242,3 @@ def _stored(file: Path) -> dict[str, Any]:
 
 def _slug(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "-", name)
-
-
-def _model_and_file(pair: str) -> tuple[str, Path]:
-    name, found, file = pair.rpartition("=")
-    if not found:
-        raise InputError(f"--weights {pair}: must be MODEL=FILE.")
-    return name, Path(file)

@@ -17,7 +17,7 @@ from PIL.Image import Image
 from rich.console import Console
 from rich.progress import track
 
-from ..errors import CamError, MissingExtraError, ModelError, first_line
+from ..errors import CamError, InputError, MissingExtraError, ModelError, first_line
 from ..explanation import Explanation
 from ..methods import Method
 from ..models import Network, load
@@ -25,11 +25,14 @@ from ..models.network import TASKS
 from ..recipe import Recipe, one_of
 from ..render import decomposition, overlay, panel
 from ..render.outline import contour
+from ..render.overlay import enlarged
 from ..storage import MANIFEST, replaced_folder
 from .aims import Aim, Asked, aims, check
-from .printed import as_record, print_explanation, print_summary, report_failures, stored_record
+from .printed import as_record, brief, print_explanation, print_summary, report_failures, stored_record
 from .sight import Prediction, Sight, predict, see
 
+LEAST = 224
+"""Pixels, about, of a picture's shorter side: a photograph of 32 would be a stamp."""
 RECORD = "record.json"
 """Beside the pictures: what the network said, in words; `icam report` reads it."""
 
@@ -127,16 +130,22 @@ def explain_image(path: Path, folder: Path, network: Network, request: Request) 
 
 
 def _write(result: Result) -> None:
-    sight, saliency = result.sight, result.explanation.map[0]
+    sight, saliency = large(result.sight, result.explanation), result.explanation.map[0]
     with replaced_folder(result.folder, f"explanation/{MANIFEST}") as draft:
         drawn = overlay(saliency, sight.photograph, sight.view.region)
         marked(drawn, sight, result.aim).save(draft / "overlay.png")
-        title = f"Why {result.named}"
+        title = f"Why {brief(result.named)}"
         seen = marked(sight.photograph, sight, result.aim)
         panel(result.explanation, seen, title, region=sight.view.region).savefig(draft / "panel.png", dpi=110)
-        decomposition(result.explanation).savefig(draft / "decomposition.png", dpi=110)
+        decomposition(result.explanation, title=title).savefig(draft / "decomposition.png", dpi=110)
         (draft / RECORD).write_text(json.dumps(stored_record(result), indent=2) + "\n")
         result.explanation.save(draft / "explanation")
+
+
+def large(sight: Sight, explanation: Explanation) -> Sight:
+    """The same, of a photograph that is large enough to draw the map on."""
+    photograph, region = enlarged(sight.photograph, explanation.map[0], sight.view.region, LEAST)
+    return replace(sight, photograph=photograph, view=replace(sight.view, region=region or sight.view.region))
 
 
 def marked(picture: Image, sight: Sight, aim: Aim) -> Image:
@@ -160,6 +169,26 @@ def network_of(model: str, weights: Path | None, labels: Path | None, task: str 
     network = announced(load(model, weights))
     network = network if task is None else replace(network, task=task)
     return network if labels is None else replace(network, labels=_labels(labels))
+
+
+def weights_by_model(given: Sequence[str], models: Sequence[str]) -> dict[str, Path]:
+    """Of `--weights` where there may be several networks: MODEL=FILE pairs, or a FILE for the only network.
+
+    Raises:
+        InputError: no such pair; a model that is not among `models`.
+    """
+    if len(given) == len(models) == 1 and (Path(given[0]).exists() or "=" not in given[0]):
+        return {models[0]: Path(given[0])}
+    found = {}
+    for pair in given:
+        model, equals, file = pair.rpartition("=")
+        if not equals or not model or not file:
+            example = f"{models[0]}={file or 'FILE'}"
+            raise InputError(f"--weights {pair}: must be MODEL=FILE for several networks, such as {example}.")
+        if model not in models:
+            raise InputError(f"--weights {pair}: {model} is not among the networks, {', '.join(models)}.")
+        found[model] = Path(file)
+    return found
 
 
 def announced(network: Network) -> Network:

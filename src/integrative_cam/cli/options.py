@@ -45,6 +45,10 @@ Weights = Annotated[
     Path | None,
     typer.Option(help="Local weights: safetensors, or a torch state dict. Without it, the library's pretrained ones."),
 ]
+WeightsOfSeveral = Annotated[
+    list[str] | None,
+    typer.Option("--weights", help="Local weights: FILE for the only network; MODEL=FILE, repeatable, for several."),
+]
 Labels = Annotated[Path | None, typer.Option(help="Text file with one class name per line.")]
 Task = Annotated[
     str | None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -112,16 +113,24 @@ def _layers_table(explanation: Explanation) -> Table:
 
 def print_summary(records: Sequence[Mapping[str, Any]]) -> None:
     """One row per image and target, from `as_record`."""
-    table = Table(title=f"{len(records)} explanations")
-    for column in ("image", "class", "strongest layer", "files"):
-        table.add_column(column, overflow="fold")
+    table = Table(title=f"{len(records)} explanations", title_justify="left", box=None, pad_edge=False)
+    table.add_column("folder", overflow="ellipsis", no_wrap=True)
+    table.add_column("explained", overflow="ellipsis", no_wrap=True)
+    table.add_column("strongest layer", overflow="ellipsis", no_wrap=True)
     for record in records:
         strongest = max(record["layers"], key=lambda layer: layer["weight"], default={"name": "-"})["name"]
-        folder = str(Path(record["files"]["overlay"]).parent)
-        table.add_row(Path(record["image"]).name, record["named"], strongest, folder)
-    Console(markup=False).print(table)
+        table.add_row(Path(record["files"]["overlay"]).parent.name, brief(record["named"]), strongest)
+    console = Console(markup=False)
+    console.print(table)
+    places = {str(Path(record["files"]["overlay"]).parent.parent) for record in records}
+    console.print(f"Written: a folder each in {', '.join(sorted(places))}", highlight=False, soft_wrap=True)
     for note in dict.fromkeys(f"{record['image']}: {note}" for record in records for note in record["notes"]):
         Console(markup=False).print(f"Note: {note}", highlight=False, soft_wrap=True)
+
+
+def brief(named: str) -> str:
+    """Each class by the first of its names."""
+    return re.sub(r", .*?(?= rather than | \+ | [0-9.]+%$|$)", "", named)
 
 
 def as_record(result: Result) -> dict[str, Any]:

@@ -30,9 +30,9 @@ def run(
     source: Annotated[
         str,
         typer.Argument(
-            help="A folder of images, a CSV or Parquet list with a column `file`, WebDataset tars (a file, a folder or "
-            "a pattern with *), Parquet files with images inside, or a data set that Hugging Face's save_to_disk "
-            "wrote; a path, or a URL that fsspec reads (s3://, gs://, https://, ...)."
+            help="A folder of images, a CSV or Parquet list with a column named file, WebDataset tars (a file, a "
+            "folder or a pattern with *), Parquet files with images inside, or a data set that Hugging Face's "
+            "save_to_disk wrote; a path, or a URL that fsspec reads (s3://, gs://, https://, ...)."
         ),
     ],
     out: Annotated[str, typer.Option("--out", "-o", help="Folder or URL for the results.")],
@@ -91,7 +91,11 @@ def run(
     """Explain a whole data set: a table with a row per image and target, and all maps.
 
     Run the same command again after an interruption, whatever it was, and it goes on where it stopped.
-    integrative_cam.run.Results reads the results.
+
+    icam run photos/ --out results
+
+    In Python, integrative_cam.run.Results("results") reads tables and maps back. For overlays and a report to look
+    through, see icam explain and icam report.
 
     Exit code 0: every image has its results; 1: all was tried, but some images failed, as failures.csv says; 2: the
     command could not be carried out; 3: not at its end, run it again.
@@ -152,20 +156,26 @@ class _Count(ProgressColumn):
 @contextmanager
 def _progress() -> Iterator[Callable[[Progress], None]]:
     columns = (TextColumn("{task.description}"), BarColumn(), _Count(), _Speed(), TimeRemainingColumn())
-    with Bars(*columns, console=Console(stderr=True)) as bars:
-        bar = bars.add_task("Explaining", total=None)
-        begun = False
+    bars = Bars(*columns, console=Console(stderr=True))
+    begun = False
 
-        def report(progress: Progress) -> None:
-            nonlocal begun
-            if not begun:
-                # What an earlier run has done must not count as speed.
-                bars.reset(bar, completed=progress.done, total=progress.total)
-                begun = True
-            failed = f", {progress.failed} failed" if progress.failed else ""
-            bars.update(bar, completed=progress.done, total=progress.total, description=f"Explaining{failed}")
+    def report(progress: Progress) -> None:
+        nonlocal begun
+        if not begun:
+            # Not earlier: an error before the first image is told alone; and what an earlier run has done must not
+            # count as speed.
+            bars.start()
+            bars.add_task("Explaining", completed=progress.done, total=progress.total)
+            begun = True
+        failed = f", {progress.failed} failed" if progress.failed else ""
+        (bar,) = bars.task_ids
+        bars.update(bar, completed=progress.done, total=progress.total, description=f"Explaining{failed}")
 
+    try:
         yield report
+    finally:
+        if begun:
+            bars.stop()
 
 
 def _told(outcome: Outcome, job: Job) -> int:

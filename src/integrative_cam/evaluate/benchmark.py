@@ -119,28 +119,67 @@ class Case:
 
 @dataclass(frozen=True)
 class Metric:
-    """How to compute it, and which way is better; None where neither is."""
+    """How to compute it, which way is better, None where neither is, and what it is in words."""
 
     of: Callable[[Case], Tensor]
     higher_is_better: bool | None
+    meaning: str
 
 
 METRICS: Mapping[str, Metric] = {
-    "insertion": Metric(lambda case: case.insertion, True),
-    "deletion": Metric(lambda case: case.deletion, False),
-    "ins-del": Metric(lambda case: case.insertion - case.deletion, True),
-    "drop": Metric(lambda case: case.drop, False),
-    "increase": Metric(lambda case: case.increase, True),
-    "road": Metric(lambda case: case.road, True),
-    "coherency": Metric(lambda case: case.coherency, True),
-    "complexity": Metric(lambda case: case.complexity, False),
-    "adcc": Metric(lambda case: simplicity.adcc(case.drop, case.coherency, case.complexity), True),
-    "arcc": Metric(lambda case: simplicity.arcc(case.road, case.coherency, case.complexity), True),
-    "area": Metric(lambda case: simplicity.area(case.maps), None),
-    "variation": Metric(lambda case: simplicity.total_variation(case.maps), False),
-    "randomisation": Metric(lambda case: rank_correlation(case.maps, case.forgetful_maps), False),
-    "infidelity": Metric(lambda case: case.robustness(robustness.infidelity), False),
-    "sensitivity": Metric(lambda case: case.robustness(robustness.max_sensitivity), False),
+    "insertion": Metric(
+        lambda case: case.insertion,
+        True,
+        "area under the target's probability while pixels appear on a blurred image, highest first",
+    ),
+    "deletion": Metric(
+        lambda case: case.deletion,
+        False,
+        "area under the target's probability while pixels are set to zero, highest first",
+    ),
+    "ins-del": Metric(lambda case: case.insertion - case.deletion, True, "insertion minus deletion"),
+    "drop": Metric(
+        lambda case: case.drop,
+        False,
+        "share of the probability lost when the normalised image is multiplied by its map",
+    ),
+    "increase": Metric(
+        lambda case: case.increase, True, "how often the probability gains when the image is multiplied by its map"
+    ),
+    "road": Metric(lambda case: case.road, True, "(least - most relevant pixels imputed) / 2, at 20, 40, 60 and 80 %"),
+    "coherency": Metric(
+        lambda case: case.coherency, True, "correlation with the map of the image multiplied by the map"
+    ),
+    "complexity": Metric(lambda case: case.complexity, False, "mean of the map"),
+    "adcc": Metric(
+        lambda case: simplicity.adcc(case.drop, case.coherency, case.complexity),
+        True,
+        "harmonic mean of coherency, 1 - complexity and 1 - drop",
+    ),
+    "arcc": Metric(
+        lambda case: simplicity.arcc(case.road, case.coherency, case.complexity),
+        True,
+        "harmonic mean of coherency, 1 - complexity and twice road",
+    ),
+    "area": Metric(lambda case: simplicity.area(case.maps), None, "share of the image above half of the maximum"),
+    "variation": Metric(
+        lambda case: simplicity.total_variation(case.maps), False, "mean difference of neighbouring pixels"
+    ),
+    "randomisation": Metric(
+        lambda case: rank_correlation(case.maps, case.forgetful_maps),
+        False,
+        "rank correlation with the map of the network whose top half of layers is redrawn",
+    ),
+    "infidelity": Metric(
+        lambda case: case.robustness(robustness.infidelity),
+        False,
+        "squared error of what the map says about hiding random squares",
+    ),
+    "sensitivity": Metric(
+        lambda case: case.robustness(robustness.max_sensitivity),
+        False,
+        "how far the map moves when a little noise is added to the image",
+    ),
 }
 
 
@@ -148,11 +187,27 @@ MAX_BOX = "maxboxacc"
 """Has one value per data set: per image only a hit or none at each threshold, shape (batch, threshold)."""
 
 LOCALISATION: Mapping[str, Metric] = {
-    "pointing": Metric(lambda case: localisation.pointing(case.maps, case.masks), True),
-    "energy": Metric(lambda case: localisation.energy(case.maps, case.masks), True),
-    "top-share": Metric(lambda case: localisation.top_share(case.maps, case.masks), True),
-    "best-iou": Metric(lambda case: localisation.best_iou(case.maps, case.masks), True),
-    MAX_BOX: Metric(lambda case: localisation.box_hits(case.maps, case.boxes), True),
+    "pointing": Metric(
+        lambda case: localisation.pointing(case.maps, case.masks), True, "whether the map's maximum is in the region"
+    ),
+    "energy": Metric(
+        lambda case: localisation.energy(case.maps, case.masks), True, "share of the map's sum in the region"
+    ),
+    "top-share": Metric(
+        lambda case: localisation.top_share(case.maps, case.masks),
+        True,
+        "share of the top tenth of the pixels in the region",
+    ),
+    "best-iou": Metric(
+        lambda case: localisation.best_iou(case.maps, case.masks),
+        True,
+        "intersection over union at the threshold that is best for the image",
+    ),
+    MAX_BOX: Metric(
+        lambda case: localisation.box_hits(case.maps, case.boxes),
+        True,
+        "share of images where the box around the map's largest part overlaps a box by at least 0.5",
+    ),
 }
 """Those that need to know where the explained class is."""
 

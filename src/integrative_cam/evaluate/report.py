@@ -57,6 +57,7 @@ def html(report: Report) -> str:
         name=PurePath(str(report.settings["dataset"])).name,
         unit="object" if report.settings["target"] == "object" else "photograph",
         networks=_networks(report),
+        meanings={name: ALL[name].meaning for name in dict.fromkeys(line.metric for line in report.lines)},
         plots=plots,
     )
 

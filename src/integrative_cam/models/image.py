@@ -70,7 +70,9 @@ def _opened(path: Path | str, content: BytesIO | None = None) -> Iterator[Image.
     except FileNotFoundError:
         raise ImageError(f"{path}: no such file.") from None
     except IsADirectoryError:
-        raise ImageError(f"{path}: is a folder, not an image.") from None
+        raise ImageError(
+            f"{path}: is a folder, not an image; give its files, such as {path}/*.jpg, or the folder to icam run."
+        ) from None
     except UnidentifiedImageError:
         raise ImageError(f"{path}: not an image that can be read (PNG, JPEG, WebP, TIFF, ...).") from None
     except Image.DecompressionBombError:
@@ -143,8 +145,12 @@ class Preprocessing:
         """The network's view of an RGB image.
 
         Raises:
-            ImageError: so narrow that it would be scaled to more than MAX_PIXELS.
+            ImageError: not a Pillow image, or so narrow that it would be scaled to more than MAX_PIXELS.
         """
+        if not isinstance(image, Image.Image):
+            raise ImageError(
+                f"image must be a Pillow image, such as read_image(path) gives, but got {type(image).__name__}."
+            )
         width, height = image.size
         crop_height, crop_width = self.crop
         scaled, (left, top, right, bottom) = self._placed(image.size)

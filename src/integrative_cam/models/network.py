@@ -22,6 +22,10 @@ TASKS: Mapping[str, str] = {
 """What the numbers that a network gives mean."""
 
 
+LISTED = 12
+"""Classes at most that an error names all of."""
+SUGGESTED = 3
+
 _INDEX = re.compile(r"-?[0-9]{1,9}")
 
 
@@ -66,7 +70,16 @@ class Network:
         if found:
             several = ", ".join(f"{index} ({self.labels[index]})" for index in found)
             raise TargetError(f"target {target!r} names several classes: {several}. Give the index.")
-        close = get_close_matches(wanted, [name for synonyms in names for name in synonyms], n=3)
-        hint = f" Did you mean {', '.join(dict.fromkeys(close))}?" if close else ""
-        known = hint if self.labels else " The class names of this network are not known; give an index."
-        raise TargetError(f"target {target!r} is no class of {self.name}.{known}")
+        raise TargetError(f"target {target!r} is no class of {self.name}.{self._instead(wanted)}")
+
+    def _instead(self, wanted: str) -> str:
+        """What to give in place of a name, in lower case, that is no class."""
+        if not self.labels:
+            return " The class names of this network are not known; give an index."
+        if len(self.labels) <= LISTED:
+            return f" Its classes are {', '.join(self.labels)}."
+        written = {part.strip().lower(): part.strip() for label in self.labels for part in label.split(",")}
+        holding = [name for name in written if wanted and wanted in name]
+        close = [*holding, *get_close_matches(wanted, written, n=SUGGESTED)]
+        first = list(dict.fromkeys(written[name] for name in close))[:SUGGESTED]
+        return f" Did you mean {', '.join(first)}?" if first else ""

@@ -105,10 +105,16 @@ def _whole(name: str) -> Callable[[], Network] | None:
 def _source(name: str) -> Source:
     if name.startswith("hf/"):
         return huggingface(name.removeprefix("hf/"))
-    if Path(name).suffix and is_file(name):
+    if Path(name).suffix not in ("", ".py") and is_file(name):
         raise ModelError(
             f"model {name!r}: no file that a network is read from; there are FILE.onnx, FILE.pt2 and FILE.py:FACTORY. "
             "A file of weights goes to --weights, beside the name of its network."
+        )
+    file, _, factory = name.partition(":")
+    if name.endswith(".py") or (factory and is_file(f"{file}.py")):
+        raise ModelError(
+            f"model {name!r}: a network in a file is named by the file and the function that makes it, such as "
+            f"{file.removesuffix('.py')}.py:{factory or 'factory'}."
         )
     library, _, short = name.rpartition("/")
     if library not in ("", "torchvision", "timm"):
@@ -191,6 +197,14 @@ def _timm(name: str) -> Source:
     return Source(f"timm/{name}", create, preprocessing, labels)
 
 
+def _assumed(factory: str) -> str:
+    return (
+        f"{factory}() returns a module, which does not say what it takes: photographs are scaled to 256, cropped to "
+        "224 x 224 and normalised as for ImageNet. If it was trained otherwise, or to name its classes, let it return "
+        "integrative_cam.models.Network(name, module, Preprocessing(...), labels)."
+    )
+
+
 def _from_file(name: str) -> Network:
     path, _, factory = name.rpartition(":")
     file = Path(path)
@@ -213,5 +227,5 @@ def _from_file(name: str) -> Network:
     if isinstance(made, Network):
         return replace(made, model=made.model.eval())
     if isinstance(made, nn.Module):
-        return Network(name, made.eval(), Preprocessing())
+        return Network(name, made.eval(), Preprocessing(), notes=(_assumed(factory),))
     raise ModelError(f"model {name!r}: {factory}() must return a torch.nn.Module, but returned {type(made).__name__}.")

@@ -7,8 +7,8 @@ from math import ceil
 from typing import TYPE_CHECKING
 
 from ..errors import InputError
-from .overlay import Region, overlay
-from .sheet import bare, colour_bar, sheet
+from .overlay import Region, enlarged, overlay
+from .sheet import bare, colour_bar, sheet, wrapped
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 COLUMNS = 4
+LINE = 0.2
+"""Inches of a title's further line."""
 
 
 def comparison(
@@ -30,20 +32,22 @@ def comparison(
         title: shown above all, such as the class.
         region: where the maps lie in it, such as `View.region`; None: all of it.
     """
-    return side_by_side(
-        {"photograph": image, **{name: overlay(each, image, region) for name, each in maps.items()}}, title
-    )
+    drawn = {name: _over(each, image, region) for name, each in maps.items()}
+    return side_by_side({"photograph": image} | drawn, title)
 
 
 def side_by_side(pictures: Mapping[str, Image], title: str = "") -> Figure:
-    """Draw pictures of one size, in the order given, each under its name; `title` above all."""
+    """Draw pictures of one shape, in the order given, each under its name; `title` above all."""
     rows = ceil(len(pictures) / COLUMNS)
     columns = ceil(len(pictures) / rows)
-    figure = sheet(3.2 * columns, (_down(next(iter(pictures.values())), 3.2) + 0.35) * rows + 0.4)
-    figure.suptitle(title)
+    names, above = [wrapped(name, 3) for name in pictures], wrapped(title, 3.2 * columns)
+    lines = above.count("\n") + rows * max(name.count("\n") for name in names)
+    down = _down(next(iter(pictures.values())), 3.2)
+    figure = sheet(3.2 * columns, (down + 0.35) * rows + 0.4 + LINE * lines)
+    figure.suptitle(above)
     grid = list(figure.subplots(rows, columns, squeeze=False).flat)
     bare(*grid)
-    for axes, (name, picture) in zip(grid, pictures.items(), strict=False):
+    for axes, name, picture in zip(grid, names, pictures.values(), strict=False):
         axes.imshow(picture)
         axes.set_title(name)
     return figure
@@ -71,15 +75,20 @@ def contrast(
         raise InputError(f"contrast draws two maps of one size, but got {sizes or 'none'}.")
     (first, one), (second, other) = maps.items()
     figure = sheet(12, _down(image, 3.4) + 1)
-    figure.suptitle(title)
+    figure.suptitle(wrapped(title, 12))
     cells = list(figure.subplots(1, 3))
     bare(*cells)
-    drawn = [overlay(one, image, region), overlay(other, image, region), overlay(one - other, image, region, True)]
+    drawn = [_over(one, image, region), _over(other, image, region), _over(one - other, image, region, True)]
     for axes, name, picture in zip(cells, (first, second, "difference"), drawn, strict=True):
         axes.imshow(picture)
-        axes.set_title(name)
-    colour_bar(figure, cells[2:], signed=True, ends=(second, first))
+        axes.set_title(wrapped(name, 3.2))
+    colour_bar(figure, cells[2:], signed=True, ends=(wrapped(second, 1.6), wrapped(first, 1.6)))
     return figure
+
+
+def _over(saliency: Tensor, image: Image, region: Region | None, signed: bool = False) -> Image:
+    photograph, place = enlarged(image, saliency, region)
+    return overlay(saliency, photograph, place, signed)
 
 
 def _down(image: Image, across: float) -> float:

@@ -10,7 +10,7 @@ import torch
 from .colours import BIAS, INK, INPUT, REMAINDER
 from .drawing import numbers
 from .presentation import check_sample
-from .sheet import open_frame, sheet
+from .sheet import open_frame, sheet, wrapped
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 PALE = 0.3
 
 
-def decomposition(explanation: Explanation, sample: int = 0) -> Figure:
+def decomposition(explanation: Explanation, sample: int = 0, title: str = "") -> Figure:
     """Draw score = activation part + bias part + remainder as stacked bars over depth; the line is the score.
 
     Depth 0 is the input. Parts against the target hang below zero. Where some of the network's paths pass beside a
@@ -31,6 +31,7 @@ def decomposition(explanation: Explanation, sample: int = 0) -> Figure:
     Args:
         explanation: of any number of spatial axes.
         sample: which image of the explanation.
+        title: shown above the bars, such as the class.
     """
     from matplotlib.patches import Patch
     from matplotlib.ticker import MaxNLocator
@@ -58,6 +59,7 @@ def decomposition(explanation: Explanation, sample: int = 0) -> Figure:
     axes.set(xlabel="layer, from input (0) to output", ylabel="part of the score", xlim=(-0.7, len(depth) - 0.3))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     open_frame(axes)
+    axes.set_title(wrapped(title, 9), fontsize=10)
     figure.legend(handles=keys, loc="outside upper center", ncols=len(keys), frameon=False, fontsize=8)
     return figure
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import matplotlib as mpl
@@ -13,7 +14,7 @@ from torch import Tensor
 from ..errors import InputError
 from ..fusion import by_magnitude
 from .colours import EVIDENCE, INK, SIGNED
-from .overlay import OPACITY, Region, coloured, overlay, picture
+from .overlay import OPACITY, Region, check_photograph, coloured, enlarged, overlay, picture
 from .sheet import open_frame
 
 if TYPE_CHECKING:
@@ -48,7 +49,8 @@ def draw(
     if image is None:
         draw_slice(axes, by_magnitude(saliency[None])[0] if signed else saliency, None, signed)
     else:
-        axes.imshow(overlay(saliency, as_picture(image), region, signed))
+        photograph, place = enlarged(as_picture(image), saliency, region)
+        axes.imshow(overlay(saliency, photograph, place, signed))
 
 
 def draw_slice(
@@ -98,6 +100,8 @@ def one_of_batch(images: Tensor | Image.Image | Sequence[Image.Image] | None, co
     """The image of one sample, of as many images as there are maps."""
     if images is None:
         return None
+    if isinstance(images, (str, Path)):
+        check_photograph(images)
     each = [images] if isinstance(images, Image.Image) else images
     if len(each) != count:
         raise InputError(f"images must be one per map: {count} maps, but got {len(each)} images.")

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 SHOWN = 4
 """Images of a batch; the others are counted."""
 _ROW = "display:flex;gap:1.2em;align-items:flex-start;margin:0.4em 0"
+_CELL = "padding:0.1em 0.6em 0.1em 0;text-align:left"
 _BAR = f"display:inline-block;height:0.7em;background:{WEIGHT}"
 
 
@@ -38,7 +39,7 @@ def summary(explanation: Explanation) -> str:
     more = len(maps) - SHOWN
     if more > 0:
         rows.append(f"<div>and {more} more</div>")
-    return "<div>" + "".join(rows) + "<div><small>.plot(images) draws it over the images</small></div></div>"
+    return "<div>" + "".join(rows) + "<div><small>explanation.plot(images) draws it over the images</small></div></div>"
 
 
 def _map(saliency: Tensor) -> str:
@@ -75,7 +76,7 @@ def _layers(explanation: Explanation, sample: int) -> str:
         size = " x ".join(map(str, layer.map.shape[1:]))
         bar = f'<span style="{_BAR};width:{6 * weight / largest:.2f}em"></span>'
         cells = (f"<code>{escape(layer.name)}</code>", size, f"{weight:.1%}", bar)
-        rows.append(f"<tr>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>")
+        rows.append("<tr>" + "".join(f'<td style="{_CELL}">{cell}</td>' for cell in cells) + "</tr>")
     others = len(explanation.layers) - len(strongest)
     rest = f"<div><small>and {others} layers of less weight</small></div>" if others else ""
     return f"<table>{''.join(rows)}</table>{rest}"

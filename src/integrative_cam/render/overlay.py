@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import InputError, MissingExtraError
@@ -29,6 +30,8 @@ Region = tuple[float, float, float, float]
 OPACITY = 0.85
 COLOUR_KEPT = 0.3
 """Of the photograph: a red cup in full colour would look like evidence."""
+LONGEST = 4096
+"""Pixels of a side that `enlarged` does not go beyond."""
 LIGHT_UNSEEN = 0.4
 """Of the photograph where the network saw nothing: no evidence there is no finding."""
 
@@ -52,6 +55,7 @@ def overlay(
     Raises:
         InputError: not a map of two dimensions, or a region without area.
     """
+    check_photograph(image)
     muted = ImageEnhance.Color(image.convert("RGB")).enhance(COLOUR_KEPT)
     if region is not None:
         light = np.where(seen(image.size, region), 1, LIGHT_UNSEEN)[..., None]
@@ -121,6 +125,39 @@ def placed(
     return np.asarray(found, dtype=np.float64)
 
 
+def check_photograph(image: object) -> None:
+    """Raise InputError unless it is a picture, such as a path is not."""
+    if not isinstance(image, Image.Image):
+        raise InputError(
+            f"image must be a Pillow image, such as integrative_cam.models.read_image(path) gives, but got "
+            f"{type(image).__name__}."
+        )
+
+
+def enlarged(
+    image: Image.Image, saliency: Float[Tensor, "height width"], region: Region | None = None, least: int = 1
+) -> tuple[Image.Image, Region | None]:
+    """A small photograph, each pixel made a square of pixels, and the region in it, so that both can be seen.
+
+    Laid over fewer pixels than it has, a map would lose its maximum between them.
+
+    Args:
+        image: a photograph; returned as it is where the region has about the map's size, or more.
+        saliency: the map.
+        region: where the map lies in it, in pixels of `image`; None: all of it.
+        least: pixels that the shorter side is to have, about.
+    """
+    check_photograph(image)
+    left, top, right, bottom = region or (0, 0, *image.size)
+    height, width = saliency.shape
+    lost = max(width / max(right - left, 1e-6), height / max(bottom - top, 1e-6))
+    times = min(round(max(lost, least / min(image.size))), LONGEST // max(image.size))
+    if times < 2:
+        return image, region
+    larger = image.resize((image.width * times, image.height * times), Image.Resampling.NEAREST)
+    return larger, region and (left * times, top * times, right * times, bottom * times)
+
+
 def seen(size: tuple[int, int], region: Region | None) -> NDArray[np.bool_]:
     """The pixels, by their centres, of a picture of `size` (width, height) that lie in the region."""
     left, top, right, bottom = region or (0, 0, *size)
@@ -149,7 +186,9 @@ def pictures(images: Tensor | Image.Image | Sequence[Image.Image], count: int) -
     if isinstance(images, Tensor):
         found = [picture(image) for image in images]
     else:
-        found = [images] if isinstance(images, Image.Image) else list(images)
+        found = [images] if isinstance(images, (Image.Image, str, Path)) else list(images)
+        for each in found:
+            check_photograph(each)
     if len(found) != count:
         raise InputError(f"overlay needs one image per map: {count} maps, but got {len(found)} images.")
     return found

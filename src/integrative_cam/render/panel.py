@@ -9,7 +9,7 @@ from ..errors import InputError
 from ..fusion import by_magnitude
 from .colours import ACTIVATION, GRADIENT, WEIGHT, WEIGHT_MARKED
 from .drawing import draw
-from .overlay import Region
+from .overlay import Region, check_photograph
 from .plot import draw_beside
 from .presentation import check_sample, presented, presented_layer
 from .sheet import bare, open_frame, sheet
@@ -47,7 +47,8 @@ def panel(
     if explanation.map.ndim != 3:
         raise InputError(f"panel draws maps of two dimensions, but the map is {tuple(explanation.map.shape[1:])}.")
     check_sample(explanation, sample)
-    top = min(max(5.2 * image.height / image.width, 3), 6) + 0.4
+    check_photograph(image)
+    top = min(max(5.2 * image.height / image.width, 2), 6) + 0.4
     heights = [top, 2.5, 2.7] if explanation.layers else [top]
     figure = sheet(12, sum(heights))
     grid = figure.add_gridspec(len(heights), 1, height_ratios=heights)

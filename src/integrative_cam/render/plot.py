@@ -10,7 +10,7 @@ from torch import Tensor
 from .drawing import Seen, as_picture, draw
 from .overlay import Region
 from .presentation import check_sample, presented
-from .sheet import bare, colour_bar, sheet
+from .sheet import bare, colour_bar, sheet, wrapped
 from .space import draw_montage, draw_signal
 
 if TYPE_CHECKING:
@@ -68,7 +68,8 @@ def draw_beside(
         cells[0].imshow(as_picture(image))
         cells[0].set_title("photograph" if isinstance(image, Image.Image) else "input")
     draw(cells[-1], saliency, image, region)
-    cells[-1].set_title(title)
+    # The scale takes its share of the width.
+    cells[-1].set_title(wrapped(title, 0.85 * part.bbox.width / part.dpi / len(cells)))
     colour_bar(part, cells)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import SubFigure
 
 DPI, NOTEBOOK_DPI = 150, 64
+LETTERS = 9.5
+"""Of a title's size that fit into an inch."""
+LINES = 3
 _SALT = "integrative-cam"
 _UNDATED: dict[str, dict[str, Any]] = {
     ".png": {"Software": None},
@@ -54,6 +58,12 @@ def save(figure: Figure, path: str | Path) -> None:
     # TrueType, which journals ask for.
     with mpl.rc_context({"svg.hashsalt": _SALT, "pdf.fonttype": 42}):
         figure.savefig(path, dpi=DPI, metadata=_UNDATED[kind])
+
+
+def wrapped(text: str, inches: float) -> str:
+    """A title in as many lines as it needs, up to LINES, so that it stays within its part of the figure."""
+    filled = textwrap.wrap(text, max(int(inches * LETTERS), 12), max_lines=LINES, placeholder=" …")
+    return "\n".join(filled)
 
 
 def colour_bar(

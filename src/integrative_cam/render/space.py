@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..errors import InputError
 from .drawing import draw_curve, draw_slice, volume_of
-from .sheet import colour_bar, sheet
+from .sheet import colour_bar, sheet, wrapped
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -67,7 +67,7 @@ def draw_signal(part: Figure | SubFigure, saliency: Tensor, signal: Tensor | Non
     """What `curve` shows."""
     axes = part.subplots()
     draw_curve(axes, saliency, signal)
-    axes.set_title(title)
+    axes.set_title(wrapped(title, 8))
     if signal is not None:
         colour_bar(part, [axes])
         if signal.ndim == 2 and len(signal) > 1:
@@ -89,5 +89,5 @@ def draw_montage(
         under = None if scanned is None else scanned.select(axis, at)
         draw_slice(axes, saliency.select(axis, at), under)
         axes.set_title(f"slice {at + 1} of {depth}", fontsize=9)
-    part.suptitle(title)
+    part.suptitle(wrapped(title, 0.9 * part.bbox.width / part.dpi))
     colour_bar(part, cells)

@@ -12,7 +12,7 @@ from ..errors import InputError
 from .colours import INK, REMAINDER, SERIES
 from .drawing import as_picture, draw
 from .presentation import check_sample
-from .sheet import colour_bar, open_frame, sheet
+from .sheet import colour_bar, open_frame, sheet, wrapped
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -46,7 +46,7 @@ def streams(
     if len(images) != len(found.names):
         raise InputError(f"images must be one for each of {', '.join(found.names)}, but got {len(images)}.")
     figure = sheet(max(7.5, 3.2 * len(images) + 1), 8.4)
-    figure.suptitle(title or f"Why {explanation.target_names[sample]}")
+    figure.suptitle(wrapped(title or f"Why {explanation.target_names[sample]}", figure.get_figwidth()))
     grid = figure.add_gridspec(2, 1, height_ratios=[6.4, 0.5 + 0.3 * (len(images) + 2)])
     upper, lower = (figure.add_subfigure(grid[row]) for row in range(2))
     cells = upper.subplots(2, len(images), squeeze=False)

@@ -69,6 +69,11 @@ def cases_of_explanations(folder: Path, truths: Truths) -> tuple[list[Case], lis
     """
     records = sorted(folder.rglob(RECORD))
     if not records:
+        if (folder / "shards").is_dir():
+            raise ExplanationError(
+                f"{folder}: holds no explanation with a {RECORD}, but what icam run wrote: "
+                f"integrative_cam.run.Results({str(folder)!r}) reads it. A report is made of what icam explain wrote."
+            )
         raise ExplanationError(
             f"{folder}: holds no explanation with a {RECORD}; write some with icam explain PHOTOGRAPHS --out {folder}."
         )

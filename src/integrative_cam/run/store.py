@@ -7,6 +7,7 @@ import json
 import os
 import posixpath
 import uuid
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -98,8 +99,8 @@ class Store:
                     for name in sorted(different)
                 )
                 raise InputError(
-                    f"{self.place} holds a run of another command: {changes}. Continue it as it began, or choose "
-                    "another --out."
+                    f"{self.place} holds a run of another command: {changes}.{_meaning(different)} Continue it as it "
+                    "began, or choose another --out."
                 )
             return
         if self.files.exists(self.root) and (not self.files.isdir(self.root) or self._others()):
@@ -132,6 +133,12 @@ class Store:
         if not isinstance(found, dict):
             raise ExplanationError(f"{self.path(MANIFEST)} is no manifest of a run.")
         return found
+
+
+def _meaning(different: Collection[str]) -> str:
+    if "source" in different or "source_fingerprint" not in different:
+        return ""
+    return " The source's images are no longer those of then: some were added, removed or replaced."
 
 
 def _shown(value: Any) -> str:

@@ -45,7 +45,9 @@ def score(output: Any, target: Target, batch: int) -> Scored:
     logits = logits_of(output)
     if logits.ndim == 0 or logits.shape[0] != batch:
         raise OutputError(
-            f"The model's output has shape {tuple(logits.shape)} for {batch} images; its first axis must be the batch."
+            f"The model's output has shape {tuple(logits.shape)} for {batch} images; its first axis must be the "
+            "batch. A model that lists results image by image, as torchvision's detectors do, needs a wrapper that "
+            "returns one tensor."
         )
     targets = _per_sample(target, batch)
     if targets is None:
