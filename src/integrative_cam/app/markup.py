@@ -169,8 +169,8 @@ def curves(found: Sequence[Measured]) -> str:
         for at in (0, 0.5, 1)
     )
     across = "".join(
-        f'<text x="{left + width * at:.1f}" y="{top + height + 13}" text-anchor="middle">{at:.0%}</text>'
-        for at in (0, 0.5, 1)
+        f'<text x="{left + width * at:.1f}" y="{top + height + 13}" text-anchor="{anchor}">{at:.0%}</text>'
+        for at, anchor in ((0, "start"), (0.5, "middle"), (1, "end"))
     )
     rows = "".join(
         f'<tr><th scope="row"><svg class="icam-sample" viewBox="0 0 20 4" aria-hidden="true">'
