@@ -36,7 +36,8 @@ docs: $(VENV)/.docs ## Build the documentation into site/, to be opened at site/
 
 bench: $(VENV)/.dev ## Print taps, completeness errors and the time and memory of a call and of the metrics.
 	$(BIN)/python benchmarks/overview.py
-	$(BIN)/python benchmarks/overview.py --batch 8 --networks resnet50 vgg16 mobilenet_v2 efficientnet_b0
+	$(BIN)/python benchmarks/overview.py --batch 8 --networks resnet50 vgg16 mobilenet_v2 efficientnet-lite0 efficientnet_b0
+	$(BIN)/python benchmarks/forms.py
 	$(BIN)/python benchmarks/memory.py
 	$(BIN)/python benchmarks/metrics.py
 	$(BIN)/python benchmarks/peers.py

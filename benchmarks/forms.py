@@ -13,12 +13,12 @@ import copy
 from collections.abc import Callable
 
 import torch
-from overview import network, ratios
+from overview import LITE, network, ratios
 from torch import Tensor
 
 from integrative_cam import Explanation, IntegrativeCAM
 
-NETWORKS = ("resnet50", "vgg16", "mobilenet_v2", "efficientnet_b0")
+NETWORKS = ("resnet50", "vgg16", "mobilenet_v2", LITE)
 
 
 def forms(name: str, images: Tensor) -> dict[str, Callable[[], Explanation]]:

@@ -1,4 +1,4 @@
-"""Taps, completeness and cost per network, with random weights: the table of docs/performance.md.
+"""Taps, completeness and cost per network: the table of docs/performance.md.
 
     make bench
 
@@ -23,15 +23,21 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from integrative_cam import IntegrativeCAM, __version__, explain, trace
+from integrative_cam.models import load
 
+LITE = "efficientnet-lite0"
 NETWORKS = (
     "resnet18", "vgg11_bn", "densenet121", "googlenet", "squeezenet1_1", "resnet50", "vgg16", "mobilenet_v2",
-    "efficientnet_b0", "inception_v3", "convnext_tiny",
+    LITE, "efficientnet_b0", "inception_v3", "convnext_tiny",
 )  # fmt: skip
 
 
 def network(name: str) -> nn.Module:
-    """A torchvision network with random weights, and biases and batch statistics that are not trivial."""
+    """A torchvision network with random weights, and biases and batch statistics that are not trivial, or the bundled
+    one with its own.
+    """
+    if name == LITE:
+        return load(name).model.eval()
     torch.manual_seed(0)
     options = {"init_weights": False} if name in ("googlenet", "inception_v3") else {}
     model = torchvision.models.get_model(name, weights=None, **options).eval()
@@ -102,12 +108,12 @@ def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=9, help="paired timings per network")
-    parser.add_argument("--networks", nargs="+", default=NETWORKS, help="torchvision names")
+    parser.add_argument("--networks", nargs="+", default=NETWORKS, help=f"torchvision names, or {LITE}")
     parser.add_argument("--batch", type=int, default=1, help="images in a call")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
 
-    title = f"Random weights, {arguments.batch} x 3 x 224 x 224; completeness in float64, time in float32 on one thread"
+    title = f"{arguments.batch} x 3 x 224 x 224; completeness in float64, time in float32 on one thread"
     table = Table(title=title)
     for column in ("network", "taps", "cuts", "bias sites", "|remainder|", "|bypass| at cuts", "call", "bias='none'"):
         table.add_column(column, justify="left" if column == "network" else "right")

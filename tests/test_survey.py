@@ -12,7 +12,8 @@ from typer.testing import CliRunner
 
 from integrative_cam.cli.app import app
 from integrative_cam.cli.survey import counts, isolated
-from integrative_cam.survey import OK, Surveyed, checks, failed, names, noise, prepare, survey
+from integrative_cam.families import names
+from integrative_cam.survey import OK, Surveyed, checks, failed, noise, prepare, survey
 
 TINY = {
     "timm/test_vit": {(10, 10)},
@@ -130,7 +131,7 @@ def test_preparation_draws_what_starts_constant_and_leaves_the_rest() -> None:
 def test_families_of_timm_are_more_than_150_and_found_by_registry() -> None:
     import timm
 
-    from integrative_cam.survey import _timm_family
+    from integrative_cam.families import _timm_family
 
     families = {_timm_family(name) for name in timm.list_models() if not name.startswith("test_")}
     assert len(families) > 150

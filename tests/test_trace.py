@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -368,6 +370,21 @@ def test_an_infinite_feature_map_is_no_map() -> None:
 
     with pytest.raises(OutputError, match="The map of image 1 is undefined: a feature map or its gradient holds inf"):
         explain(Overflowing(), torch.stack([torch.zeros(2, 4, 4), torch.ones(2, 4, 4)]), 0)
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="exceptions take no notes before Python 3.11")
+def test_an_error_of_the_network_notes_what_it_was_given() -> None:
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied") as caught:
+        explain(nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8, 5)), torch.ones(3, 9, 9))
+    assert caught.value.__notes__ == [
+        "The model was given (3, 9, 9), batch first: one image is image[None]."
+    ]
+
+
+def test_a_network_with_its_preprocessing_is_not_the_module() -> None:
+    network = SimpleNamespace(model=nn.Conv2d(3, 4, 3))
+    with pytest.raises(InputError, match=r"but got SimpleNamespace\. Give its \.model\."):
+        explain(network, IMAGES)  # type: ignore[arg-type]
 
 
 def test_results_listed_image_by_image_need_a_wrapper() -> None:

@@ -54,8 +54,11 @@ class IntegrativeCAM:
         unknown = ingredients.keys() - Recipe.__dataclass_fields__.keys()
         if unknown:
             raise RecipeError(
-                f"unknown ingredient {', '.join(sorted(unknown))}; there are {', '.join(Recipe.__dataclass_fields__)}."
+                f"unknown ingredient {', '.join(sorted(unknown))}; there are {', '.join(Recipe.__dataclass_fields__)}. "
+                "Other methods are called by name: method('gradcam')(model, images)."
             )
+        if recipe is not None and not isinstance(recipe, Recipe):
+            raise RecipeError(f"recipe must be a Recipe, such as method('gradcam').recipe, but got {recipe!r}.")
         self.model = model
         self.recipe = Recipe(**{**vars(recipe or Recipe()), **ingredients})
         self.recipe.validate()

@@ -42,8 +42,16 @@ class Call:
         return len(self.leaves[0])
 
     def run(self, model: nn.Module) -> Any:
-        """What the model returns. It is given clones, which it may overwrite."""
-        return model(*map(_cloned, self.args), **_cloned(self.kwargs))
+        """What the model returns. It is given clones, which it may overwrite. Its errors note the inputs' shapes."""
+        try:
+            return model(*map(_cloned, self.args), **_cloned(self.kwargs))
+        except Exception as error:
+            if hasattr(error, "add_note"):  # Python 3.11
+                shapes = ", ".join(str(tuple(leaf.shape)) for leaf in self.leaves)
+                error.add_note(
+                    f"The model was given {shapes}, batch first: one image is image[None]."
+                )
+            raise
 
 
 def call_of(images: Inputs, form: Form, differentiable: bool = False) -> Call:

@@ -86,7 +86,7 @@ def rho_of(
                     "Use readout='sigmoid' or 'exp', or give class indices."
                 )
             score = margin
-        slope, second, third = READOUTS[readout](_double(score))
+        slope, second, third = READOUTS[readout](doubled(score))
     # Nothing is divided by zero, so that no gradient is NaN.
     pole = second == 0
     rho = torch.where(pole, third.sign() * RHO_LIMIT, third / torch.where(pole, 1, second))
@@ -102,7 +102,7 @@ def differentiate(readout: Readout, score: Float[Tensor, "batch"]) -> Derivative
     name = getattr(readout, "__name__", repr(readout))
     keep = torch.is_grad_enabled() and score.requires_grad
     with torch.enable_grad():
-        point = _double(score).clone() if keep else _double(score).detach().clone().requires_grad_()
+        point = doubled(score).clone() if keep else doubled(score).detach().clone().requires_grad_()
         value = readout(point)
         if not isinstance(value, Tensor) or value.shape != point.shape:
             came = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
@@ -139,5 +139,6 @@ def differentiate(readout: Readout, score: Float[Tensor, "batch"]) -> Derivative
     return slope, second, third
 
 
-def _double(score: Tensor) -> Tensor:
+def doubled(score: Tensor) -> Tensor:
+    """In float64, where the device has it."""
     return score if score.device.type == "mps" else score.double()

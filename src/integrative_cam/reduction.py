@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from .evidence import evidence, evidence_and_sums, over, saturated_shift
-from .readout import rho_of
+from .readout import doubled, rho_of
 from .recipe import Recipe
 from .targets import class_scores
 from .traced import BiasSite, Sums, Tap, Trace, with_rest
@@ -97,8 +97,8 @@ def margin(
     """S - logsumexp(all other logits); None where the target is no class. A single logit stands against 0."""
     if index is None:
         return None
-    logits = class_scores(output, "margin").double()
+    logits = doubled(class_scores(output, "margin"))
     if logits.shape[1] == 1:
         return score
     others = logits.scatter(1, index[:, None], float("-inf")).logsumexp(1)
-    return score.double() - others
+    return doubled(score) - others

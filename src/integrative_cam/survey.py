@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from .cam import integrate
-from .errors import CamError, MissingExtraError, first_line
+from .errors import CamError, first_line
 from .explanation import Explanation
+from .families import count
 from .models import build
 from .recipe import Recipe
 from .targets import logits_of
@@ -23,26 +22,8 @@ from .trace import trace
 if TYPE_CHECKING:
     from jaxtyping import Float
 
-SOURCES = ("torchvision", "timm")
 OK = "ok"
 _ROUNDS = 2
-_SIZES = (
-    "zepto",
-    "atto",
-    "femto",
-    "pico",
-    "xxtiny",
-    "xxs",
-    "nano",
-    "xtiny",
-    "xs",
-    "mini",
-    "tiny",
-    "ti",
-    "t",
-    "small",
-    "s",
-)
 
 
 @dataclass(frozen=True)
@@ -85,69 +66,6 @@ def failed(name: str, why: str) -> Surveyed:
     return Surveyed(name, 0, (), False, 0, (), float("nan"), why)
 
 
-def names(source: str, pattern: str = "*", progress: Callable[[int, int], None] = lambda *_: None) -> list[str]:
-    """Networks to survey, smallest first: all of torchvision's classifiers; of timm the smallest of each family.
-
-    A family is what one module of timm defines under one leading word: `byobnet` defines `gernet_s` and `repvgg_a0`.
-    Parameters are counted without making them; of a family of many, among the five that their names call the smallest.
-    `pattern`: a glob over the networks' own names. `progress` is told how many of how many are counted.
-
-    Raises:
-        MissingExtraError: torchvision or timm is not installed.
-    """
-    try:
-        import timm
-        import torchvision
-    except ImportError as error:
-        raise MissingExtraError.of("A survey", "models", error) from error
-    if source == "torchvision":
-        listed = torchvision.models.list_models(module=torchvision.models)
-        family_of: Callable[[str], tuple[str, ...]] = lambda name: (name,)  # noqa: E731
-        size_of: Callable[[str], int] = lambda name: int(  # noqa: E731
-            torchvision.models.get_model_weights(name).DEFAULT.meta["num_params"]
-        )
-    else:
-        # timm's own tests have tiny networks, which are no families.
-        listed = [name for name in timm.list_models() if name.startswith("test_") == pattern.startswith("test_")]
-        family_of = (lambda name: (name,)) if pattern.startswith("test_") else _timm_family
-        size_of = _timm_size
-    families: dict[tuple[str, ...], list[str]] = {}
-    for name in listed:
-        if fnmatchcase(name, pattern):
-            families.setdefault(family_of(name), []).append(name)
-    sized: list[tuple[int, str]] = []
-    for done, members in enumerate(families.values()):
-        progress(done, len(families))
-        sized.append(min((size_of(name), name) for name in sorted(members, key=_called_small)[:5]))
-    return [f"{source}/{name}" for _, name in sorted(sized)]
-
-
-def _called_small(name: str) -> tuple[int, int, str]:
-    """A key that sorts names by their words of size, then by their first number."""
-    number = re.search(r"\d+", name)
-    words = [_SIZES.index(word) for word in re.split(r"[_\d]+", name) if word in _SIZES]
-    return min(words, default=len(_SIZES)), int(number.group()) if number else 0, name
-
-
-def _timm_family(name: str) -> tuple[str, ...]:
-    import timm
-
-    module = timm.model_entrypoint(name).__module__.rpartition(".")[2]
-    word = re.match(r"[a-z]*", name)
-    return module, word.group() if word else name
-
-
-def _timm_size(name: str) -> int:
-    import timm
-
-    try:
-        with torch.device("meta"):
-            return _count(timm.create_model(name))
-    except (NotImplementedError, RuntimeError):
-        # A few read values while they are made, which takes memory that holds some.
-        return _count(timm.create_model(name))
-
-
 def survey(name: str, seed: int = 0) -> Surveyed:
     """Explain a network by name with random weights at its own input size, and check the map; see `checks`.
 
@@ -167,11 +85,11 @@ def survey(name: str, seed: int = 0) -> Surveyed:
         verdict, explanation = checks(model, first, second)
         ratio = _ratio(model, first)
     except Exception as error:  # whatever a network raises is its verdict
-        return replace_verdict(name, model, size, f"{type(error).__name__}: {first_line(error)}")
+        return unexplained(name, model, size, f"{type(error).__name__}: {first_line(error)}")
     spaces = dict.fromkeys(tuple(layer.map.shape[1:]) for layer in explanation.layers)
     return Surveyed(
         name=name,
-        parameters=_count(model),
+        parameters=count(model),
         size=size,
         convolutional=_convolutional(model),
         taps=len(explanation.layers),
@@ -181,9 +99,9 @@ def survey(name: str, seed: int = 0) -> Surveyed:
     )
 
 
-def replace_verdict(name: str, model: nn.Module, size: tuple[int, ...], verdict: str) -> Surveyed:
+def unexplained(name: str, model: nn.Module, size: tuple[int, ...], verdict: str) -> Surveyed:
     """The row of a network that was built and then failed."""
-    return Surveyed(name, _count(model), size, _convolutional(model), 0, (), float("nan"), verdict)
+    return Surveyed(name, count(model), size, _convolutional(model), 0, (), float("nan"), verdict)
 
 
 def noise(size: tuple[int, ...], seed: int) -> Float[Tensor, "1 channel *space"]:
@@ -311,10 +229,6 @@ def _timed(run: Callable[[], Any]) -> float:
     start = time.perf_counter()
     run()
     return time.perf_counter() - start
-
-
-def _count(model: nn.Module) -> int:
-    return sum(values.numel() for values in model.parameters())
 
 
 def _convolutional(model: nn.Module) -> bool:

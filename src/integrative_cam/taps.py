@@ -7,11 +7,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
-from typing import Literal, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 from .errors import TapError
 
-Policy = Literal["activations", "stages", "last"]
 POLICIES: dict[str, str] = {
     "activations": "the output of every nonlinearity with a spatial extent",
     "stages": "the last of them at each resolution",

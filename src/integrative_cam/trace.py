@@ -279,7 +279,8 @@ def _hidden(capture: Capture) -> str:
 
 def _check(model: Any) -> None:
     if not isinstance(model, nn.Module):
-        raise InputError(f"model must be a torch.nn.Module, but got {type(model).__name__}.")
+        inside = " Give its .model." if isinstance(getattr(model, "model", None), nn.Module) else ""
+        raise InputError(f"model must be a torch.nn.Module, but got {type(model).__name__}.{inside}")
     if isinstance(model, torch.jit.ScriptModule):
         raise InputError(
             "model is a TorchScript module, whose feature maps cannot be seen. Give the Python module that it was "

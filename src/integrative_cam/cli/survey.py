@@ -18,7 +18,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from .. import __version__
 from ..errors import InputError
-from ..survey import SOURCES, Surveyed, failed, names, survey
+from ..families import SOURCES, names
+from ..survey import Surveyed, failed, survey
 
 FORMATS = (".csv", ".md")
 
