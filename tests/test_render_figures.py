@@ -141,6 +141,8 @@ def test_streams_show_each_input_its_share_and_its_part() -> None:
     assert sum(bars) == pytest.approx(float(found.score), rel=1e-3)
     with pytest.raises(InputError, match="one for each of infrared, visible, but got 1"):
         streams(found, [images[0][0]])
+    with pytest.raises(InputError, match=r"one sample \(channel, height, width\), but got shape \(1, "):
+        streams(found, images)
     with pytest.raises(InputError, match="this one has one: use `plot`"):
         streams(explained(2)[0], [])
 

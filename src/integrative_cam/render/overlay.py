@@ -196,6 +196,8 @@ def pictures(images: Tensor | Image.Image | Sequence[Image.Image], count: int) -
 
 def picture(image: Float[Tensor, "channel height width"]) -> Image.Image:
     """A tensor as a picture, stretched to the full range of brightness; grey unless it has three channels."""
+    if image.ndim != 3:
+        raise InputError(f"image must be one sample (channel, height, width), but got shape {tuple(image.shape)}.")
     values = image.detach().float().cpu()
     values = values if len(values) == 3 else values.mean(0, keepdim=True).expand(3, -1, -1)
     low, high = values.min(), values.max()
