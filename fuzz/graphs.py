@@ -50,12 +50,10 @@ GRAPHS = [graph(), graph(("h", "w")), graph((10**9, 10**9)), graph((8, 8), "[" *
 def attempt(data: bytes) -> None:
     """Alter the graph or the file beside it; a network that comes out prepares a photograph."""
     choices = harness.chosen(data)
-    content = bytearray(choices.PickValueInList(GRAPHS))
+    content = choices.PickValueInList(GRAPHS)
     SIDECAR.unlink(missing_ok=True)
     if choices.ConsumeBool():
-        for _ in range(choices.ConsumeIntInRange(0, 6)):
-            at = choices.ConsumeIntInRange(0, len(content))
-            content[at : at + choices.ConsumeIntInRange(0, 3)] = choices.ConsumeBytes(choices.ConsumeIntInRange(0, 3))
+        content = harness.spoiled(content, choices)
     else:
         SIDECAR.write_bytes(harness.altered(RIGHT, choices))
     if choices.ConsumeIntInRange(0, 20) == 0:

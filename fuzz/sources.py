@@ -6,7 +6,6 @@ import io
 import json
 import shutil
 import tarfile
-from typing import Any
 
 import harness
 import pyarrow as pa
@@ -72,15 +71,14 @@ def attempt(data: bytes) -> None:
     shutil.rmtree(FOLDER, ignore_errors=True)
     FOLDER.mkdir()
     (FOLDER / "a.png").write_bytes(picture())
-    content = _altered(RIGHT[kind], choices)
+    content = harness.spoiled(RIGHT[kind], choices)
     if kind == "saved":
         place = FOLDER / "data"
         place.mkdir()
         (place / "data-00000.arrow").write_bytes(content)
         state = json.dumps(STATE).encode()
-        (place / "state.json").write_bytes(
-            harness.altered(STATE, choices) if choices.ConsumeBool() else _altered(state, choices)
-        )
+        state = harness.altered(STATE, choices) if choices.ConsumeBool() else harness.spoiled(state, choices)
+        (place / "state.json").write_bytes(state)
     else:
         place = FOLDER / kind
         if kind.endswith(".parquet") and choices.ConsumeBool():
@@ -94,16 +92,6 @@ def attempt(data: bytes) -> None:
             for _, item in zip(range(4), items, strict=False):
                 if not item.place.startswith(("http", "ftp", "s3", "gs")):
                     decode([item], HOW)
-
-
-def _altered(content: bytes, choices: Any) -> bytes:
-    changed = bytearray(content)
-    for _ in range(choices.ConsumeIntInRange(0, 6)):
-        at = choices.ConsumeIntInRange(0, len(changed))
-        changed[at : at + choices.ConsumeIntInRange(0, 12)] = choices.ConsumeBytes(choices.ConsumeIntInRange(0, 12))
-    if choices.ConsumeIntInRange(0, 9) == 0:
-        changed = bytearray(choices.ConsumeBytes(choices.remaining_bytes()))
-    return bytes(changed)
 
 
 if __name__ == "__main__":

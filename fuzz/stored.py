@@ -72,31 +72,22 @@ def explanation(choices: Any) -> None:
     """`Explanation.load`."""
     folder = harness.WORK / "altered"
     shutil.copytree(SAVED, folder, dirs_exist_ok=True)
-    if choices.ConsumeBool():
-        _altered_json(folder / "manifest.json", choices)
-    else:
-        _altered_bytes(folder / "arrays.safetensors", choices)
+    _alter(folder / choices.PickValueInList(["manifest.json", "arrays.safetensors"]), choices)
     found = Explanation.load(folder)
     repr(found), found.weights, found.completeness.remainder
 
 
 def results(choices: Any) -> None:
     """`Results` and all of its rows."""
-    for place, content in (
-        ("manifest.json", json.dumps(MANIFEST).encode()),
-        ("done/0000000.json", json.dumps(PART).encode()),
-    ):
+    files = {
+        "manifest.json": json.dumps(MANIFEST).encode(),
+        "done/0000000.json": json.dumps(PART).encode(),
+        "shards/0000000-0000.parquet": SHARD,
+    }
+    for place, content in files.items():
         (RUN / place).parent.mkdir(parents=True, exist_ok=True)
         (RUN / place).write_bytes(content)
-    (RUN / "shards").mkdir(exist_ok=True)
-    (RUN / "shards" / "0000000-0000.parquet").write_bytes(SHARD)
-    what = choices.ConsumeIntInRange(0, 2)
-    if what == 0:
-        _altered_json(RUN / "manifest.json", choices)
-    elif what == 1:
-        _altered_json(RUN / "done" / "0000000.json", choices)
-    else:
-        _altered_bytes(RUN / "shards" / "0000000-0000.parquet", choices)
+    _alter(RUN / choices.PickValueInList(list(files)), choices)
     found = Results(str(RUN))
     found.failures, found.layers, found.table()
     for row in range(min(len(found), 3)):
@@ -110,31 +101,15 @@ def report(choices: Any) -> None:
     Image.new("RGB", (8, 8)).save(folder / "overlay.png")
     shutil.copytree(SAVED, folder / "explanation", dirs_exist_ok=True)
     (folder / "record.json").write_text(json.dumps(RECORD))
-    what = choices.ConsumeIntInRange(0, 2)
-    if what == 0:
-        _altered_json(folder / "record.json", choices)
-    elif what == 1:
-        _altered_bytes(folder / "overlay.png", choices)
-    else:
-        _altered_bytes(folder / "explanation" / "arrays.safetensors", choices)
+    _alter(folder / choices.PickValueInList(["record.json", "overlay.png", "explanation/arrays.safetensors"]), choices)
     cases_of_explanations(REPORT, read_truth(None))
 
 
-def _altered_json(file: Path, choices: Any) -> None:
-    if choices.ConsumeIntInRange(0, 3):
+def _alter(file: Path, choices: Any) -> None:
+    if file.suffix == ".json" and choices.ConsumeIntInRange(0, 3):
         file.write_bytes(harness.altered(json.loads(file.read_text()), choices))
     else:
-        _altered_bytes(file, choices)
-
-
-def _altered_bytes(file: Path, choices: Any) -> None:
-    content = bytearray(file.read_bytes())
-    for _ in range(choices.ConsumeIntInRange(0, 8)):
-        place = choices.ConsumeIntInRange(0, len(content))
-        content[place : place + choices.ConsumeIntInRange(0, 4)] = choices.ConsumeBytes(choices.ConsumeIntInRange(0, 4))
-    if choices.ConsumeIntInRange(0, 9) == 0:
-        content = bytearray(choices.ConsumeBytes(choices.remaining_bytes()))
-    file.write_bytes(content)
+        file.write_bytes(harness.spoiled(file.read_bytes(), choices))
 
 
 if __name__ == "__main__":

@@ -98,6 +98,11 @@ def test_localisation_is_of_the_target_in_the_regions() -> None:
         evaluate(MODEL, IMAGES, method("layercam"), ["maxboxacc"], regions=Regions(masks))
 
 
+def test_a_target_that_is_no_class_has_no_probability() -> None:
+    with pytest.raises(InputError, match="target must be None, a class index or one per image"):
+        evaluate(MODEL, IMAGES, method("gradcam"), ["insertion"], target=lambda output: output[0] - output[1])
+
+
 def test_unknown_metrics() -> None:
     with pytest.raises(RecipeError, match=r"metric must be one of .* but got 'deletoin'. Did you mean 'deletion'"):
         evaluate(MODEL, IMAGES, method("gradcam"), ["insertion", "deletoin"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import sys
 import urllib.error
 from pathlib import Path
 from typing import Any
@@ -251,6 +252,18 @@ def test_a_module_of_a_file_says_what_is_assumed_of_it(tmp_path: Path) -> None:
     (note,) = load(f"{tmp_path}/mine.py:plain").notes
     assert "cropped to 224 x 224 and normalised as for ImageNet" in note
     assert load(f"{tmp_path}/mine.py:whole").notes == ()
+
+
+def test_a_file_with_a_dataclass_is_imported_and_hides_no_module(tmp_path: Path) -> None:
+    """A dataclass whose annotations are strings asks for the module of its name."""
+    for name in ("sizes.py", "timm.py"):
+        (tmp_path / name).write_text(
+            "from __future__ import annotations\nfrom dataclasses import dataclass\nfrom torch import nn\n"
+            "@dataclass\nclass Sizes:\n    kernel: int = 1\n"
+            "def make(): return nn.Conv2d(3, 2, Sizes().kernel)\n"
+        )
+        assert isinstance(load(f"{tmp_path / name}:make").model, nn.Conv2d)
+    assert sys.modules["timm"] is timm
 
 
 def test_a_file_of_weights_is_no_network(tmp_path: Path) -> None:

@@ -132,15 +132,16 @@ def test_greyscale_onnx_gets_one_channel(tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", ["onnx", "pt2"])
 def test_the_file_beside_it_says_the_rest(kind: str, tmp_path: Path) -> None:
     placed = {"resize": 32, "crop": SIZE, "interpolation": "bicubic"}
-    given = placed | {"mean": [0.5, 0.4, 0.3], "std": [0.2, 0.1, 1], "labels": ["a", "b", "c", "d"]}
-    (tmp_path / "net.json").write_text(json.dumps(given))
+    given = placed | {"mean": [0.5, 0.4, 0.3], "std": [0.2, 0.1, 1], "labels": ["a", "b", "c", "é"]}
+    # As some editors save it: UTF-8 with a mark at its beginning.
+    (tmp_path / "net.json").write_text(json.dumps(given, ensure_ascii=False), "utf-8-sig")
     if kind == "onnx":
         name = str(write_onnx(tmp_path / "net.onnx", small(), metadata={"labels": '["w", "x", "y", "z"]'}))
     else:
         name = write_exported(tmp_path / "net.pt2", small(), (1, 3, *SIZE))
     network = load(name)
     assert network.preprocessing == Preprocessing(32, SIZE, "bicubic", (0.5, 0.4, 0.3), (0.2, 0.1, 1.0))
-    assert network.labels == ("a", "b", "c", "d")
+    assert network.labels == ("a", "b", "c", "é")
     assert network.notes == ()
 
 

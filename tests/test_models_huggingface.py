@@ -8,6 +8,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -99,7 +100,7 @@ def test_folders_that_cannot_be_loaded(folder: Path, tmp_path: Path) -> None:
     name = f"hf/{folder}"
     # A copy: tensors may lie in the file, which is written over below.
     weights = copy.deepcopy(load(name).model.state_dict())
-    for missing in ("./nowhere", "/nowhere/at/all", "nowhere", "a/b/c"):
+    for missing in ("./nowhere", "/nowhere/at/all", "nowhere", "a/b/c", "~no-such-user/at"):
         with pytest.raises(ModelError, match=r"no such folder, and a repository of the hub is OWNER/REPOSITORY"):
             load(f"hf/{missing}")
     (tmp_path / "empty").mkdir()
@@ -247,6 +248,25 @@ def test_a_hub_that_answers_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
         raise KeyboardInterrupt
     assert huggingface_hub.constants.HF_HUB_OFFLINE is True
     assert len(asked) == 1
+
+
+def test_threads_do_not_leave_the_hub_switched_off(no_network: Path) -> None:
+    """Two loads at once: the second must not keep the first one's switch for the user's."""
+    entered, leave = threading.Event(), threading.Event()
+
+    def load_too() -> None:
+        with hub_or_cache():
+            entered.set()
+            leave.wait(10)
+
+    other = threading.Thread(target=load_too)
+    with hub_or_cache():
+        other.start()
+        entered.wait(0.2)
+    leave.set()
+    other.join()
+    assert entered.is_set()
+    assert huggingface_hub.constants.HF_HUB_OFFLINE is False
 
 
 def test_without_transformers_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -173,6 +173,7 @@ def test_hugging_face_outputs_keep_their_attributes() -> None:
         (lambda: part(2, 0)((STEPS, STEPS)), "key 2 names no part of .* a tuple of 2"),
         (lambda: part("shape", 0)(STEPS), r"key 'shape' names no part of .* a tensor of shape \(2, 3\)"),
         (lambda: part("b", 0)(Record(STEPS, "")), "Record with 'scores', 'names'"),
+        (lambda: part("b", 0)(0.5), "a sample's output, which is float"),
         (lambda: part("a", "b"), "of must be a class index or a callable, but got 'b'"),
     ],
 )

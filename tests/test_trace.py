@@ -376,9 +376,7 @@ def test_an_infinite_feature_map_is_no_map() -> None:
 def test_an_error_of_the_network_notes_what_it_was_given() -> None:
     with pytest.raises(RuntimeError, match="shapes cannot be multiplied") as caught:
         explain(nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8, 5)), torch.ones(3, 9, 9))
-    assert caught.value.__notes__ == [
-        "The model was given (3, 9, 9), batch first: one image is image[None]."
-    ]
+    assert caught.value.__notes__ == ["The model was given (3, 9, 9), batch first: one image is image[None]."]
 
 
 def test_a_network_with_its_preprocessing_is_not_the_module() -> None:

@@ -58,7 +58,8 @@ class Case:
 
     @cached_property
     def index(self) -> Int[Tensor, "batch"]:
-        assert self.explanation.target is not None
+        if self.explanation.target is None:
+            raise InputError("target must be None, a class index or one per image, but the method explained no class.")
         return self.explanation.target
 
     @property
@@ -241,7 +242,7 @@ def evaluate(
 
     Raises:
         RecipeError: an unknown metric.
-        InputError: a metric of localisation without regions, or `maxboxacc` without boxes.
+        InputError: a target that is no class, a metric of localisation without regions, or `maxboxacc` without boxes.
         CamError: see `explain` and `faithfulness`.
     """
     if not metrics:

@@ -11,6 +11,7 @@ from torch import Tensor
 from ..blocks import wide
 from ..errors import InputError, MissingExtraError
 from ..targets.detection import overlap
+from ..targets.regions import inside_boxes
 from .perturbation import check_maps, order
 
 if TYPE_CHECKING:
@@ -37,14 +38,9 @@ def mask_of_boxes(boxes: Float[Tensor, "box 4"], size: tuple[int, int]) -> Bool[
             f"boxes must have shape (box, 4): left, top, right, bottom, but got {tuple(boxes.shape)}; "
             "call it once per image."
         )
-    left, top, right, bottom = wide(boxes).T[:, :, None]
-    if not ((right > left) & (bottom > top)).all():
+    if not (boxes[:, 2:] > boxes[:, :2]).all():
         raise InputError(f"boxes must have right > left and bottom > top, but got {boxes.tolist()}.")
-    y = torch.arange(size[0], device=boxes.device) + 0.5
-    x = torch.arange(size[1], device=boxes.device) + 0.5
-    rows, columns = (top <= y) & (y < bottom), (left <= x) & (x < right)
-    inside: Tensor = rows[:, :, None] & columns[:, None, :]
-    return inside.any(0)
+    return inside_boxes(wide(boxes), size).any(0)
 
 
 def pointing(

@@ -20,7 +20,7 @@ from ..guard import preserved_randomness, unwrapped
 from ..methods import Explainer
 from .perturbation import check_maps
 from .probabilities import TargetIndex
-from .simplicity import coherency
+from .simplicity import check_alike, coherency
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -93,10 +93,7 @@ def rank_correlation(
     """
     check_maps(maps)
     check_maps(others)
-    if maps.shape != others.shape:
-        raise InputError(
-            f"maps and others must have one shape, but have {tuple(maps.shape)} and {tuple(others.shape)}."
-        )
+    check_alike("maps", maps, "others", others)
     # Pearson's correlation of the ranks, from (r + 1) / 2.
     return 2 * coherency(_ranks(maps), _ranks(others)) - 1
 

@@ -14,7 +14,7 @@ from .perturbation import check_together, imputed, order
 from .probabilities import TargetIndex, target_probabilities
 
 if TYPE_CHECKING:
-    from jaxtyping import Float, Int
+    from jaxtyping import Float
 
 SHARES = (0.2, 0.4, 0.6, 0.8)
 """The shares of pixels that ROAD removes: the percentiles 80, 60, 40 and 20 of a map."""
@@ -49,8 +49,7 @@ def road_morf(
         InputError: an argument cannot be used as given, or the model has fewer than two classes.
         OutputError, TargetError: the model's output has no logits, is not finite, or has several values per class.
     """
-    check_together(images, maps, dims=2)
-    return _road(model, images, order(maps), target_index, shares, noise, generator, batch_size)
+    return _road(model, images, maps, target_index, shares, noise, generator, batch_size, most=True)
 
 
 def road_lerf(
@@ -64,8 +63,7 @@ def road_lerf(
     batch_size: int = 32,
 ) -> Float[Tensor, "batch"]:
     """The same with the least relevant pixels imputed: ROAD's LeRF. Higher is better."""
-    check_together(images, maps, dims=2)
-    return _road(model, images, order(maps).flip(1), target_index, shares, noise, generator, batch_size)
+    return _road(model, images, maps, target_index, shares, noise, generator, batch_size, most=False)
 
 
 def road_combined(
@@ -87,17 +85,20 @@ def road_combined(
 def _road(
     model: nn.Module,
     images: Tensor,
-    positions: Int[Tensor, "batch position"],
+    maps: Tensor,
     target_index: TargetIndex,
     shares: Sequence[float],
     noise: float,
     generator: torch.Generator | None,
     batch_size: int,
+    most: bool,
 ) -> Tensor:
+    check_together(images, maps, dims=2)
     if not shares or not all(0 < share < 1 for share in shares):
         raise InputError(f"shares must hold at least one number above 0 and below 1, but got {shares!r}.")
-    pixels = positions.shape[1]
-    ranks = positions.argsort(1).reshape(len(images), *images.shape[2:])
+    pixels = maps[0].numel()
+    first = order(maps) if most else order(maps).flip(1)
+    ranks = first.argsort(1).reshape(maps.shape)
     counts = torch.tensor([min(round(share * pixels), pixels - 1) for share in shares], device=images.device)
 
     def perturb(image: Tensor, point: Tensor) -> Tensor:

@@ -67,7 +67,7 @@ def coherency(
     """
     check_maps(maps)
     check_maps(maps_of_masked_images)
-    _same("maps", maps, "maps_of_masked_images", maps_of_masked_images)
+    check_alike("maps", maps, "maps_of_masked_images", maps_of_masked_images)
     product = _standardised(maps) * _standardised(maps_of_masked_images)
     return (product.sum(1).clamp(-1, 1) + 1) / 2
 
@@ -121,7 +121,7 @@ def _harmonic_mean(*parts: Float[Tensor, "batch"]) -> Float[Tensor, "batch"]:
 
 
 def _part(name: str, values: Tensor, first: Tensor, low: float, high: float) -> None:
-    _same("the first part", first, name, values)
+    check_alike("the first part", first, name, values)
     if not ((values >= low) & (values <= high)).all():
         raise InputError(
             f"{name} must lie in [{low}, {high}], but reaches from {values.min():.4g} to {values.max():.4g}; "
@@ -129,7 +129,8 @@ def _part(name: str, values: Tensor, first: Tensor, low: float, high: float) -> 
         )
 
 
-def _same(first: str, left: Tensor, second: str, right: Tensor) -> None:
+def check_alike(first: str, left: Tensor, second: str, right: Tensor) -> None:
+    """Raise InputError unless both have one shape."""
     if left.shape != right.shape:
         raise InputError(
             f"{first} and {second} must have one shape, but have {tuple(left.shape)} and {tuple(right.shape)}."

@@ -73,8 +73,7 @@ def paired_difference(
     Raises:
         InputError: left and right differ in length, or as for `bootstrap_mean`.
     """
-    _check_pairs(left, right)
-    return bootstrap_mean(left.detach().cpu().double() - right.detach().cpu().double(), resamples, level, seed)
+    return bootstrap_mean(_difference(left, right), resamples, level, seed)
 
 
 def win_rate(
@@ -91,9 +90,7 @@ def win_rate(
     Raises:
         InputError: as for `paired_difference`.
     """
-    _check_pairs(left, right)
-    ahead = (left.detach().cpu().double() - right.detach().cpu().double()).sign()
-    return bootstrap_mean((1 + ahead) / 2, resamples, level, seed)
+    return bootstrap_mean((1 + _difference(left, right).sign()) / 2, resamples, level, seed)
 
 
 def mean_rank(table: Float[Tensor, "case method"]) -> Float[Tensor, "method"]:
@@ -115,13 +112,14 @@ def mean_rank(table: Float[Tensor, "case method"]) -> Float[Tensor, "method"]:
     return (1 + before + (equal - 1) / 2).mean(0)
 
 
-def _check_pairs(left: Tensor, right: Tensor) -> None:
+def _difference(left: Tensor, right: Tensor) -> Float[Tensor, "image"]:
     _check("left", left)
     _check("right", right)
     if len(left) != len(right):
         raise InputError(
             f"left and right must hold the same images in the same order, but have {len(left)} and {len(right)} values."
         )
+    return left.detach().cpu().double() - right.detach().cpu().double()
 
 
 def _check(argument: str, values: Tensor) -> None:

@@ -62,10 +62,7 @@ def tidy(rows: Iterable[Mapping[str, Any]]) -> pl.DataFrame:
         for number, row in enumerate(group):
             hits[number, row["hits"]] = True
         _, best = max_box_accuracy(hits)
-        plain += [
-            {**{name: row[name] for name in SCHEMA if name != "value"}, "value": float(hit)}
-            for row, hit in zip(group, hits[:, best].tolist(), strict=True)
-        ]
+        plain += [{**row, "value": float(hit)} for row, hit in zip(group, hits[:, best].tolist(), strict=True)]
     return polars.DataFrame(plain, schema=dict(SCHEMA), orient="row").sort(
         "model", "image", "object", maintain_order=True
     )

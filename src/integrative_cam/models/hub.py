@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 TIMEOUT = 5.0
 """Seconds that the hub has to answer."""
+
+_one_at_a_time = threading.RLock()
 
 
 @contextmanager
@@ -14,17 +17,18 @@ def hub_or_cache() -> Iterator[None]:
     """Within, a hub that does not answer is not asked again: the cache serves, or loading fails at once.
 
     huggingface_hub itself asks six times with growing pauses, half a minute per file. Its own switch for working
-    offline is set meanwhile, so other threads that ask the hub at that moment see it as well.
+    offline is set meanwhile, so other code that asks the hub at that moment sees it as well. A second thread waits: it
+    would take the switch for the user's, and leave it on.
     """
     from huggingface_hub import constants
 
-    before = constants.HF_HUB_OFFLINE
-    if not before:
-        constants.HF_HUB_OFFLINE = not _answers(constants.ENDPOINT)
-    try:
-        yield
-    finally:
-        constants.HF_HUB_OFFLINE = before
+    with _one_at_a_time:
+        before = constants.HF_HUB_OFFLINE
+        constants.HF_HUB_OFFLINE = before or not _answers(constants.ENDPOINT)
+        try:
+            yield
+        finally:
+            constants.HF_HUB_OFFLINE = before
 
 
 def _answers(address: str) -> bool:

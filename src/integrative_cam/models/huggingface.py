@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os.path
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -44,7 +45,7 @@ def huggingface(short: str) -> Source:
     except ImportError as error:
         raise MissingExtraError.of(f"model 'hf/{short}'", "hf", error) from error
     name = f"hf/{short}"
-    folder = Path(short).expanduser()
+    folder = Path(os.path.expanduser(short))  # noqa: PTH111 - Path's own fails where there is no such user
     if not is_folder(folder) and (short.startswith((".", "/", "~")) or short.count("/") != 1):
         raise ModelError(f"model {name!r}: no such folder, and a repository of the hub is OWNER/REPOSITORY.")
 
@@ -195,7 +196,7 @@ def _said(name: str) -> Iterator[None]:
     """Whatever goes wrong as one line."""
     try:
         yield
-    except (ModelError, MissingExtraError):
+    except ModelError:
         raise
     except Exception as error:  # hubs, files and configurations fail in many ways
         raise ModelError(f"{name}: could not be loaded ({type(error).__name__}: {first_line(error)})") from error

@@ -99,10 +99,7 @@ def read_classes(path: str | Path) -> Int[Tensor, "height width"]:
 
 def upright(image: Image.Image) -> Image.Image:
     """The image as 8-bit RGB, turned upright by its EXIF orientation; transparency over white."""
-    return _rgb(ImageOps.exif_transpose(image))
-
-
-def _rgb(image: Image.Image) -> Image.Image:
+    image = ImageOps.exif_transpose(image)
     if image.mode in ("I;16", "I;16B", "I;16L", "I;16N", "I"):
         # 16-bit greyscale; Pillow's own conversion would clip at 255.
         return Image.fromarray((np.asarray(image) // 257).clip(0, 255).astype(np.uint8)).convert("RGB")
@@ -152,7 +149,6 @@ class Preprocessing:
                 f"image must be a Pillow image, such as read_image(path) gives, but got {type(image).__name__}."
             )
         width, height = image.size
-        crop_height, crop_width = self.crop
         scaled, (left, top, right, bottom) = self._placed(image.size)
         resample = Image.Resampling[self.interpolation.upper()]
         seen = (
@@ -160,7 +156,7 @@ class Preprocessing:
             .resize(scaled, resample)
             .crop((left, top, right, bottom))
         )
-        values = torch.from_numpy(np.array(seen, dtype=np.float32) / 255).reshape(crop_height, crop_width, -1)
+        values = torch.from_numpy(np.array(seen, dtype=np.float32) / 255).reshape(*self.crop, -1)
         mean, std = torch.tensor(self.mean), torch.tensor(self.std)
         across, down = width / scaled[0], height / scaled[1]
         region = (left * across, top * down, right * across, bottom * down)

@@ -20,8 +20,6 @@ TASKS: Mapping[str, str] = {
     "fastestdet": "boxes, in FastestDet's layout",
 }
 """What the numbers that a network gives mean."""
-
-
 LISTED = 12
 """Classes at most that an error names all of."""
 SUGGESTED = 3

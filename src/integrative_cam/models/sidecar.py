@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
@@ -15,6 +15,7 @@ from .network import TASKS
 EXTREME = 1e6
 """No mean or deviation of pixels is larger, no deviation smaller than its inverse."""
 FIELDS = ("resize", "crop", "interpolation", "mean", "std", "squash", "labels", "task")
+_PLAIN: Mapping[str, Any] = {"interpolation": "bilinear", "squash": False, "labels": [], "task": "classification"}
 
 
 @dataclass(frozen=True)
@@ -42,40 +43,40 @@ def read_sidecar(file: Path, channels: int, size: tuple[int | None, int | None])
         ModelError: not such an object, or a size that the network does not take.
     """
     path = file.with_suffix(".json")
-    given = _read(path) if path.exists() else {}
-    crop = _fixed(size, path) if given.get("crop") is None else _pair(given["crop"], path)
+    stated = _read(path) if path.exists() else {}
+    crop = _fixed(size, path) if stated.get("crop") is None else _pair(stated["crop"], path)
     if crop[0] * crop[1] > MAX_PIXELS:
         raise ModelError(
             f"{file}: takes images of {crop[0]} x {crop[1]} pixels, which is over {MAX_PIXELS // 10**6} megapixels."
         )
     if any(own is not None and own != wanted for own, wanted in zip(size, crop, strict=True)):
         raise ModelError(f"{path}: crop is {list(crop)}, but {file.name} takes {list(size)} (height, width).")
-    plain = Preprocessing(crop=crop, resize=crop, mean=(0.0,) * channels, std=(1.0,) * channels)
-    changes: dict[str, Any] = {key: given[key] for key in ("interpolation", "squash") if key in given}
-    if "resize" in given:
-        changes["resize"] = given["resize"] if _is_side(given["resize"]) else _pair(given["resize"], path)
-    changes |= {key: _numbers(given[key], channels, key, path) for key in ("mean", "std") if key in given}
-    if changes.get("interpolation", "bilinear") not in get_args(Interpolation):
+    given = {"resize": crop, "mean": [0.0] * channels, "std": [1.0] * channels, **_PLAIN, **stated}
+    resize = given["resize"] if _is_side(given["resize"]) else _pair(given["resize"], path)
+    mean, std = (_numbers(given[key], channels, key, path) for key in ("mean", "std"))
+    if given["interpolation"] not in get_args(Interpolation):
         raise ModelError(f"{path}: interpolation must be one of {', '.join(get_args(Interpolation))}.")
-    notes = []
-    if "mean" not in given and "std" not in given:
-        notes.append(
-            f"{file.name} does not say how its input is normalised: pixels / 255 are taken as they are. If it was "
-            f'trained otherwise, say so in {path.name} beside it: {{"mean": [...], "std": [...], "labels": [...]}}.'
-        )
-    if not isinstance(changes.get("squash", False), bool):
+    if not isinstance(given["squash"], bool):
         raise ModelError(f"{path}: squash must be true or false, but got {given['squash']!r}.")
-    if given.get("task", "classification") not in list(TASKS):
+    if given["task"] not in list(TASKS):
         raise ModelError(f"{path}: task must be one of {', '.join(TASKS)}, but got {given['task']!r}.")
-    if not isinstance(given.get("labels", []), list):
+    if not isinstance(given["labels"], list):
         raise ModelError(f"{path}: labels must be a list of names, but got {type(given['labels']).__name__}.")
-    labels = tuple(map(str, given.get("labels", ())))
-    return Sidecar(replace(plain, **changes), labels, tuple(notes), given.get("task"))
+    note = (
+        f"{file.name} does not say how its input is normalised: pixels / 255 are taken as they are. If it was "
+        f'trained otherwise, say so in {path.name} beside it: {{"mean": [...], "std": [...], "labels": [...]}}.'
+    )
+    return Sidecar(
+        Preprocessing(resize, crop, given["interpolation"], mean, std, given["squash"]),
+        tuple(map(str, given["labels"])),
+        () if stated.keys() & {"mean", "std"} else (note,),
+        stated.get("task"),
+    )
 
 
-def _read(path: Path) -> Mapping[str, Any]:
+def _read(path: Path) -> dict[str, Any]:
     try:
-        given = json.loads(path.read_text())
+        given = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"{path}: cannot be read ({error}).") from None
     if not isinstance(given, dict):

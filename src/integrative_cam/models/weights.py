@@ -12,12 +12,11 @@ from torch import Tensor, nn
 
 from ..errors import ModelError, first_line
 
-StateDict = dict[str, Tensor]
 EXPANDED = 2**26
 """Bytes that a tensor may have beyond those in its file."""
 
 
-def read_weights(path: str | Path) -> StateDict:
+def read_weights(path: str | Path) -> dict[str, Tensor]:
     """The state dict in a safetensors file, or in a torch file that holds nothing but tensors and containers.
 
     A dict that wraps it as `state_dict` or `model`, and the prefix `module.` of DataParallel, are taken off.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
 import warnings
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -44,14 +45,15 @@ def load(name: str = DEFAULT, weights: str | Path | None = None) -> Network:
         ModelError: unknown name, download failed, weights missing, unreadable or of another network.
         MissingExtraError: the library is not installed.
     """
+    whole = _whole(name)
     if weights is None:
-        return _pretrained(name)
+        return whole() if whole else _pretrained(_source(name))
     if _is_graph(name):
         raise ModelError(f"model {name!r}: carries its own weights; leave out the weights {weights}.")
     state = read_weights(weights)
     network = build(name)
     classes = classes_in(state, network.model)
-    if classes is not None and _whole(name) is None:
+    if classes is not None and whole is None:
         source = _source(name)
         network = replace(source.network(source.create(num_classes=classes)), labels=())
     fill(network.model, state, weights)
@@ -67,11 +69,7 @@ def build(name: str = DEFAULT) -> Network:
     return source.network(source.create())
 
 
-def _pretrained(name: str) -> Network:
-    whole = _whole(name)
-    if whole is not None:
-        return whole()
-    source = _source(name)
+def _pretrained(source: Source) -> Network:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -210,10 +208,11 @@ def _from_file(name: str) -> Network:
     file = Path(path)
     if not is_file(file):
         raise ModelError(f"model {name!r}: no such file {file}.")
-    spec = importlib.util.spec_from_file_location(file.stem, file)
+    # Named by its path, which hides no other module.
+    spec = importlib.util.spec_from_file_location(str(file.absolute()), file)
     if spec is None or spec.loader is None:
         raise ModelError(f"model {name!r}: {file} cannot be imported.")
-    module = importlib.util.module_from_spec(spec)
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)  # dataclasses look for it there
     try:
         spec.loader.exec_module(module)
         make = getattr(module, factory, None)

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from ..errors import TargetError
 from .sample import SampleTarget, as_integer, as_target, checked, class_values, name_of, named
-
-if TYPE_CHECKING:
-    from jaxtyping import Float
 
 Rival = Literal["runner-up", "rest"]
 
@@ -113,11 +110,9 @@ def total(of: Sequence[int | SampleTarget]) -> SampleTarget:
     twice = next((index for index in classes if classes.count(index) > 1), None)
     if twice is not None:
         raise TargetError(f"The sum holds class {twice} more than once: {classes}.")
-    return named(lambda output: _sum([each(output) for each in parts]), " + ".join(map(_term, parts)))
-
-
-def _sum(scores: Sequence[Float[Tensor, ""]]) -> Float[Tensor, ""]:
-    return torch.stack([score.reshape(()) for score in scores]).sum()
+    return named(
+        lambda output: torch.stack([each(output).reshape(()) for each in parts]).sum(), " + ".join(map(_term, parts))
+    )
 
 
 def _term(target: SampleTarget) -> str:

@@ -127,14 +127,20 @@ def _mask(where: Where, values: Float[Tensor, "channel *space"]) -> Bool[Tensor,
         raise TargetError(
             f"where as a box needs an output with two axes of space, but it has {len(space)}; use a mask."
         )
-    left, top, right, bottom = where
-    y, x = (torch.arange(side, device=values.device) + 0.5 for side in space)
-    inside: Tensor = ((top <= y) & (y < bottom))[:, None] & ((left <= x) & (x < right))
+    inside = inside_boxes(torch.tensor([where], device=values.device), space)[0]
     if not inside.any():
         raise TargetError(
             f"where = {tuple(where)} holds the centre of no pixel of the output, {space[1]} wide and {space[0]} high. "
             "Boxes count pixels of the output, not of the input."
         )
+    return inside
+
+
+def inside_boxes(boxes: Float[Tensor, "box 4"], size: Sequence[int]) -> Bool[Tensor, "box height width"]:
+    """True where a box, (left, top, right, bottom) in pixels, holds the centre of a pixel; `size`: (height, width)."""
+    left, top, right, bottom = boxes.T[:, :, None]
+    y, x = (torch.arange(side, device=boxes.device) + 0.5 for side in size)
+    inside: Tensor = ((top <= y) & (y < bottom))[:, :, None] & ((left <= x) & (x < right))[:, None]
     return inside
 
 

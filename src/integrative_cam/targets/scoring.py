@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 Target = int | Tensor | SampleTarget | Sequence[int | SampleTarget] | None
 """None (each sample's own top class), a class index, a callable on one sample's output, or one of these per sample."""
 
-
 Several = Sequence[Target] | int
 """Some targets, or how many of each sample's classes of highest score."""
 
@@ -50,16 +49,12 @@ def score(output: Any, target: Target, batch: int) -> Scored:
             "returns one tensor."
         )
     targets = _per_sample(target, batch)
-    if targets is None:
-        index = class_scores(logits, "target=None").argmax(1)
-    elif all(isinstance(each, int) for each in targets):
-        index = _checked(torch.tensor(targets, device=logits.device), class_scores(logits, f"target={target}"))
-    else:
+    if targets is not None and any(map(callable, targets)):
         scores = [_scalar(each, output, logits, sample) for sample, each in enumerate(targets)]
         return Scored(torch.stack(scores), logits, None, tuple(map(name_of, targets)))
-    scores_of_class = class_scores(logits, "target")
-    chosen = scores_of_class.gather(1, index[:, None])[:, 0]
-    return Scored(chosen, logits, index, tuple(str(each) for each in index.tolist()))
+    classes = class_scores(logits, f"target={target}")
+    index = classes.argmax(1) if targets is None else _checked(torch.tensor(targets, device=logits.device), classes)
+    return Scored(classes.gather(1, index[:, None])[:, 0], logits, index, tuple(map(str, index.tolist())))
 
 
 def score_each(output: Any, several: Several, batch: int) -> list[Scored]:

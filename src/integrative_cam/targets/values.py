@@ -122,6 +122,5 @@ def _described(output: Any) -> str:
         return f"a {type(output).__name__} with {', '.join(map(repr, output))}"
     if isinstance(output, tuple | list):
         return f"a {type(output).__name__} of {len(output)}"
-    return (
-        f"{type(output).__name__} with {', '.join(map(repr, vars(output)))}" if hasattr(output, "__dict__") else "None"
-    )
+    parts = ", ".join(map(repr, getattr(output, "__dict__", ())))
+    return type(output).__name__ + (f" with {parts}" if parts else "")
