@@ -161,7 +161,7 @@ def test_why_this_and_not_that(tmp_path: Path) -> None:
 def test_local_weights_and_labels(tmp_path: Path, photographs: Path) -> None:
     torch.manual_seed(0)
     save_file(torchvision.models.resnet18(weights=None, num_classes=3).state_dict(), tmp_path / "w.safetensors")
-    (tmp_path / "names.txt").write_text("tea\ncoffee\nwater\n")
+    (tmp_path / "names.txt").write_text("coffee\ntea\nwater\n", "utf-8-sig")  # as spreadsheets do
     run = icam(
         "explain", photographs / "coffee.png", "--model", "torchvision/resnet18", "--weights", "w.safetensors",
         "--labels", "names.txt", "--target", "coffee", cwd=tmp_path,

@@ -33,14 +33,14 @@ def save(explanation: Explanation, folder: Path) -> Path:
     """See `Explanation.save`."""
     with replaced_folder(folder, MANIFEST) as draft:
         save_file(_arrays(explanation), draft / ARRAYS)
-        (draft / MANIFEST).write_text(json.dumps(_manifest(explanation), indent=2) + "\n")
+        (draft / MANIFEST).write_text(json.dumps(_manifest(explanation), indent=2) + "\n", "utf-8")
     return folder
 
 
 def load(folder: Path) -> Explanation:
     """See `Explanation.load`."""
     try:
-        manifest = json.loads((folder / MANIFEST).read_text())
+        manifest = json.loads((folder / MANIFEST).read_text("utf-8"))
         arrays = load_file(folder / ARRAYS)
     except FileNotFoundError:
         missing = next(name for name in (MANIFEST, ARRAYS) if not (folder / name).is_file())
@@ -91,7 +91,7 @@ def written_whole(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}-{os.getpid()}")
     try:
-        draft.write_text(text)
+        draft.write_text(text, "utf-8")
         draft.replace(path)
     finally:
         draft.unlink(missing_ok=True)

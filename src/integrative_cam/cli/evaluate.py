@@ -230,7 +230,7 @@ def _collect(out: Path) -> tuple[list[dict[str, Any]], Counter[str]]:
 def _stored(file: Path) -> dict[str, Any]:
     """The JSON object that an earlier run wrote."""
     try:
-        found = json.loads(file.read_text())
+        found = json.loads(file.read_text("utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(
             f"{file}: cannot be read ({first_line(error)}); remove it, and run the command again."

@@ -138,7 +138,7 @@ def _write(result: Result) -> None:
         seen = marked(sight.photograph, sight, result.aim)
         panel(result.explanation, seen, title, region=sight.view.region).savefig(draft / "panel.png", dpi=110)
         decomposition(result.explanation, title=title).savefig(draft / "decomposition.png", dpi=110)
-        (draft / RECORD).write_text(json.dumps(stored_record(result), indent=2) + "\n")
+        (draft / RECORD).write_text(json.dumps(stored_record(result), indent=2) + "\n", "utf-8")
         result.explanation.save(draft / "explanation")
 
 
@@ -225,7 +225,7 @@ def _folders(images: Sequence[Path], out: Path) -> Iterator[Path]:
 
 def _labels(path: Path) -> tuple[str, ...]:
     try:
-        return tuple(line.strip() for line in path.read_text().splitlines())
+        return tuple(line.strip() for line in path.read_text("utf-8-sig").splitlines())
     except (OSError, UnicodeDecodeError) as error:
         raise ModelError(f"labels {path}: cannot be read ({error}).") from None
 

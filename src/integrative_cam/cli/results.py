@@ -120,7 +120,7 @@ def _plots(folder: Path, lines: Sequence[Line], reference: str) -> list[Plot]:
                 dots = [Dot(line.method, line.model, each.mean, each.low, each.high) for line, each in pairs]
                 figure = dot_plot(dots, label, zero=kind == "difference")
                 figure.savefig(folder / f"{metric}-{kind}.png", dpi=150, metadata={"Software": None})
-                (folder / f"{metric}-{kind}.svg").write_text(svg(figure))
+                (folder / f"{metric}-{kind}.svg").write_text(svg(figure), "utf-8")
                 plots.append(Plot(label, svg(figure, transparent=True), INK))
     return plots
 

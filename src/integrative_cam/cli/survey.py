@@ -130,7 +130,7 @@ def versions() -> str:
 
 def _write(rows: Sequence[Surveyed], out: Path) -> None:
     if out.suffix == ".md":
-        out.write_text(markdown(rows) + "\n")
+        out.write_text(markdown(rows) + "\n", "utf-8")
         return
     with out.open("w", newline="") as file:
         writer = csv.DictWriter(file, list(rows[0].row()))
