@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import io
 import json
 import re
@@ -135,6 +136,21 @@ def test_visitors_do_not_share(desk: Desk) -> None:
         desk.visit(None)
 
 
+def test_a_photograph_that_cannot_be_explained_is_not_kept(desk: Desk) -> None:
+    """And the one before stays."""
+    gradio = pytest.importorskip("gradio")
+    from integrative_cam.app.handlers import Handlers
+
+    earlier = desk.open(photograph(encoded(), "photo.png"))
+    kept = desk.photographs.bytes
+    fields = ("small", None, "integrative", *vars(DEFAULT).values(), False, "one map", None, None, None)
+    narrow = base64.b64encode(encoded(size=(1, 120_000))).decode()
+    with pytest.raises(gradio.Error, match="less narrow"):
+        Handlers(desk, None).photograph(earlier.visitor, *fields, event={"name": "narrow.png", "data": narrow})
+    assert desk.photographs.bytes == kept
+    assert desk.visit(earlier.visitor) == earlier
+
+
 def test_two_classes_and_two_methods(visit: Visit) -> None:
     classes = screens.titled(visit, screen(target=0, compare="two classes", other_target=1))
     assert [each.title for each in classes] == ["crane (0)", "crane (1)"]
@@ -207,6 +223,16 @@ def test_the_picture_covers_the_whole_photograph(visit: Visit) -> None:
     assert both.width > both.height
 
 
+def test_the_picture_holds_all_that_is_on_the_screen(visit: Visit) -> None:
+    """A method beside itself with other switches, and a layer of both."""
+    same = screen(compare="two methods", other_method="integrative", switches=replace(DEFAULT, bias="none"))
+    assert [each.title for each in screens.titled(visit, same)] == ["owl, integrative, changed", "owl, integrative"]
+    fused = screens.picture(visit, same)
+    assert Image.open(io.BytesIO(fused)).size != (60, 40)
+    layer = screens.titled(visit, same)[0].explanation.layers[0].name
+    assert screens.picture(visit, replace(same, layer=layer)) != fused
+
+
 def test_the_picture_is_as_opaque_as_the_map_on_the_page(visit: Visit) -> None:
     def drawn(*opacity: float) -> Tensor:
         file = io.BytesIO(screens.picture(visit, screen(), *opacity))
@@ -264,7 +290,7 @@ def test_only_what_was_changed_is_written() -> None:
 
 
 def test_slow_methods_are_not_offered() -> None:
-    names = [each.name for each in methods_offered()]
+    names = methods_offered()
     assert names[0] == "integrative"
     assert not {"scorecam", "ablationcam", "random"} & set(names)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,8 @@ from .choice import Switches, layer_of, offered
 from .desk import Desk
 from .handlers import as_messages
 from .photograph import MAX_BYTES, Photograph, photograph
-from .screen import Screen, archive, favourites, measure, measured_record, picture, record
-from .visit import Visit
+from .screen import Screen, archive, favourites, measure, picture, record
+from .visit import Visit, on_offer
 
 FOUND = 50
 """Classes that a search gives at most."""
@@ -40,7 +40,7 @@ def add(desk: Desk, uploads: Path) -> None:
         """Classes whose name holds the words, each with index and label: the first 50."""
         with as_messages():
             _check_texts(words=words, network=network)
-            labels = desk.network(network).labels
+            labels = on_offer(desk.offer, network or next(iter(desk.offer))).labels
             found = [(index, label) for index, label in enumerate(labels) if words.lower() in label.lower()]
             return [{"index": index, "label": label} for index, label in found[:FOUND]]
 
@@ -84,7 +84,7 @@ def add(desk: Desk, uploads: Path) -> None:
     ) -> dict[str, Any]:
         """Insertion and deletion of the map: areas and curves. Arguments as for explain."""
         with asked(photograph, network, target, method, readout, bias, weighting, negative) as (visit, screen):
-            return measured_record(measure(visit, screen))[0]
+            return asdict(measure(visit, screen)[0])
 
     def explanation(
         photograph: gr.FileData,
@@ -100,10 +100,13 @@ def add(desk: Desk, uploads: Path) -> None:
         with asked(photograph, network, target, method, readout, bias, weighting, negative) as (visit, screen):
             return _file(archive(visit, screen), "explanation.zip", uploads)
 
-    quick: tuple[Callable[..., Any], ...] = (networks, classes)
-    slow: tuple[Callable[..., Any], ...] = (explain, faithfulness, explanation)
-    for endpoint in quick + slow:
-        gr.api(endpoint, concurrency_id="quick" if endpoint in quick else "slow")
+    queues: dict[str, tuple[Callable[..., Any], ...]] = {
+        "quick": (networks, classes),
+        "slow": (explain, faithfulness, explanation),
+    }
+    for queue, endpoints in queues.items():
+        for endpoint in endpoints:
+            gr.api(endpoint, concurrency_id=queue)
 
 
 def _screen(

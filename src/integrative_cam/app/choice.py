@@ -62,13 +62,13 @@ def offered(name: str) -> Method:
     Raises:
         RecipeError: it does not.
     """
-    one_of("method", name, [each.name for each in methods_offered()])
+    one_of("method", name, methods_offered())
     return method(name)
 
 
-def methods_offered() -> list[Method]:
+def methods_offered() -> list[str]:
     """All methods but the slow ones and the controls."""
-    return [each for each in methods() if each.name not in SLOW + CONTROLS]
+    return [each.name for each in methods() if each.name not in SLOW + CONTROLS]
 
 
 def changed(choice: Choice) -> dict[str, object]:
@@ -97,20 +97,12 @@ def lines(
         layers: the layer that is shown instead of the fused map, one per map.
     """
     made = [_made(choice) for choice in shown]
-    needed = {"IntegrativeCAM" for each in made if "IntegrativeCAM" in each}
-    needed |= {"method" for each in made if "method(" in each}
-    drawn = ["overlay"] + [
-        name
-        for name, used in (
-            ("presented", any(layer is None for layer in layers)),
-            ("presented_layer", any(layer is not None for layer in layers)),
-        )
-        if used
-    ]
+    needed = [name for name in ("IntegrativeCAM", "method") if any(f"{name}(" in each for each in made)]
+    drawn = {"overlay"} | {"presented" if layer is None else "presented_layer" for layer in layers}
     text = [
-        f"from integrative_cam import {', '.join(sorted(needed))}",
+        f"from integrative_cam import {', '.join(needed)}",
         "from integrative_cam.models import load, read_image",
-        f"from integrative_cam.render import {', '.join(drawn)}",
+        f"from integrative_cam.render import {', '.join(sorted(drawn))}",
         "",
         f"network = load({', '.join(map(repr, files))})",
         f"photograph = read_image({photograph!r})",
@@ -119,7 +111,8 @@ def lines(
     results = ["explanation", "other"][: len(shown)]
     for result, choice, call, name, layer in zip(results, shown, made, names, layers, strict=True):
         raw = ", raw=True" if choice.raw else ""
-        text += ["", f"{result} = {call}  # {_comment(name)}"]
+        # A label may hold line breaks.
+        text += ["", f"{result} = {call}  # {' '.join(name.split())}"]
         if layer is None:
             picture = f"presented({result}{raw})[0], photograph, view.region"
         else:
@@ -138,11 +131,6 @@ def _made(choice: Choice) -> str:
         ingredients.append(f"method({choice.method!r}).recipe")
     ingredients += [f"{name}={value!r}" for name, value in changed(choice).items()]
     return f"IntegrativeCAM({', '.join(ingredients)}){arguments}"
-
-
-def _comment(name: str) -> str:
-    """One line, whatever the label holds."""
-    return " ".join(name.split())
 
 
 def layer_of(explanation: Explanation, name: str | None) -> int | None:

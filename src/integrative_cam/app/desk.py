@@ -6,8 +6,7 @@ import secrets
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..errors import InputError, ModelError
-from ..models import Network
+from ..errors import InputError
 from .memory import Memory
 from .photograph import Photograph
 from .visit import Offer, Visit
@@ -45,17 +44,6 @@ class Desk:
         if photograph is None:
             raise InputError("Your photograph was forgotten, since nobody looked at it for long: choose it again.")
         return Visit(visitor, photograph, self.offer, self.kept)
-
-    def network(self, name: str) -> Network:
-        """A network on offer; the default for an empty name.
-
-        Raises:
-            ModelError: it is not.
-        """
-        name = name or next(iter(self.offer))
-        if name not in self.offer:
-            raise ModelError(f"This page offers {', '.join(self.offer)}, but not {name!r}.")
-        return self.offer[name].network
 
     def close(self, visitor: str | None) -> None:
         """Forget all that belongs to a key."""

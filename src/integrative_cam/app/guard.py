@@ -25,14 +25,10 @@ HEADERS = {
     "referrer-policy": "no-referrer",
     "x-content-type-options": "nosniff",
 }
-
-
 IDLE = 30.0
 """Seconds without a byte after which a body is given up."""
 AT_ONCE = 16
 """Largest bodies that may be on their way together."""
-
-
 REFUSALS = {
     400: "The request broke off.",
     408: "The request came too slowly.",

@@ -147,7 +147,12 @@ class Handlers:
 
     def _opened(self, earlier: str | None, fields: tuple[Values, ...], encoded: bytes, name: str) -> list[Values]:
         visit = self.desk.open(photograph(encoded, name))
-        found = self._anew(visit, fields)
+        try:
+            found = self._anew(visit, fields)
+        except Exception:
+            # Nobody will have its key.
+            self.desk.close(visit.visitor)
+            raise
         self.desk.close(earlier)
         return [
             visit.visitor,
@@ -163,7 +168,7 @@ class Handlers:
         network = visit.network(screen.network)
         first, second = best[0][0], best[min(1, len(best) - 1)][0]
         screen = replace(screen, target=first, other_target=second)
-        classes = [(f"{network.label(index)}", index) for index in range(len(visit.logits(screen.network)))]
+        classes = [(network.label(index), index) for index in range(len(visit.logits(screen.network)))]
         top = [(f"{short(network.label(index))}  {chance:.1%}", index) for index, chance in best]
         return [
             first,

@@ -27,6 +27,9 @@ CHOOSE = (
     '<label class="icam-choose"><input type="file" accept="image/*" aria-label="Choose a photograph">'
     "<span>{text}</span></label>"
 )
+_POSITIVE = '<div class="icam-scale"><span>no evidence</span><i></i><span>most</span></div>'
+_SIGNED = '<div class="icam-scale icam-signed"><span>against</span><i></i><span>for</span></div>'
+ALL_LAYERS = "All layers, fused"
 _EXAMPLE = '<button type="button" class="icam-plain" data-example>or try the example</button>'
 
 
@@ -68,10 +71,6 @@ def stage(size: tuple[int, int], region: tuple[float, float, float, float], figu
     return f'<div class="icam-maps{many}">{drawn}</div>{CHOOSE.format(text="Another photograph")}'
 
 
-_POSITIVE = '<div class="icam-scale"><span>no evidence</span><i></i><span>most</span></div>'
-_SIGNED = '<div class="icam-scale icam-signed"><span>against</span><i></i><span>for</span></div>'
-
-
 def profile(explanation: Explanation, chosen: int | None) -> str:
     """The weight of each layer as a bar to choose it by; radio buttons, so that arrow keys walk along them."""
     if not explanation.layers:
@@ -90,9 +89,9 @@ def profile(explanation: Explanation, chosen: int | None) -> str:
     )
     everything = (
         f'<label class="icam-all"><input type="radio" name="icam-layer" value="-1" aria-label="{ALL_LAYERS}"'
-        f"{'' if chosen is not None else ' checked'}><span>All layers, fused</span></label>"
+        f"{' checked' if chosen is None else ''}><span>{ALL_LAYERS}</span></label>"
     )
-    now = ALL_LAYERS if chosen is None else said(chosen, explanation.layers[chosen])
+    now = ALL_LAYERS if chosen is None else said(chosen, layers[chosen])
     return (
         f'<fieldset class="icam-profile"><legend>Which layer mattered? Choose one to see its map.</legend>{everything}'
         f'<div class="icam-bars">{bars}</div>'
@@ -108,9 +107,6 @@ def _heights(values: Sequence[float]) -> list[float]:
     """Shares of the height, the largest value below its top."""
     largest = max(values) or 1.0
     return [0.95 * value / largest for value in values]
-
-
-ALL_LAYERS = "All layers, fused"
 
 
 def said(index: int, layer: Layer) -> str:

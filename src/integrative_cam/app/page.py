@@ -44,7 +44,7 @@ def theme() -> Any:
 
 def css() -> str:
     """The page's own style."""
-    return (HERE / "page.css").read_text()
+    return (HERE / "page.css").read_text("utf-8")
 
 
 def page(desk: Desk, uploads: Path, example: Path | None = None) -> Any:
@@ -55,7 +55,7 @@ def page(desk: Desk, uploads: Path, example: Path | None = None) -> Any:
         uploads: Gradio's folder for what clients of the API send.
         example: a photograph to try, if there is one.
     """
-    default = Recipe()
+    default, methods = Recipe(), methods_offered()
     names = list(desk.offer)
     act = Handlers(desk, example)
     with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(60, 600), fill_width=True) as blocks:
@@ -79,9 +79,9 @@ def page(desk: Desk, uploads: Path, example: Path | None = None) -> Any:
                 with gr.Group():
                     compare = gr.Radio(COMPARE, value=COMPARE[0], label="Show", elem_id="icam-compare")
                     other_target = gr.Dropdown([], label="Second class", visible=False)
-                    other_method = gr.Dropdown(_methods(), value="gradcam", label="Second method", visible=False)
+                    other_method = gr.Dropdown(methods, value="gradcam", label="Second method", visible=False)
                 with gr.Accordion("Ingredients of the map", open=True, elem_id="icam-ingredients"):
-                    method = gr.Dropdown(_methods(), value="integrative", label="Method")
+                    method = gr.Dropdown(methods, value="integrative", label="Method")
                     readout = gr.Radio(
                         list(READOUTS),
                         value=default.readout,
@@ -179,9 +179,5 @@ def page(desk: Desk, uploads: Path, example: Path | None = None) -> Any:
     return blocks
 
 
-def _methods() -> list[tuple[str, str]]:
-    return [(each.name, each.name) for each in methods_offered()]
-
-
 def _script(name: str) -> str:
-    return (HERE / f"{name}.js").read_text().replace("LIMIT", str(MAX_BYTES))
+    return (HERE / f"{name}.js").read_text("utf-8").replace("LIMIT", str(MAX_BYTES))

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import base64
 import io
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from PIL import Image
 
-from ..explanation import Explanation
-from ..render import coloured, overlay, presented, presented_layer
+from ..render import coloured, overlay
 from ..render.comparison import side_by_side
+from ..render.sheet import DPI, png
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -20,13 +21,6 @@ if TYPE_CHECKING:
 
 SIDE = 320
 """Pixels of a map's longer side as it is sent to the browser, which stretches it over the photograph."""
-
-
-def map_of(explanation: Explanation, layer: int | None, raw: bool) -> Float[Tensor, "height width"]:
-    """The fused map, or a layer's, which is signed, as it is to be shown."""
-    if layer is None:
-        return presented(explanation, raw=raw)[0]
-    return presented_layer(explanation, layer, raw=raw)[0]
 
 
 def map_uri(saliency: Float[Tensor, "height width"], seen: Seen, signed: bool) -> str:
@@ -43,26 +37,20 @@ def photograph_uri(shown: Image.Image) -> str:
 
 
 def kept_picture(
-    maps: dict[str, Float[Tensor, "height width"]], shown: Image.Image, seen: Seen, signed: list[bool], opacity: float
+    maps: Sequence[tuple[str, Float[Tensor, "height width"], bool]], photograph: Image.Image, seen: Seen, opacity: float
 ) -> bytes:
-    """PNG: one map over the photograph, or several beside it under their names, as opaque as on the page, 0 to 1."""
-    photograph = shown.convert("RGB")
-    drawn = {
-        name: Image.blend(photograph, overlay(saliency, shown, seen.region, against), opacity)
-        for (name, saliency), against in zip(maps.items(), signed, strict=True)
-    }
-    if len(drawn) == 1:
-        return png(*drawn.values())
-    stored = io.BytesIO()
-    figure = side_by_side({"photograph": photograph, **drawn})
-    figure.savefig(stored, format="png", dpi=150, metadata={"Software": None})
-    return stored.getvalue()
+    """PNG: one map over the photograph, or several beside it under their names, as opaque as on the page, 0 to 1.
 
-
-def png(picture: Image.Image) -> bytes:
-    """The picture as a file."""
+    A map comes with its name and whether it is signed.
+    """
+    drawn = [
+        (name, Image.blend(photograph, overlay(saliency, photograph, seen.region, signed), opacity))
+        for name, saliency, signed in maps
+    ]
+    if len(drawn) > 1:
+        return png(side_by_side([("photograph", photograph), *drawn]), DPI)
     stored = io.BytesIO()
-    picture.save(stored, "PNG")
+    drawn[0][1].save(stored, "PNG")
     return stored.getvalue()
 
 

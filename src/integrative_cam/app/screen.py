@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import zipfile
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -15,9 +15,10 @@ import torch
 from ..errors import TargetError
 from ..evaluate import deletion_curve, insertion_curve
 from ..explanation import Explanation
+from ..render import presented, presented_layer
 from . import markup
-from .choice import Choice, Switches, layer_of, lines
-from .pictures import kept_picture, map_of, map_uri
+from .choice import Choice, Switches, changed, layer_of, lines
+from .pictures import kept_picture, map_uri
 from .visit import Visit
 
 if TYPE_CHECKING:
@@ -106,15 +107,21 @@ class Titled:
         return None if self.layer is None else self.explanation.layers[self.layer].name
 
     def map(self) -> Float[Tensor, "height width"]:
-        return map_of(self.explanation, self.layer, self.choice.raw)
+        """As it is shown; a layer's is signed."""
+        if self.layer is None:
+            return presented(self.explanation, self.choice.raw)[0]
+        return presented_layer(self.explanation, self.layer, self.choice.raw)[0]
 
 
 def titled(visit: Visit, screen: Screen) -> list[Titled]:
     """The maps of a choice, told apart by their titles."""
     network, chances = visit.network(screen.network), probabilities(visit.logits(screen.network))
-    found = []
+    count, found = len(chances), []
     for choice in screen.choices():
-        check_target(choice.target, len(chances), network)
+        if not 0 <= choice.target < count:
+            raise TargetError(
+                f"{network.name} has {count} classes, 0 to {count - 1}; there is no class {choice.target}."
+            )
         explanation = visit.explanation(choice)
         title = _title(network, screen, choice)
         found.append(
@@ -126,7 +133,9 @@ def titled(visit: Visit, screen: Screen) -> list[Titled]:
 def _title(network: Network, screen: Screen, choice: Choice) -> str:
     name = short(network.label(choice.target))
     if screen.compare == "two methods":
-        return f"{name}, {choice.method}"
+        # A method may be compared with itself as it was before its switches were changed.
+        differs = screen.other_method == screen.method and changed(choice)
+        return f"{name}, {choice.method}{', changed' if differs else ''}"
     # Some classes share a name: ImageNet has two cranes.
     alike = [name for each in screen.choices() if short(network.label(each.target)) == name]
     return f"{name} ({choice.target})" if len(alike) > 1 else name
@@ -143,12 +152,6 @@ def probabilities(logits: Float[Tensor, "classes"]) -> Float[Tensor, "classes"]:
     """Softmax; a single logit's sigmoid."""
     wide = logits.double()
     return wide.softmax(0) if len(wide) > 1 else wide.sigmoid()
-
-
-def check_target(target: int, classes: int, network: Network) -> None:
-    """Raise TargetError unless the network has that class."""
-    if not 0 <= target < classes:
-        raise TargetError(f"{network.name} has {classes} classes, 0 to {classes - 1}; there is no class {target}.")
 
 
 def short(label: str) -> str:
@@ -191,11 +194,11 @@ def _area(curve: Float[Tensor, "point"]) -> float:
 def picture(visit: Visit, screen: Screen, opacity: float = 1) -> bytes:
     """PNG of what is on the screen, as large as the photograph is kept; `opacity` of the map, 0 to 1."""
     maps = titled(visit, screen)
-    if len(maps) > 1:
-        maps = titled(visit, replace(screen, layer=None))
-    signed = [each.layer is not None for each in maps]
-    drawn = {each.title: each.map() for each in maps}
-    return kept_picture(drawn, visit.photograph.shown, visit.seen(screen.network), signed, opacity)
+    drawn = [
+        (each.title if each.layer is None else f"{each.title}, {_detail(each)}", each.map(), each.layer is not None)
+        for each in maps
+    ]
+    return kept_picture(drawn, visit.photograph.shown, visit.seen(screen.network), opacity)
 
 
 def archive(visit: Visit, screen: Screen) -> bytes:
@@ -236,11 +239,6 @@ def record(visit: Visit, screen: Screen) -> dict[str, Any]:
         "layers": [layer.summary for layer in explanation.layers],
         "code": code(visit, screen),
     }
-
-
-def measured_record(found: Sequence[Measured]) -> list[dict[str, Any]]:
-    """Plain values."""
-    return [asdict(each) for each in found]
 
 
 def _stage(visit: Visit, screen: Screen, maps: Sequence[Titled]) -> str:

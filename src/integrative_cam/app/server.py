@@ -6,6 +6,7 @@ import os
 import socket
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -168,7 +169,7 @@ def _free(host: str, port: int) -> int:
 def _swept(desk: Desk) -> None:
     def sweep() -> None:
         while True:
-            threading.Event().wait(SWEEP)
+            time.sleep(SWEEP)
             desk.sweep()
 
     threading.Thread(target=sweep, daemon=True, name="icam-sweep").start()

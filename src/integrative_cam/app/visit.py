@@ -42,6 +42,18 @@ class Seen:
 
 
 Offer = Mapping[str, Offered]
+"""By name, the default first."""
+
+
+def on_offer(offer: Offer, name: str) -> Network:
+    """A network on offer.
+
+    Raises:
+        ModelError: it is not.
+    """
+    if name not in offer:
+        raise ModelError(f"This page offers {', '.join(offer)}, but not {name!r}.")
+    return offer[name].network
 
 
 @dataclass(frozen=True)
@@ -54,14 +66,8 @@ class Visit:
     kept: Memory[Any]
 
     def network(self, name: str) -> Network:
-        """A network on offer.
-
-        Raises:
-            ModelError: it is not.
-        """
-        if name not in self.offer:
-            raise ModelError(f"This page offers {', '.join(self.offer)}, but not {name!r}.")
-        return self.offer[name].network
+        """A network on offer; see `on_offer`."""
+        return on_offer(self.offer, name)
 
     def seen(self, name: str) -> Seen:
         """What the network sees of the photograph."""

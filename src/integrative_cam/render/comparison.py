@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from math import ceil
 from typing import TYPE_CHECKING
 
@@ -32,22 +32,22 @@ def comparison(
         title: shown above all, such as the class.
         region: where the maps lie in it, such as `View.region`; None: all of it.
     """
-    drawn = {name: _over(each, image, region) for name, each in maps.items()}
-    return side_by_side({"photograph": image} | drawn, title)
+    drawn = [(name, _over(each, image, region)) for name, each in maps.items()]
+    return side_by_side([("photograph", image), *drawn], title)
 
 
-def side_by_side(pictures: Mapping[str, Image], title: str = "") -> Figure:
+def side_by_side(pictures: Sequence[tuple[str, Image]], title: str = "") -> Figure:
     """Draw pictures of one shape, in the order given, each under its name; `title` above all."""
     rows = ceil(len(pictures) / COLUMNS)
     columns = ceil(len(pictures) / rows)
-    names, above = [wrapped(name, 3) for name in pictures], wrapped(title, 3.2 * columns)
+    names, above = [wrapped(name, 3) for name, _ in pictures], wrapped(title, 3.2 * columns)
     lines = above.count("\n") + rows * max(name.count("\n") for name in names)
-    down = _down(next(iter(pictures.values())), 3.2)
+    down = _down(pictures[0][1], 3.2)
     figure = sheet(3.2 * columns, (down + 0.35) * rows + 0.4 + LINE * lines)
     figure.suptitle(above)
     grid = list(figure.subplots(rows, columns, squeeze=False).flat)
     bare(*grid)
-    for axes, name, picture in zip(grid, names, pictures.values(), strict=False):
+    for axes, name, (_, picture) in zip(grid, names, pictures, strict=False):
         axes.imshow(picture)
         axes.set_title(name)
     return figure

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator
 
 from .colours import BIAS, INK, INPUT, REMAINDER
 from .drawing import numbers
@@ -33,9 +35,6 @@ def decomposition(explanation: Explanation, sample: int = 0, title: str = "") ->
         sample: which image of the explanation.
         title: shown above the bars, such as the class.
     """
-    from matplotlib.patches import Patch
-    from matplotlib.ticker import MaxNLocator
-
     check_sample(explanation, sample)
     parts = parts_over_depth(explanation, sample)
     whole = [True, *explanation.completeness.is_cut.tolist()]

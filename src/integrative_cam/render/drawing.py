@@ -35,8 +35,6 @@ def draw(
 ) -> None:
     """A map of one to three dimensions; of a volume, the slice along the first axis that holds the most."""
     if saliency.ndim == 1:
-        if isinstance(image, Image.Image):
-            raise InputError("image must be a tensor (channel, length) beneath a signal's map, but got a picture.")
         draw_curve(axes, saliency, image, signed)
         return
     if saliency.ndim == 3:
@@ -68,10 +66,10 @@ def draw_slice(
         axes.imshow(colours)
 
 
-def draw_curve(
-    axes: Axes, saliency: Float[Tensor, " length"], signal: Tensor | None = None, signed: bool = False
-) -> None:
+def draw_curve(axes: Axes, saliency: Float[Tensor, " length"], signal: Seen = None, signed: bool = False) -> None:
     """A signal's channels over the map's colours as a band; without the signal, the map as a filled curve."""
+    if isinstance(signal, Image.Image):
+        raise InputError("image must be a tensor (channel, length) beneath a signal's map, but got a picture.")
     values = numbers(saliency)
     open_frame(axes)
     axes.set(xlim=(-0.5, len(values) - 0.5), xlabel="step")

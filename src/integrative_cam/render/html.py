@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import io
 from html import escape
 from typing import TYPE_CHECKING
 
@@ -11,7 +10,7 @@ from .colours import WEIGHT
 from .drawing import draw
 from .panel import strongest_layers
 from .presentation import presented
-from .sheet import sheet
+from .sheet import png, sheet
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -45,9 +44,7 @@ def summary(explanation: Explanation) -> str:
 def _map(saliency: Tensor) -> str:
     figure = sheet(2.6, 2.6 if saliency.ndim > 1 else 1.3)
     draw(figure.subplots(), saliency)
-    written = io.BytesIO()
-    figure.savefig(written, dpi=80, transparent=True, metadata={"Software": None})
-    return f"data:image/png;base64,{base64.b64encode(written.getvalue()).decode()}"
+    return f"data:image/png;base64,{base64.b64encode(png(figure, 80, transparent=True)).decode()}"
 
 
 def _head(explanation: Explanation, sample: int) -> str:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import TYPE_CHECKING
 
+from matplotlib.ticker import MaxNLocator
+
 from ..errors import InputError
-from ..fusion import by_magnitude
 from .colours import ACTIVATION, GRADIENT, WEIGHT, WEIGHT_MARKED
 from .drawing import draw
 from .overlay import Region, check_photograph
@@ -99,7 +100,7 @@ def _layers(part: SubFigure, explanation: Explanation, sample: int, strongest: l
     bare(*cells)
     for axes, index in zip(cells, strongest, strict=False):
         layer = explanation.layers[index]
-        draw(axes, by_magnitude(presented_layer(explanation, index, raw)[sample][None])[0], signed=True)
+        draw(axes, presented_layer(explanation, index, raw)[sample], signed=True)
         size = " x ".join(map(str, layer.map.shape[1:]))
         weight = float(layer.weight[sample])
         axes.set_title(f"{shortened(layer.name)}\n{size}, weight {weight:.1%}", fontsize=8)
@@ -108,8 +109,6 @@ def _layers(part: SubFigure, explanation: Explanation, sample: int, strongest: l
 
 def _weight_profile(axes: Axes, explanation: Explanation, sample: int, marked: Collection[int]) -> None:
     depth = range(1, len(explanation.layers) + 1)
-    from matplotlib.ticker import MaxNLocator
-
     colours = [WEIGHT_MARKED if index in marked else WEIGHT for index in range(len(depth))]
     dark = " (dark: shown above)" if marked else ""
     axes.bar(depth, explanation.weights[sample].tolist(), color=colours, label=f"weight{dark}")

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from PIL import Image
-from torch import Tensor
 
 from .drawing import Seen, as_picture, draw
 from .overlay import Region
@@ -15,6 +14,7 @@ from .space import draw_montage, draw_signal
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure, SubFigure
+    from torch import Tensor
 
     from ..explanation import Explanation
 
@@ -46,15 +46,11 @@ def plot(
         figure = sheet(wide, _height(image, saliency, wide))
         draw_beside(figure, saliency, image, title, region)
         return figure
-    values = image if isinstance(image, Tensor) else None
-    if isinstance(image, Image.Image):
-        # Its error says what is wanted.
-        draw(sheet(1, 1).subplots(), saliency, image)
     figure = sheet(9, 2.8 if saliency.ndim == 1 else 5.4)
     if saliency.ndim == 1:
-        draw_signal(figure, saliency, values, title)
+        draw_signal(figure, saliency, image, title)
     else:
-        draw_montage(figure, saliency, values, axis=0, count=8, title=title)
+        draw_montage(figure, saliency, image, axis=0, count=8, title=title)
     return figure
 
 

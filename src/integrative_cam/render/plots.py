@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import matplotlib as mpl
 
 from .colours import INK, SERIES
-from .sheet import sheet
+from .sheet import SALT, sheet
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -73,6 +73,6 @@ def dot_plot(dots: Sequence[Dot], label: str, zero: bool = False) -> Figure:
 def svg(figure: Figure, transparent: bool = False) -> str:
     """The figure as SVG, with its text as text."""
     drawn = io.StringIO()
-    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "integrative-cam"}):
+    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": SALT}):
         figure.savefig(drawn, format="svg", transparent=transparent, metadata={"Date": None})
     return drawn.getvalue()

@@ -9,10 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from ..errors import InputError
+from .colours import EVIDENCE, SIGNED
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -22,7 +25,8 @@ DPI, NOTEBOOK_DPI = 150, 64
 LETTERS = 9.5
 """Of a title's size that fit into an inch."""
 LINES = 3
-_SALT = "integrative-cam"
+SALT = "integrative-cam"
+"""Of the names inside of an SVG file, which would be random."""
 _UNDATED: dict[str, dict[str, Any]] = {
     ".png": {"Software": None},
     ".svg": {"Date": None},
@@ -34,9 +38,7 @@ class Sheet(Figure):
     """A figure that notebooks show, though pyplot does not know it."""
 
     def _repr_png_(self) -> bytes:
-        written = io.BytesIO()
-        self.savefig(written, dpi=NOTEBOOK_DPI, metadata=_UNDATED[".png"])
-        return written.getvalue()
+        return png(self, NOTEBOOK_DPI)
 
 
 def sheet(width: float, height: float) -> Sheet:
@@ -56,8 +58,15 @@ def save(figure: Figure, path: str | Path) -> None:
     if kind not in _UNDATED:
         raise InputError(f"path must end in {', '.join(_UNDATED)}, but got {str(path)!r}.")
     # TrueType, which journals ask for.
-    with mpl.rc_context({"svg.hashsalt": _SALT, "pdf.fonttype": 42}):
+    with mpl.rc_context({"svg.hashsalt": SALT, "pdf.fonttype": 42}):
         figure.savefig(path, dpi=DPI, metadata=_UNDATED[kind])
+
+
+def png(figure: Figure, dpi: int, transparent: bool = False) -> bytes:
+    """The figure as a PNG file; the same figure gives the same bytes."""
+    written = io.BytesIO()
+    figure.savefig(written, dpi=dpi, transparent=transparent, metadata=_UNDATED[".png"])
+    return written.getvalue()
 
 
 def wrapped(text: str, inches: float) -> str:
@@ -70,11 +79,6 @@ def colour_bar(
     part: Figure | SubFigure, axes: list[Axes], signed: bool = False, ends: tuple[str, str] = ("against", "for")
 ) -> None:
     """The scale beside pictures: evidence from 0 to its maximum, or signed from one end to the other."""
-    from matplotlib.cm import ScalarMappable
-    from matplotlib.colors import Normalize
-
-    from .colours import EVIDENCE, SIGNED
-
     scale = ScalarMappable(Normalize(-1, 1), SIGNED) if signed else ScalarMappable(Normalize(0, 1), EVIDENCE)
     bar = part.colorbar(scale, ax=axes, shrink=0.85, aspect=28, pad=0.02)
     if signed:

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
-from .drawing import draw_curve, draw_slice, volume_of
-from .sheet import colour_bar, sheet, wrapped
+from .drawing import Seen, draw_curve, draw_slice, volume_of
+from .sheet import bare, colour_bar, sheet, wrapped
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -63,28 +63,25 @@ def slices(
     return figure
 
 
-def draw_signal(part: Figure | SubFigure, saliency: Tensor, signal: Tensor | None, title: str) -> None:
+def draw_signal(part: Figure | SubFigure, saliency: Tensor, signal: Seen, title: str) -> None:
     """What `curve` shows."""
     axes = part.subplots()
     draw_curve(axes, saliency, signal)
     axes.set_title(wrapped(title, 8))
-    if signal is not None:
+    if isinstance(signal, Tensor):
         colour_bar(part, [axes])
         if signal.ndim == 2 and len(signal) > 1:
             axes.legend(loc="upper left", bbox_to_anchor=(0, -0.22), frameon=False, fontsize=8, ncols=4)
 
 
-def draw_montage(
-    part: Figure | SubFigure, saliency: Tensor, volume: Tensor | None, axis: int, count: int, title: str
-) -> None:
+def draw_montage(part: Figure | SubFigure, saliency: Tensor, volume: Seen, axis: int, count: int, title: str) -> None:
     """What `slices` shows."""
     depth = saliency.shape[axis]
     chosen = torch.linspace(0, depth - 1, min(count, depth)).round().long().tolist()
     rows, columns = ceil(len(chosen) / COLUMNS), min(COLUMNS, len(chosen))
     cells = list(part.subplots(rows, columns, squeeze=False).flat)
     scanned = None if volume is None else volume_of(volume, saliency)
-    for axes in cells:
-        axes.set_axis_off()
+    bare(*cells)
     for axes, at in zip(cells, chosen, strict=False):
         under = None if scanned is None else scanned.select(axis, at)
         draw_slice(axes, saliency.select(axis, at), under)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from ..explanation import Explanation
+    from ..streams import Streams
 
 
 def streams(
@@ -63,15 +64,12 @@ def streams(
             draw(second, saliency[sample], image)
         second.set_title(f"{float(found.share[sample, column]):.0%} of the evidence")
     colour_bar(upper, list(cells.flat))
-    _parts(lower.subplots(), explanation, sample)
+    _parts(lower.subplots(), found, float(explanation.score[sample]), sample)
     return figure
 
 
-def _parts(axes: Axes, explanation: Explanation, sample: int) -> None:
-    found = explanation.streams
-    assert found is not None
+def _parts(axes: Axes, found: Streams, score: float, sample: int) -> None:
     each, shared = found.evidence[sample].tolist(), float(found.shared[sample])
-    score = float(explanation.score[sample])
     rest = score - sum(each) - shared
     # What rounding leaves is no remainder.
     values = [*each, shared, rest if abs(rest) > 1e-4 * abs(score) else 0.0]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from html import escape
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +10,7 @@ from .drawing import Seen, draw
 from .overlay import Region
 from .panel import check_layers
 from .presentation import presented, presented_layer
-from .sheet import colour_bar, sheet
+from .sheet import colour_bar, png, sheet
 
 if TYPE_CHECKING:
     from ipywidgets import VBox
@@ -69,9 +68,7 @@ def _picture(explanation: Explanation, index: int, image: Seen, sample: int, reg
     axes = figure.subplots()
     draw(axes, saliency[sample], image, region, signed)
     colour_bar(figure, [axes], signed)
-    written = io.BytesIO()
-    figure.savefig(written, dpi=110, metadata={"Software": None})
-    return written.getvalue()
+    return png(figure, 110)
 
 
 def _numbers(explanation: Explanation, index: int, sample: int) -> str:

@@ -94,28 +94,28 @@ def side_of(count: int) -> int:
 
 
 def _case(folder: Path, top: Path, truths: Truths, side: int) -> Case:
-    record: dict[str, Any] = json.loads((folder / RECORD).read_text())
+    record: dict[str, Any] = json.loads((folder / RECORD).read_text("utf-8"))
     with safe_open(folder / "explanation" / ARRAYS, framework="pt") as arrays:
         saliency = arrays.get_tensor("map")[0].float()
     size = (int(record["size"][0]), int(record["size"][1]))
     truth = truths.of(Path(record["image"]), size)
-    measure = next((name for name in ("probability", "score") if name in (record["top"] or [{}])[0]), None)
-    predicted = record["top"][0] if record["top"] else None
+    predicted = (record["top"] or [{}])[0]
+    measure = next((name for name in ("probability", "score") if name in predicted), None)
     values = [entry[measure] for entry in record["top"]] if measure else []
-    object_ = _object(record, truth, saliency)
+    on_object, object_area = _object(record, truth, saliency) or (None, None)
     parts = [abs(float(record["parts"][name])) for name in ("input", "bias", "remainder")]
     return Case(
         image=str(record["image"]),
         explained=str(record["named"]),
-        prediction=str(predicted["label"]) if predicted else "",
+        prediction=str(predicted.get("label", "")),
         confidence=float(values[0]) if values else None,
         runner_up=float(values[1]) if measure == "probability" and len(values) > 1 else None,
         truth=tuple(_named(label, record) for label in truth.labels),
-        right=_right(predicted, truth, record["classes"]) if measure and predicted else None,
+        right=_right(predicted, truth, record["classes"]) if measure else None,
         area=float((saliency > 0.5).double().mean()),
         border=border(saliency),
-        on_object=object_[0] if object_ else None,
-        object_area=object_[1] if object_ else None,
+        on_object=on_object,
+        object_area=object_area,
         remainder=parts[2] / (sum(parts) or 1.0),
         model=str(record["model"]),
         method=str(record["method"]),

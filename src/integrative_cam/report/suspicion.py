@@ -36,7 +36,8 @@ def reasons(case: Case) -> list[Reason]:
 def _reasons(case: Case) -> Iterator[Reason]:
     sure = case.confidence
     if case.right is False:
-        said = f"says {case.prediction.split(',')[0]}{_percent(sure, ' with ')}, but is {' or '.join(case.truth)}"
+        how = "" if sure is None else f" with {sure:.0%}"
+        said = f"says {case.prediction.split(',')[0]}{how}, but is {' or '.join(case.truth)}"
         confident = sure is not None and sure >= SURE
         # The surer, the worse.
         yield Reason("confident and wrong" if confident else "wrong", said, (3 if confident else 2) + (sure or 0))
@@ -56,7 +57,3 @@ def _reasons(case: Case) -> Iterator[Reason]:
     if case.remainder > UNEXPLAINED:
         text = f"{case.remainder:.0%} of the score's parts is remainder: input and biases say little of it"
         yield Reason("large remainder", text, 0.5)
-
-
-def _percent(value: float | None, before: str) -> str:
-    return "" if value is None else f"{before}{value:.0%}"
