@@ -48,9 +48,7 @@ class Call:
         except Exception as error:
             if hasattr(error, "add_note"):  # Python 3.11
                 shapes = ", ".join(str(tuple(leaf.shape)) for leaf in self.leaves)
-                error.add_note(
-                    f"The model was given {shapes}, batch first: one image is image[None]."
-                )
+                error.add_note(f"The model was given {shapes}, batch first: one image is image[None].")
             raise
 
 
