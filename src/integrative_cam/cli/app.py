@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from .. import __version__
 from ..evaluate.benchmark import ALL
-from ..methods import method as named
 from ..models import DEFAULT
 from . import options
 from .aims import Asked
@@ -49,6 +47,7 @@ def _main(
 
 @app.command()
 def explain(
+    context: typer.Context,
     images: options.Images = None,
     model: options.Model = DEFAULT,
     weights: options.Weights = None,
@@ -97,27 +96,8 @@ def explain(
 
     An image that cannot be explained is reported at the end, with exit code 1; the others are done.
     """
-    given = {
-        "taps": tuple(taps) if taps else None,
-        "readout": readout,
-        "aggregation": aggregation,
-        "negative": negative,
-        "bias": bias,
-        "bias_share": bias_share,
-        "weighting": weighting,
-        "temper": temper,
-        "branch": branch,
-        "fine": fine,
-        "stage_share": stage_share,
-        "signed": signed,
-        "fusion": fusion,
-        "gamma": gamma,
-    }
-    changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
-    chosen = named(method)
-    if changes:
-        chosen = replace(chosen, way=replace(chosen.recipe, **changes))
     asked = Asked(target, versus, within, similar_to, probability, step, negate)
+    chosen = options.chosen_method(context)
     request = Request(tuple(images or ()), model, weights, labels, task, asked, out, chosen, as_json, debug)
     raise typer.Exit(run(request))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,10 +11,13 @@ import typer
 from ..bias import BIASES
 from ..evidence import AGGREGATIONS
 from ..fusion import FUSIONS
+from ..methods import Method as Way
+from ..methods import method as named
 from ..methods import methods
 from ..models import DEFAULT
 from ..models.network import TASKS
 from ..readout import READOUTS
+from ..recipe import Recipe
 from ..taps import POLICIES
 from ..weighting import WEIGHTINGS
 
@@ -144,3 +148,16 @@ Signed = Annotated[
 FusionChoice = Annotated[str | None, _ingredient("--fusion", f"{_choices(FUSIONS)}.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of tables.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks of errors.")]
+
+
+def chosen_method(context: typer.Context) -> Way:
+    """The method that `--method` names, with the ingredients that the command's other options change.
+
+    Raises:
+        RecipeError: no such method, or one without ingredients that could be changed.
+    """
+    chosen = named(context.params["method"])
+    given = {field.name: context.params[field.name] for field in fields(Recipe)}
+    given["taps"] = tuple(given["taps"] or ()) or None
+    changes = {name: value for name, value in given.items() if value is not None}
+    return replace(chosen, way=replace(chosen.recipe, **changes)) if changes else chosen

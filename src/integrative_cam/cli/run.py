@@ -6,16 +6,14 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 from rich.text import Text
 
-from ..methods import method as named
 from ..models import DEFAULT
 from ..run import Job, Outcome, Patience, Progress
 from ..run import run as conduct
@@ -27,6 +25,7 @@ THUMBNAIL = 128
 
 
 def run(
+    context: typer.Context,
     source: Annotated[
         str,
         typer.Argument(
@@ -86,7 +85,7 @@ def run(
     signed: options.Signed = None,
     fusion: options.FusionChoice = None,
     gamma: options.Gamma = None,
-    debug: options.Debug = False,  # noqa: ARG001 - read before the command line is parsed
+    debug: options.Debug = False,
 ) -> None:
     """Explain a whole data set: a table with a row per image and target, and all maps.
 
@@ -100,31 +99,11 @@ def run(
     Exit code 0: every image has its results; 1: all was tried, but some images failed, as failures.csv says; 2: the
     command could not be carried out; 3: not at its end, run it again.
     """
-    given = {
-        "taps": tuple(taps) if taps else None,
-        "readout": readout,
-        "aggregation": aggregation,
-        "negative": negative,
-        "bias": bias,
-        "bias_share": bias_share,
-        "weighting": weighting,
-        "temper": temper,
-        "branch": branch,
-        "fine": fine,
-        "stage_share": stage_share,
-        "signed": signed,
-        "fusion": fusion,
-        "gamma": gamma,
-    }
-    changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
-    chosen = named(method)
-    if changes:
-        chosen = replace(chosen, way=replace(chosen.recipe, **changes))
     job = Job(
         source=source,
         dest=out,
         model=model,
-        method=chosen,
+        method=options.chosen_method(context),
         weights=weights.resolve() if weights else None,
         target=target,
         threshold=threshold,
@@ -147,15 +126,9 @@ class _Speed(ProgressColumn):
         return Text(f"{speed:.1f} images/s" if speed else "- images/s")
 
 
-class _Count(ProgressColumn):
-    def render(self, task: Task) -> Text:
-        total = "?" if task.total is None else f"{task.total:.0f}"
-        return Text(f"{task.completed:.0f}/{total}")
-
-
 @contextmanager
 def _progress() -> Iterator[Callable[[Progress], None]]:
-    columns = (TextColumn("{task.description}"), BarColumn(), _Count(), _Speed(), TimeRemainingColumn())
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Speed(), TimeRemainingColumn())
     bars = Bars(*columns, console=Console(stderr=True))
     begun = False
 

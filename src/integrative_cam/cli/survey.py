@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import multiprocessing as mp
 import platform
 import sys
@@ -19,6 +20,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from .. import __version__
 from ..errors import InputError
 from ..families import SOURCES, names
+from ..storage import written_whole
 from ..survey import Surveyed, failed, survey
 
 FORMATS = (".csv", ".md")
@@ -130,9 +132,11 @@ def versions() -> str:
 
 def _write(rows: Sequence[Surveyed], out: Path) -> None:
     if out.suffix == ".md":
-        out.write_text(markdown(rows) + "\n", "utf-8")
-        return
-    with out.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0].row()))
+        text = markdown(rows) + "\n"
+    else:
+        table = io.StringIO()
+        writer = csv.DictWriter(table, list(rows[0].row()), lineterminator="\n")
         writer.writeheader()
         writer.writerows(row.row() for row in rows)
+        text = table.getvalue()
+    written_whole(out, text)
