@@ -37,8 +37,8 @@ from rich.progress import track
 from integrative_cam import explain
 from integrative_cam.models import Network, Preprocessing
 from integrative_cam.run import Patience, Results
+from integrative_cam.run.archives import Item
 from integrative_cam.run.decode import TOGETHER, Decoding, decode, pieces
-from integrative_cam.run.sources import Item
 
 SIDE = 64
 BATCH = 32

@@ -14,9 +14,10 @@ from PIL import Image
 
 with harness.instrumented("tarfile", "csv"):
     from integrative_cam.models import Preprocessing
+    from integrative_cam.run.archives import opened
     from integrative_cam.run.decode import Decoding, decode
     from integrative_cam.run.patience import Patience
-    from integrative_cam.run.sources import open_source, opened
+    from integrative_cam.run.sources import open_source
 
 PATIENCE = Patience(timeout=5, attempts=1, pause=0)
 HOW = Decoding(Preprocessing(8, (8, 8)), PATIENCE, 0)

@@ -54,8 +54,9 @@ from integrative_cam.models.weights import classes_in, fill, read_weights
 from integrative_cam.report import cases_of_explanations, read_truth
 from integrative_cam.report.truth import stands_for
 from integrative_cam.run import Patience, Results, run
+from integrative_cam.run.archives import Item, opened
 from integrative_cam.run.decode import Decoding, Sample, decode
-from integrative_cam.run.sources import Item, filesystem, open_source, opened
+from integrative_cam.run.sources import filesystem, open_source
 
 PATIENCE = Patience(timeout=5, attempts=1, pause=0)
 VIEW = Preprocessing(32, (28, 28))

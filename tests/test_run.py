@@ -26,7 +26,8 @@ import pyarrow.parquet as pq  # noqa: E402
 
 from integrative_cam.cli.app import app  # noqa: E402
 from integrative_cam.run import Patience, Progress, Results, run  # noqa: E402
-from integrative_cam.run.sources import open_source, opened  # noqa: E402
+from integrative_cam.run.archives import opened  # noqa: E402
+from integrative_cam.run.sources import open_source  # noqa: E402
 from integrative_cam.run.table import measured, quantised  # noqa: E402
 
 HALF_LEVEL = 1 / 510

@@ -28,8 +28,8 @@ pytest.importorskip("pyarrow", reason="needs the extra run: pip install 'integra
 pytest.importorskip("fsspec", reason="needs the extra run: pip install 'integrative-cam[run]'")
 
 from integrative_cam.run import Patience, Progress, Results, run  # noqa: E402
+from integrative_cam.run.archives import Item  # noqa: E402
 from integrative_cam.run.decode import Decoders, Decoding, Sample  # noqa: E402
-from integrative_cam.run.sources import Item  # noqa: E402
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork and signals of POSIX")
 

@@ -19,9 +19,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from ..errors import CamError, first_line
 from ..models import Preprocessing
 from ..models.image import decode_image
+from .archives import Item
 from .failures import Failure, MissingError, SourceError
 from .patience import Patience
-from .sources import Item, filesystem
+from .sources import filesystem
 
 if TYPE_CHECKING:
     import numpy as np

@@ -18,7 +18,7 @@ from .local import run_local
 from .on_ray import run_ray
 from .record import Record, read_records
 from .sources import Source, open_source
-from .store import MANIFEST, Store
+from .store import Store
 from .worker import device_of
 
 Engine = Literal["local", "ray"]
@@ -214,6 +214,3 @@ class _Watch:
         if total is None and self.parts:
             total = max(self.done, round(self.images / self.parts * len(self.source.parts)))
         self.report(Progress(self.done, total, self.failed))
-
-
-__all__ = ["ENGINES", "FAILURES", "MANIFEST", "Engine", "Outcome", "Progress", "run"]

@@ -15,11 +15,12 @@ import numpy as np
 import torch
 
 from ..errors import InputError, ModelError, RecipeError, TapError, TargetError, first_line
+from .archives import Item, opened
 from .decode import Decoders, Decoding, Sample, pieces
 from .failures import DestinationError, Failure, SourceError
 from .job import Job
 from .record import Record, Shard, failures_in
-from .sources import Item, Part, opened
+from .sources import Part
 from .store import DONE, SHARDS, Store
 from .table import as_parquet, rows_of
 
