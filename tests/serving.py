@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-PATIENCE = 90.0
+PATIENCE = 180.0
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
 
