@@ -210,6 +210,15 @@ def test_killed_run_goes_on_where_it_stopped(dataset: Path) -> None:
     assert one.equals(other)
 
 
+def test_a_process_that_dies_ends_the_command(dataset: Path) -> None:
+    """It said nothing and waited for ever."""
+    (dataset / "deadly.py").write_text("import os\n\ndef deadly():\n    os._exit(1)\n")
+    arguments = [*command("photos", "--out", "out", "--processes", "2"), "--model", "deadly.py:deadly"]
+    done = subprocess.run(arguments, cwd=dataset, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 2
+    assert "A process that measured died" in done.stderr
+
+
 def test_labels(dataset: Path) -> None:
     """The label's map is measured for the label, not for the top class; a photograph without one is reported."""
     (dataset / "list.csv").write_text("file,label\nphotos/b.png,3\nphotos/deep/c.png,\n")

@@ -17,6 +17,7 @@ from reference.arrays import Array
 from torch import Tensor, nn
 
 from integrative_cam import Explanation, Recipe, RecipeError, explain, method, methods
+from integrative_cam.reduction import above_rounding
 
 PAPERS: dict[str, Callable[[Array, Array], Array]] = {
     "gradcam": reference.grad_cam,
@@ -157,6 +158,29 @@ def test_silent_channels_do_not_divide_by_zero() -> None:
     found = explain(Silent(), torch.rand(1, 1, 4, 4), 0, method("xgradcam").recipe)
     assert found.map.isfinite().all()
     assert found.map.max() == 1
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_evidence_that_cancels_is_blank(dtype: torch.dtype) -> None:
+    """An instance norm takes each channel's mean, so that a gradient's mean in front of it is zero."""
+    torch.manual_seed(0)
+    norm = nn.InstanceNorm2d(6, affine=True)
+    front = nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU(), nn.Conv2d(6, 6, 1), norm)
+    model = nn.Sequential(front, nn.Flatten(), nn.Linear(6 * 36, 4)).to(dtype)
+    images = torch.randn(2, 3, 8, 8, dtype=dtype)
+    with pytest.warns(UserWarning, match="The map of image 0, 1 is blank"):
+        assert not method("gradcam")(model, images, 1).layers[0].map.any()
+    assert (method("hirescam")(model, images, 1).map.amax((1, 2)) == 1).all()
+
+
+def test_weak_evidence_is_not_taken_for_rounding() -> None:
+    """One part in a million of the evidence is left, at one of 10,000 positions."""
+    left = torch.zeros(1, 100, 100)
+    left[0, 3, 5] = 1e-6
+    assert torch.equal(above_rounding(left, torch.ones(1), "position"), left)
+    assert not above_rounding(left / 2e5, torch.ones(1), "position").any()
+    assert torch.equal(above_rounding(left, torch.ones(1), "channel"), left)
+    assert not above_rounding(left / 2, torch.ones(1), "channel").any()
 
 
 def test_names_and_sources() -> None:

@@ -288,6 +288,13 @@ def test_a_source_that_cannot_be_used(write, message: str, tmp_path: Path) -> No
         open_source(str(listed if listed.exists() else tmp_path), 8, PATIENCE)
 
 
+@pytest.mark.parametrize("content", [b"no table", b"PAR1"])
+def test_a_broken_parquet_file_is_no_silent_source(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "list.parquet").write_bytes(content)
+    with pytest.raises(InputError, match=r"list.parquet: is no Parquet file, or breaks off \(Parquet "):
+        open_source(str(tmp_path / "list.parquet"), 8, PATIENCE)
+
+
 def test_no_such_source_or_file_system(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such folder or file"):
         open_source(str(tmp_path / "absent"), 8, PATIENCE)

@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 
-from .evidence import evidence, evidence_and_sums, over, saturated_shift
+from .evidence import Aggregation, evidence, evidence_and_sums, over, saturated_shift
 from .readout import doubled, rho_of
 from .recipe import Recipe
 from .targets import class_scores
@@ -17,6 +18,10 @@ from .traced import BiasSite, Sums, Tap, Trace, with_rest
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
+
+
+ROUNDING = 8
+"""Multiples of the number format's precision that sums of cancelling terms are off by."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +77,7 @@ def reducers(
             found, guarded, sums = evidence_and_sums(*given, tap.is_positive)
             sums = replace(sums, product=directed(sums.product))
         part = with_rest(sums.product, tap.rest)
+        found = above_rounding(found, sums.magnitude, recipe.aggregation)
         return TapMap(tap.name, tap.kind, tap.shape, tap.path_share, sums, part, found, guarded)
 
     def site_map(site: BiasSite) -> SiteMap:
@@ -81,6 +87,19 @@ def reducers(
         return SiteMap(site.name, with_rest(directed(part), site.rest), found, mass)
 
     return tap_map, site_map
+
+
+def above_rounding(
+    found: Float[Tensor, "batch *space"], magnitude: Float[Tensor, "batch"], aggregation: Aggregation
+) -> Float[Tensor, "batch *space"]:
+    """The maps, but zeros where all terms cancel and rounding is left: no fusion shall scale that up.
+
+    `magnitude` is the sum of all |gradient * activation|. At one position there are its own share of them, on average;
+    a channel's weight holds those of all positions.
+    """
+    terms = magnitude / found[0].numel() if aggregation == "position" else magnitude
+    least = ROUNDING * torch.finfo(found.dtype).eps * terms
+    return found * over(found.flatten(1).abs().amax(1) > least, found)
 
 
 def curvature(

@@ -8,6 +8,8 @@ import platform
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
@@ -26,6 +28,7 @@ from ..evaluate.peers import named
 from ..evaluate.summary import summarise, tidy
 from ..models import Network
 from ..recipe import one_of
+from ..run.decode import end_with_parent
 from ..storage import written_whole
 from .explain import network_of, weights_by_model
 from .measure import measured
@@ -185,8 +188,21 @@ def _workers(processes: int) -> Iterator[Callable[[Callable[[Job], Done], Sequen
         yield map
     else:
         threads = max(1, torch.get_num_threads() // processes)
-        with multiprocessing.get_context("spawn").Pool(processes, torch.set_num_threads, (threads,)) as pool:
-            yield pool.imap
+        pool = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), _prepare, (threads,))
+        try:
+            yield pool.map
+        except BrokenProcessPool:
+            raise CamError(
+                "A process that measured died, perhaps for want of memory. What was measured is kept: run the same "
+                "command again to continue, with fewer --processes if it dies again."
+            ) from None
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _prepare(threads: int) -> None:
+    end_with_parent()
+    torch.set_num_threads(threads)
 
 
 def _write_part(job: Job) -> Done:

@@ -68,7 +68,7 @@ def open_source(place: str, shard: int, patience: Patience) -> Source:
     if patience(lambda: files.isfile(root), place):
         if not root.endswith((".csv", ".tar", ".parquet")):
             raise InputError(f"{place}: must be a folder, a CSV or Parquet list, or a tar or Parquet file with images.")
-        if root.endswith(".csv") or (root.endswith(".parquet") and _is_list(files, root, patience)):
+        if root.endswith(".csv") or (root.endswith(".parquet") and _is_list(place, files, root, patience)):
             return _of_list(place, files, root, shard, patience)
         size = patience(lambda: files.size(root), place)
         return _of_files(place, files, {root: size}, posixpath.dirname(root), shard)
@@ -168,10 +168,21 @@ def _of_hugging_face(place: str, files: Any, found: dict[str, int], root: str, p
     return _of_archives(place, files, {name: found[name] for name in archives}, root, "arrow") if archives else None
 
 
-def _is_list(files: Any, root: str, patience: Patience) -> bool:
+def _is_list(place: str, files: Any, root: str, patience: Patience) -> bool:
     reader = parquet()
-    with files.open(root) as file:
-        return "file" in patience(lambda: reader.read_schema(file), root).names
+    import pyarrow as pa
+
+    def columns() -> list[str] | pa.ArrowInvalid:
+        with files.open(root) as file:
+            try:
+                return list(reader.read_schema(file).names)
+            except pa.ArrowInvalid as error:  # the content's fault: asking again gives the same
+                return error
+
+    found = patience(columns, place)
+    if isinstance(found, pa.ArrowInvalid):
+        raise InputError(f"{place}: is no Parquet file, or breaks off ({first_line(found)}).")
+    return "file" in found
 
 
 def _of_list(place: str, files: Any, root: str, shard: int, patience: Patience) -> Source:
