@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from ..errors import first_line
+from ..errors import InputError, first_line
 from .failures import MissingError, SourceError
 
 Result = TypeVar("Result")
@@ -31,6 +31,7 @@ class Patience:
         Raises:
             MissingError: there is no `what`.
             SourceError: no attempt was answered in time.
+            InputError: `read` finds that what came is wrong; asking again gives the same.
         """
         reason = ""
         for attempt in range(self.attempts):
@@ -40,6 +41,8 @@ class Patience:
                 return in_time(read, self.timeout)
             except _FINAL as error:
                 raise MissingError(f"{what}: {_said(error)}") from None
+            except InputError:
+                raise
             except Exception as error:  # each kind of source has errors of its own
                 reason = _said(error)
         raise SourceError(f"{what}: no answer in {self.attempts} attempts ({reason})")

@@ -172,17 +172,14 @@ def _is_list(place: str, files: Any, root: str, patience: Patience) -> bool:
     reader = parquet()
     import pyarrow as pa
 
-    def columns() -> list[str] | pa.ArrowInvalid:
+    def columns() -> list[str]:
         with files.open(root) as file:
             try:
                 return list(reader.read_schema(file).names)
-            except pa.ArrowInvalid as error:  # the content's fault: asking again gives the same
-                return error
+            except pa.ArrowInvalid as error:
+                raise InputError(f"{place}: is no Parquet file, or breaks off ({first_line(error)}).") from None
 
-    found = patience(columns, place)
-    if isinstance(found, pa.ArrowInvalid):
-        raise InputError(f"{place}: is no Parquet file, or breaks off ({first_line(found)}).")
-    return "file" in found
+    return "file" in patience(columns, place)
 
 
 def _of_list(place: str, files: Any, root: str, shard: int, patience: Patience) -> Source:
