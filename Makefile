@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format docs dist bench fuzz evidence ablation licences audit test-lowest clean
+.PHONY: help demo test check format docs dist bench fuzz evidence ablation survey licences audit test-lowest clean
 
 help: ## List the targets.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -59,6 +59,9 @@ ablation: $(VENV)/.dev ## The tables of docs/ablation.md from SHARED=../shared, 
 	$(BIN)/python benchmarks/ablation.py develop $(SHARED) --limit 34
 	$(BIN)/python benchmarks/ablation.py places $(SHARED) --limit 34
 	$(BIN)/python benchmarks/ablation.py verify $(SHARED) --limit 34
+
+survey: $(VENV)/.dev ## Explain every network of torchvision and every family of timm with random weights; OPTIONS=--help says more.
+	PYTHONPATH=benchmarks $(BIN)/python -m survey $(OPTIONS)
 
 licences: $(VENV)/.dev $(VENV)/.fuzz ## Write the tables of docs/licences.md; a licence that is not accepted is an error.
 	$(BIN)/python docs/licences.py --write

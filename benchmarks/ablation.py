@@ -24,9 +24,11 @@ from rich.progress import track
 from torch import Tensor
 from unseen import brain_scans, cifar_images, small_photographs
 
-from integrative_cam import Recipe, integrate, trace
-from integrative_cam.evaluate import bootstrap_mean, faithfulness, paired_difference, simplicity
-from integrative_cam.evaluate.dataset import read_dataset
+from integrative_cam import Recipe, explain_trace, trace
+from integrative_cam.evaluate import _faithfulness as faithfulness
+from integrative_cam.evaluate import _simplicity as simplicity
+from integrative_cam.evaluate import bootstrap_mean, paired_difference
+from integrative_cam.evaluate._dataset import read_dataset
 from integrative_cam.models import Network, load, read_image
 from integrative_cam.recipe import PLAIN
 
@@ -128,7 +130,7 @@ def measure(task: Task) -> None:
         recipe = replace(Recipe(), **change)
         if recipe.taps not in traces:
             traces[recipe.taps] = trace(model, image, None, recipe.taps)
-        explanation = integrate(traces[recipe.taps], recipe)
+        explanation = explain_trace(traces[recipe.taps], recipe)
         assert explanation.target is not None
         maps, target = explanation.map, explanation.target
         shown, dimmed = faithfulness.dimmed_probabilities(model, image, maps, target)

@@ -19,10 +19,10 @@ from ablation import NETWORKS, STEPS
 from rich.progress import track
 from torch import Tensor, nn
 
-from integrative_cam import method
+from integrative_cam import get_method
 from integrative_cam.evaluate import bootstrap_mean, deletion, insertion, total_variation
-from integrative_cam.evaluate.dataset import read_dataset
-from integrative_cam.evaluate.peers import named
+from integrative_cam.evaluate._dataset import read_dataset
+from integrative_cam.integrations._libraries import named
 from integrative_cam.models import load, read_image
 from integrative_cam.render import presented
 
@@ -32,7 +32,7 @@ Maps = Callable[[nn.Module, Tensor, int], Tensor]
 
 def kinds() -> dict[str, Maps]:
     """Ways to a map (1, height, width) of a model, an image and a class."""
-    integrative = method("integrative")
+    integrative = get_method("integrative")
     return {
         "integrative, measured": lambda model, image, target: integrative(model, image, target).map,
         "integrative, shown": lambda model, image, target: presented(integrative(model, image, target)),

@@ -17,8 +17,8 @@ from pathlib import Path
 
 import polars
 
-from integrative_cam.evaluate.dataset import read_dataset
-from integrative_cam.evaluate.summary import mean_ranks, summarise
+from integrative_cam.evaluate._dataset import read_dataset
+from integrative_cam.evaluate._summary import mean_ranks, summarise
 from integrative_cam.storage import written_whole
 
 RELATIVES = ("gradcam", "gradcam++", "refinecam")

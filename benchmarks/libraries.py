@@ -17,8 +17,8 @@ from captum.attr import LayerGradCam
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from torch import Tensor, nn
 
-from integrative_cam import IntegrativeCAM, method
-from integrative_cam.fusion import by_range
+from integrative_cam import IntegrativeCAM, get_method
+from integrative_cam._maps.fusion import by_range
 
 OURS, GRAD_CAM, TORCHCAM, CAPTUM = LIBRARIES = ("integrative-cam", "grad-cam", "torchcam", "captum")
 IMAGES = torch.randn(3, 3, 8, 8, generator=torch.Generator().manual_seed(5))
@@ -155,7 +155,7 @@ def grad_cam(
 
 
 def _ours(model: nn.Module, images: Any, target: list[int], layer: str, _: nn.Module) -> Tensor:
-    return IntegrativeCAM(model, method("gradcam").recipe, taps=layer)(images, target).map
+    return IntegrativeCAM(model, get_method("gradcam").recipe, taps=layer)(images, target).map
 
 
 def _grad_cam(model: nn.Module, images: Any, target: list[int], _: str, layer: nn.Module) -> Tensor:

@@ -15,14 +15,14 @@ from pathlib import Path
 
 import torch
 
-from integrative_cam import integrate, trace
-from integrative_cam.app.choice import Switches
-from integrative_cam.app.desk import Desk
-from integrative_cam.app.photograph import photograph
-from integrative_cam.app.pictures import map_uri
-from integrative_cam.app.screen import Screen, favourites, show
-from integrative_cam.app.server import example, offer_of
-from integrative_cam.app.visit import Visit
+from integrative_cam import explain_trace, trace
+from integrative_cam.app._choice import Switches
+from integrative_cam.app._photograph import photograph
+from integrative_cam.app._pictures import map_uri
+from integrative_cam.app._screen import Screen, show, top_classes
+from integrative_cam.app._server import example, offer_of
+from integrative_cam.app._session import Session
+from integrative_cam.app._session_store import SessionStore
 from integrative_cam.models import DEFAULT
 from integrative_cam.recipe import Recipe
 from integrative_cam.render import presented
@@ -45,9 +45,9 @@ def main() -> None:
     torch.set_num_threads(1)
     path = example()
     assert path is not None
-    desk = Desk(offer_of([DEFAULT], {}))
+    desk = SessionStore(offer_of([DEFAULT], {}))
 
-    def full() -> Visit:
+    def full() -> Session:
         visit = desk.open(photograph(path.read_bytes(), path.name))
         show(visit, screen(visit))
         return visit
@@ -74,7 +74,7 @@ def main() -> None:
     model, seen = visit.network(DEFAULT).model, visit.seen(DEFAULT)
     print("\nof which")
     print(row("network forward and gradient", median(lambda: trace(model, seen.tensor, first.target)), whole))
-    print(row("integrate", median(lambda: integrate(found, Recipe())), whole))
+    print(row("integrate", median(lambda: explain_trace(found, Recipe())), whole))
     print(row("presented (smoothing)", median(lambda: presented(explanation)), whole))
     print(row("picture of the map", median(lambda: map_uri(explanation.map[0], seen, signed=False)), whole))
     print(row("photograph read and shrunk", median(lambda: photograph(path.read_bytes(), path.name)), whole))
@@ -82,9 +82,9 @@ def main() -> None:
         print(row("\na switch through the server", through_server(path), whole))
 
 
-def screen(visit: Visit) -> Screen:
+def screen(visit: Session) -> Screen:
     """The page's first screen."""
-    return Screen(DEFAULT, favourites(visit, DEFAULT, 1)[0][0], "integrative", Switches.of(Recipe()))
+    return Screen(DEFAULT, top_classes(visit, DEFAULT, 1)[0][0], "integrative", Switches.of(Recipe()))
 
 
 def median(work: Callable[[], object], before: Callable[[], object] = lambda: None) -> float:

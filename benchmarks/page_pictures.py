@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from integrative_cam.app.server import example
+from integrative_cam.app._server import example
 
 ROOT = Path(__file__).parents[1]
 IMAGES = ROOT / "docs" / "images"

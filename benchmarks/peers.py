@@ -29,8 +29,8 @@ from rich.table import Table
 from torch import Tensor, fx, nn
 from torchcam import methods as torchcam
 
-from integrative_cam import IntegrativeCAM, __version__, method, trace
-from integrative_cam.evaluate.peers import layers_of
+from integrative_cam import IntegrativeCAM, __version__, get_method, trace
+from integrative_cam.integrations._libraries import layers_of
 from integrative_cam.models import load
 
 NETWORKS = ("efficientnet-lite0", "mobilenet_v2", "resnet50", "vgg16")
@@ -120,7 +120,7 @@ def rows(name: str, batch: int, rounds: int) -> list[tuple[str, ...]]:
         run = make(copy.deepcopy(theirs), some if is_few else every, images)
         ours = (
             IntegrativeCAM(model, taps=chosen),
-            IntegrativeCAM(model, method(recipe).recipe, taps=chosen, **changed),
+            IntegrativeCAM(model, get_method(recipe).recipe, taps=chosen, **changed),
         )
         layers = str(FEW if is_few else len(names))
         limit, _ = bare(model, images, CLASS)

@@ -36,9 +36,9 @@ from rich.progress import track
 
 from integrative_cam import explain
 from integrative_cam.models import Network, Preprocessing
-from integrative_cam.run import Patience, Results
-from integrative_cam.run.archives import Item
-from integrative_cam.run.decode import TOGETHER, Decoding, decode, pieces
+from integrative_cam.run import Results, RetryPolicy
+from integrative_cam.run._archives import Item
+from integrative_cam.run._decode import TOGETHER, Decoding, decode, pieces
 
 SIDE = 64
 BATCH = 32
@@ -173,7 +173,7 @@ def at_full_size(photos: list[Path], folder: Path) -> tuple[float, float]:
     items = [Item(str(path), str(path.resolve())) for path in photos]
     begin = time.perf_counter()
     for piece in pieces(items, TOGETHER):
-        decode(piece, Decoding(Preprocessing(), Patience(), 0))
+        decode(piece, Decoding(Preprocessing(), RetryPolicy(), 0))
     speed = len(photos) / (time.perf_counter() - begin)
     out = folder / "out"
     if start([sys.executable, "-c", COMMAND, "run", str(listed), "--out", str(out), "--device", "cpu"]).wait():

@@ -29,8 +29,8 @@ from rich.table import Table
 
 from integrative_cam import IntegrativeCAM, __version__
 from integrative_cam.render import save
-from integrative_cam.render.colours import INK, SERIES
-from integrative_cam.render.sheet import open_frame, sheet
+from integrative_cam.render._colours import INK, SERIES
+from integrative_cam.render._sheet import open_frame, sheet
 
 NETWORKS = ("efficientnet_b0", "mobilenet_v2", "resnet50", "vgg16")
 BATCHES = (1, 2, 4, 8, 16)

@@ -34,7 +34,7 @@ from torch import Tensor, nn
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 from memory import resident
-from wild import outcome
+from random_networks import outcome
 
 from integrative_cam import __version__, explain
 from integrative_cam.models import load, read_image

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from integrative_cam.evaluate.dataset import read_dataset
+from integrative_cam.evaluate._dataset import read_dataset
 from integrative_cam.models import Network, Preprocessing, read_image
 
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}

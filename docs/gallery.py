@@ -11,24 +11,38 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor, nn
 
-from integrative_cam import explain, method
+from integrative_cam import explain, get_method
 from integrative_cam.models import load, read_image
 from integrative_cam.render import (
-    comparison,
+    _comparison as comparison,
+)
+from integrative_cam.render import (
+    _decomposition as decomposition,
+)
+from integrative_cam.render import (
+    _outline as outline,
+)
+from integrative_cam.render import (
+    _overlay as overlay,
+)
+from integrative_cam.render import (
+    _panel as panel,
+)
+from integrative_cam.render import (
+    _plot as plot,
+)
+from integrative_cam.render import (
+    _streams as streams,
+)
+from integrative_cam.render import (
     contour,
     contrast,
     curve,
-    decomposition,
-    outline,
-    overlay,
-    panel,
-    plot,
     presented,
     presented_layer,
     profile,
     save,
     slices,
-    streams,
 )
 
 WIDTH = 900
@@ -56,7 +70,7 @@ def cat(out: Path) -> None:
     smooth = [overlay(presented(found, raw)[0], photograph, view.region) for raw in (True, False)]
     small(beside(smooth), out / "raw-and-smooth.jpg")
     names = ("integrative", "gradcam", "layercam", "gradcam++")
-    maps = {name: method(name)(network.model, view.tensor, TIGER_CAT).map[0] for name in names}
+    maps = {name: get_method(name)(network.model, view.tensor, TIGER_CAT).map[0] for name in names}
     written(comparison(maps, photograph, "Four methods: why tiger cat", view.region), out / "comparison.jpg")
     classes = {"tabby": TABBY, "tiger cat": TIGER_CAT}
     both = {name: presented(explain(network.model, view.tensor, index))[0] for name, index in classes.items()}

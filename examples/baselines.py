@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from integrative_cam import Explanation, explain, method
+from integrative_cam import Explanation, explain, get_method
 from integrative_cam.evaluate import bootstrap_mean, centre_map, energy, paired_difference, pointing, random_maps
 
 if TYPE_CHECKING:
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 METHODS: Mapping[str, Callable[..., Explanation]] = {
     "integrative": explain,
     "its last tap": partial(explain, taps="last"),
-    "gradcam": method("gradcam"),
-    "hirescam": method("hirescam"),
+    "gradcam": get_method("gradcam"),
+    "hirescam": get_method("hirescam"),
 }
 """What the examples explain with: model, images and target; the others are compared with the first."""
 OURS = "integrative"

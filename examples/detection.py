@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from integrative_cam import targets
 from integrative_cam.evaluate import mask_of_boxes
-from integrative_cam.evaluate.dataset import Sample, read_boxes, read_dataset, spread
+from integrative_cam.evaluate._dataset import Sample, read_boxes, read_dataset, spread
 from integrative_cam.models import Preprocessing, load, read_image
 from integrative_cam.render import overlay
 

@@ -24,9 +24,9 @@ from PIL import Image
 from torch import Tensor, nn
 
 from integrative_cam import targets
-from integrative_cam.evaluate.dataset import objects_in, read_dataset, spread
+from integrative_cam.evaluate._dataset import objects_in, read_dataset, spread
 from integrative_cam.models import load, read_image
-from integrative_cam.models.image import read_classes
+from integrative_cam.models._image import read_classes
 from integrative_cam.render import overlay
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def main() -> None:
 
 def explained(model: nn.Module, picture: Image.Image, index: int) -> dict[str, Float[Tensor, "height width"]]:
     """Each method's map for a class where the network finds it, at the photograph's size; none if it does nowhere."""
-    canvas, (height, width) = placed(picture)
+    canvas, (height, width) = adjust_for_resolution(picture)
     with torch.no_grad():
         where = model(canvas)[0].argmax(0) == index
     if not where.any():
@@ -85,7 +85,7 @@ def explained(model: nn.Module, picture: Image.Image, index: int) -> dict[str, F
     }
 
 
-def placed(picture: Image.Image) -> tuple[Float[Tensor, "1 3 513 513"], tuple[int, int]]:
+def adjust_for_resolution(picture: Image.Image) -> tuple[Float[Tensor, "1 3 513 513"], tuple[int, int]]:
     """The photograph at the top left of a grey canvas, its longest side SIDE; its (height, width) there."""
     scale = SIDE / max(picture.size)
     width, height = round(picture.width * scale), round(picture.height * scale)

@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from integrative_cam import method
+from integrative_cam import get_method
 from integrative_cam.evaluate import bootstrap_mean, energy, pointing
 
 if TYPE_CHECKING:
@@ -152,7 +152,7 @@ def localised(model: nn.Module, samples: Samples, name: str) -> tuple[Float[Tens
     """Pointing and energy of a method's maps in the samples' places."""
     maps = torch.cat(
         [
-            method(name)(model, values, label).map
+            get_method(name)(model, values, label).map
             for values, label in zip(samples.values.split(64), samples.label.split(64), strict=True)
         ]
     )

@@ -9,7 +9,7 @@ from typing import Any
 import harness
 
 with harness.instrumented():
-    from integrative_cam.app.guard import _names_another_server, holds_address
+    from integrative_cam.app._guard import _names_another_server, holds_address
 
 
 def attempt(data: bytes) -> None:

@@ -11,7 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 with harness.instrumented("onnx2torch"):
     from PIL import Image
 
-    from integrative_cam.models.onnx import from_onnx
+    from integrative_cam.models._onnx import from_onnx
 
 FILE = harness.WORK / "net.onnx"
 SIDECAR = FILE.with_suffix(".json")

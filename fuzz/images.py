@@ -11,17 +11,17 @@ with harness.instrumented("PIL"):
     import numpy as np
     from PIL import Image, ImageSequence  # noqa: F401
 
-    from integrative_cam.app import photograph as page
+    from integrative_cam.app import _photograph as page
     from integrative_cam.errors import ImageError
     from integrative_cam.models import Preprocessing
-    from integrative_cam.models import image as reading
-    from integrative_cam.run.decode import Decoding, Sample, _sample
-    from integrative_cam.run.failures import Failure
-    from integrative_cam.run.patience import Patience
+    from integrative_cam.models import _image as reading
+    from integrative_cam.run._decode import Decoding, Sample, _sample
+    from integrative_cam.run._failures import Failure
+    from integrative_cam.run._retry import RetryPolicy
 
 # Small limits are soon reached, and cheap.
 reading.MAX_PIXELS = page.MAX_PIXELS = 2**20
-HOW = Decoding(Preprocessing(32, (28, 28)), Patience(), thumbnail=16)
+HOW = Decoding(Preprocessing(32, (28, 28)), RetryPolicy(), thumbnail=16)
 
 
 def attempt(data: bytes) -> None:

@@ -12,12 +12,12 @@ from PIL import Image
 with harness.instrumented("csv", "xml"):
     import torch
 
-    from integrative_cam.cli.explain import _labels, _slug
-    from integrative_cam.evaluate.dataset import objects_in, read_boxes, read_dataset, target_of
+    from integrative_cam.cli._explain import _labels, _slug
+    from integrative_cam.evaluate._dataset import objects_in, read_boxes, read_dataset, target_of
     from integrative_cam.models import Preprocessing
-    from integrative_cam.models.image import read_classes
-    from integrative_cam.report import read_truth
-    from integrative_cam.report.truth import stands_for
+    from integrative_cam.models._image import read_classes
+    from integrative_cam.reports import read_truth
+    from integrative_cam.reports._truth import stands_for
 
 FILE = harness.WORK / "list"
 VIEW = Preprocessing(16, (12, 12))

@@ -12,11 +12,11 @@ from torch import nn
 
 with harness.instrumented():
     from integrative_cam import IntegrativeCAM
-    from integrative_cam.app.photograph import safe_name
-    from integrative_cam.evaluate.peers import named
+    from integrative_cam.app._photograph import safe_name
+    from integrative_cam.integrations._libraries import named
     from integrative_cam.models import Network, Preprocessing, build
     from integrative_cam.recipe import Recipe
-    from integrative_cam.run.sources import filesystem
+    from integrative_cam.run._sources import filesystem
 
 torch.manual_seed(0)
 MODEL = nn.Sequential(

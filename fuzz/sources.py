@@ -14,12 +14,12 @@ from PIL import Image
 
 with harness.instrumented("tarfile", "csv"):
     from integrative_cam.models import Preprocessing
-    from integrative_cam.run.archives import opened
-    from integrative_cam.run.decode import Decoding, decode
-    from integrative_cam.run.patience import Patience
-    from integrative_cam.run.sources import open_source
+    from integrative_cam.run._archives import opened
+    from integrative_cam.run._decode import Decoding, decode
+    from integrative_cam.run._retry import RetryPolicy
+    from integrative_cam.run._sources import open_source
 
-PATIENCE = Patience(timeout=5, attempts=1, pause=0)
+PATIENCE = RetryPolicy(timeout=5, attempts=1, pause=0)
 HOW = Decoding(Preprocessing(8, (8, 8)), PATIENCE, 0)
 FOLDER = harness.WORK / "source"
 KINDS = ("list.csv", "list.parquet", "images.parquet", "images.tar", "saved")

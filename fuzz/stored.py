@@ -15,12 +15,12 @@ with harness.instrumented("safetensors"):
     from PIL import Image
 
     from integrative_cam import Explanation, explain
-    from integrative_cam.methods import method
+    from integrative_cam.methods._registry import get_method
     from integrative_cam.models import Network, Preprocessing
-    from integrative_cam.report import cases_of_explanations, read_truth
+    from integrative_cam.reports import cases_of_explanations, read_truth
     from integrative_cam.run import Results
-    from integrative_cam.run.decode import Sample
-    from integrative_cam.run.table import as_parquet, rows_of
+    from integrative_cam.run._decode import Sample
+    from integrative_cam.run._table import as_parquet, rows_of
 
 torch.manual_seed(0)
 MODEL = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 5)).eval()
@@ -41,7 +41,7 @@ def shard() -> tuple[bytes, dict[str, Any]]:
     """A shard of a run with one row, and the record of its part."""
     network = Network("m", MODEL, Preprocessing(8, (8, 8)))
     samples = [Sample("cat.png", torch.zeros(3, 8, 8).numpy(), 8, 8, None)]
-    rows = rows_of(method("integrative")(MODEL, torch.rand(1, 3, 8, 8)), 1, samples, network, 0.5)
+    rows = rows_of(get_method("integrative")(MODEL, torch.rand(1, 3, 8, 8)), 1, samples, network, 0.5)
     about = {"layers": [[layer.name, layer.kind] for layer in FOUND.layers]}
     about |= {"bias_layers": [layer.name for layer in FOUND.bias_layers], "images": 1, "halvings": 0, "failures": []}
     content = as_parquet(rows, {b"integrative_cam": json.dumps(about).encode()}, 32)

@@ -12,12 +12,12 @@ from torch import nn
 with harness.instrumented():
     from PIL import Image
 
-    from integrative_cam.cli.aims import Asked, aims, check
-    from integrative_cam.cli.sight import Sight, predict
-    from integrative_cam.methods import method
+    from integrative_cam.cli._aims import Asked, aims, check
+    from integrative_cam.cli._sight import Prediction, predict
+    from integrative_cam.methods._registry import get_method
     from integrative_cam.models import Network, Preprocessing
     from integrative_cam.run import Job
-    from integrative_cam.targets.sample import as_target
+    from integrative_cam.targets._sample import as_target
 
 PHOTOGRAPH = Image.fromarray(np.random.default_rng(0).integers(0, 256, (30, 40, 3), dtype=np.uint8))
 MASK, SMALL = harness.WORK / "mask.png", harness.WORK / "small.png"
@@ -56,14 +56,14 @@ def attempt(data: bytes) -> None:
         step=choices.ConsumeIntInRange(-9, 9) if choices.ConsumeIntInRange(0, 3) == 0 else None,
         negate=choices.ConsumeBool(),
     )
-    Job("s", "d", "m", method("integrative"), target=asked.target).targets(network)
+    Job("s", "d", "m", get_method("integrative"), target=asked.target).targets(network)
     check(asked, network)
     seen = output
     if asked.step is not None:
         if output.ndim < 2 or not -len(output) <= asked.step < len(output):
             return  # `see` says so
         seen = output[asked.step]
-    sight = Sight(network, PHOTOGRAPH, network.preprocessing(PHOTOGRAPH), seen)
+    sight = Prediction(network, PHOTOGRAPH, network.preprocessing(PHOTOGRAPH), seen)
     found = aims(asked, sight, predict(sight))
     assert found, "nothing is explained, and nobody is told"
     for aim in found:

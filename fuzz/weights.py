@@ -15,7 +15,7 @@ from safetensors.torch import save
 from torch import nn
 
 with harness.instrumented("safetensors", "zipfile"):
-    from integrative_cam.models.weights import classes_in, fill, read_weights
+    from integrative_cam.models._weights import classes_in, fill, read_weights
 
 FILES = [harness.WORK / f"weights{suffix}" for suffix in (".safetensors", ".pth")]
 
@@ -52,11 +52,11 @@ def seeds() -> Iterator[bytes]:
     other = {**right, "3.bias": torch.tensor(1.0), "3.weight": torch.zeros(5, 2)}
     for state in (right, other, {"a": torch.zeros(0)}, {"a": torch.zeros(2, dtype=torch.bfloat16)}):
         yield save({name: value.contiguous() for name, value in state.items()})
-    wide = torch.zeros(1).expand(10**9, 2)
+    at_least_float32 = torch.zeros(1).expand(10**9, 2)
     special = {
         "sparse": {**right, "3.weight": torch.zeros(3, 2).to_sparse()},
         "complex": {**right, "3.weight": torch.zeros(3, 2, dtype=torch.complex64)},
-        "expanded": {**right, "3.weight": wide, "3.bias": torch.zeros(1).expand(10**9)},
+        "expanded": {**right, "3.weight": at_least_float32, "3.bias": torch.zeros(1).expand(10**9)},
         "meta": {**right, "3.weight": torch.zeros(3, 2, device="meta")},
     }
     contents: list[Any] = [

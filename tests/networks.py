@@ -12,7 +12,7 @@ from hypothesis import Phase, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from integrative_cam.traced import BiasSite, Input, Tap, Trace
+from integrative_cam._maps.traced import BiasSite, Input, Tap, Trace
 
 CONV = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 NORM = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
@@ -207,7 +207,7 @@ class Tokens(nn.Module):
     def __init__(self, option: Options) -> None:
         super().__init__()
         self.embed = nn.Conv1d(CHANNELS, 6, 3, padding=1)
-        self.wide = nn.Linear(6, 8)
+        self.at_least_float32 = nn.Linear(6, 8)
         self.relu = nn.ReLU(inplace=option.inplace)
         self.back = nn.Linear(8, 6)
         self.linear = nn.Linear(6, option.classes)
@@ -215,7 +215,7 @@ class Tokens(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = F.relu(self.embed(x)).transpose(1, 2).contiguous()
-        y = self.back(self.relu(self.wide(x)))
+        y = self.back(self.relu(self.at_least_float32(x)))
         if self.inplace:
             y += x
         else:

@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from integrative_cam.methods import method
+from integrative_cam.methods._registry import get_method
 from integrative_cam.models import Network, Preprocessing, View
 from integrative_cam.run import Job
 
@@ -162,5 +162,5 @@ def pictures(folder: Path, count: int, white: Sequence[int] = ()) -> list[str]:
 
 
 def job(source: object, dest: object, network: str = "tiny", **changes: object) -> Job:
-    given = {"method": method("integrative"), "shard": 8, "batch": 4, "decoders": 0, "device": "cpu"}
+    given = {"method": get_method("integrative"), "shard": 8, "batch": 4, "decoders": 0, "device": "cpu"}
     return Job(str(source), str(dest), f"{Path(__file__)}:{network}", **{**given, **changes})

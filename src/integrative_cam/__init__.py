@@ -1,9 +1,14 @@
 """Integrative CAM: class activation maps fused over all layers of a network (arXiv:2412.01354)."""
 
 from . import targets
+from ._call import trace
+from ._maps.completeness import Completeness
+from ._maps.streams import Streams
+from ._maps.traced import Trace
+from ._maps.weighting import LayerScores
+from ._plan.taps import TapInfo
 from ._version import __version__
-from .bias import Completeness
-from .cam import IntegrativeCAM, explain, integrate
+from .cam import IntegrativeCAM, explain, explain_trace
 from .errors import (
     CamError,
     ExplanationError,
@@ -17,13 +22,8 @@ from .errors import (
     TargetError,
 )
 from .explanation import BiasLayer, Explanation, Layer
-from .methods import Method, method, methods
+from .methods._registry import Method, get_method, list_methods
 from .recipe import Recipe
-from .streams import Streams
-from .taps import TapInfo
-from .trace import trace
-from .traced import Trace
-from .weighting import LayerScores
 
 __all__ = [
     "BiasLayer",
@@ -49,9 +49,9 @@ __all__ = [
     "Trace",
     "__version__",
     "explain",
-    "integrate",
-    "method",
-    "methods",
+    "explain_trace",
+    "get_method",
+    "list_methods",
     "targets",
     "trace",
 ]

@@ -12,21 +12,21 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor, nn
 
-from .bias import complete_bias, completeness, residual_bias
-from .blocks import wide
+from ._call import trace, trace_reduced
+from ._maps.blocks import at_least_float32
+from ._maps.completeness import complete_bias, completeness, residual_bias
+from ._maps.evidence import expand_like
+from ._maps.fusion import by_magnitude, fuse
+from ._maps.reduction import Reduced, SiteMap, TapMap, curvature, reducers
+from ._maps.streams import scores_of, streams_of
+from ._maps.traced import BiasSite, Input, Tap, Trace
+from ._maps.weighting import LayerScores, adjust_for_resolution, coarseness, layer_scores, layer_weights, power, shares
+from ._plan.inputs import Inputs
+from ._plan.taps import TapInfo
 from .errors import OutputError, RecipeError
-from .evidence import over
 from .explanation import BiasLayer, Explanation, Layer
-from .fusion import by_magnitude, fuse
-from .inputs import Inputs
 from .recipe import PLAIN, Recipe
-from .reduction import Reduced, SiteMap, TapMap, curvature, reducers
-from .streams import scores_of, streams_of
-from .taps import TapInfo
-from .targets import Scored, Several, Target, logits_of
-from .trace import trace, trace_reduced
-from .traced import BiasSite, Input, Tap, Trace
-from .weighting import LayerScores, coarseness, layer_scores, layer_weights, placed, power, shares
+from .targets import Scored, Target, Targets, logits_of
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -55,10 +55,10 @@ class IntegrativeCAM:
         if unknown:
             raise RecipeError(
                 f"unknown ingredient {', '.join(sorted(unknown))}; there are {', '.join(Recipe.__dataclass_fields__)}. "
-                "Other methods are called by name: method('gradcam')(model, images)."
+                "Other methods are called by name: get_method('gradcam')(model, images)."
             )
         if recipe is not None and not isinstance(recipe, Recipe):
-            raise RecipeError(f"recipe must be a Recipe, such as method('gradcam').recipe, but got {recipe!r}.")
+            raise RecipeError(f"recipe must be a Recipe, such as get_method('gradcam').recipe, but got {recipe!r}.")
         self.model = model
         self.recipe = Recipe(**{**vars(recipe or Recipe()), **ingredients})
         self.recipe.validate()
@@ -82,7 +82,7 @@ class IntegrativeCAM:
         )
         return assemble(found, self.recipe)
 
-    def each(self, images: Inputs, targets: Several) -> list[Explanation]:
+    def explain_targets(self, images: Inputs, targets: Targets) -> list[Explanation]:
         """Explain several targets of each image: one forward for all, one gradient for each of them.
 
         Args:
@@ -97,7 +97,9 @@ class IntegrativeCAM:
         return [assemble(each, self.recipe) for each in found]
 
     def _reducers(self, scored: Scored) -> tuple[Callable[[Tap], TapMap], Callable[[BiasSite], SiteMap]]:
-        return reducers(self.recipe, *curvature(self.recipe, wide(scored.score), scored.logits, scored.index))
+        return reducers(
+            self.recipe, *curvature(self.recipe, at_least_float32(scored.score), scored.logits, scored.index)
+        )
 
     def taps(self, images: Inputs) -> list[TapInfo]:
         """What would be fused for such images: name, kind and shape (channel, *space), in execution order."""
@@ -118,7 +120,7 @@ def explain(
     return IntegrativeCAM(model, recipe, **ingredients)(images, target, differentiable=differentiable)
 
 
-def integrate(trace: Trace, recipe: Recipe) -> Explanation:
+def explain_trace(trace: Trace, recipe: Recipe) -> Explanation:
     """Make the map of `recipe` from a trace; other ingredients need no other run of the network.
 
     `recipe.taps` is not used: the trace holds the taps it was made with. Of a differentiable trace the map and every
@@ -163,7 +165,7 @@ def _integrate(trace: Reduced, recipe: Recipe) -> Explanation:
         if recipe.bias == "complete":
             bias = complete_bias(trace, sites, index)
         elif recipe.bias == "residual":
-            bias = over(direction, tap.map) * residual_bias(trace, split, index)
+            bias = expand_like(direction, tap.map) * residual_bias(trace, split, index)
         else:
             bias = torch.zeros_like(tap.map)
         maps.append(tap.map + bias)
@@ -191,7 +193,7 @@ def _integrate(trace: Reduced, recipe: Recipe) -> Explanation:
         output=trace.output,
         target=trace.index,
         target_names=trace.target_names,
-        guarded=torch.stack([tap.guarded for tap in trace.taps]).sum(0),
+        clamped=torch.stack([tap.clamped for tap in trace.taps]).sum(0),
         completeness=split,
         recipe=recipe,
         streams=streams_of(trace, direction, [(each.map, each.weights) for each in fused])
@@ -219,7 +221,7 @@ def _fuse(
     """The map of an input, all others held fixed: of the layers and biases that depend on it, and its own paths."""
     own = list(given.fused)
     own_scores = scores_of(scores, own, given.path_shares) if len(trace.inputs) > 1 else scores
-    own_weights = placed(
+    own_weights = adjust_for_resolution(
         layer_weights(own_scores, recipe.weighting, recipe.temper, recipe.branch),
         [maps[index].shape[1:] for index in own],
         given.space,
@@ -243,18 +245,18 @@ def _fuse(
     return _Fused(fused, weights, bias_layers)
 
 
-def weighted(trace: Trace, slopes: Float[Tensor, "batch channel *space"]) -> Explanation:
+def explanation_from_slopes(trace: Trace, slopes: Float[Tensor, "batch channel *space"]) -> Explanation:
     """The explanation whose map is made of slope * activation, summed over the channels of the trace's only tap.
 
     `slopes` stand where the gradient stands in HiResCAM. Scores and completeness are those of the gradient.
     """
     (tap,) = trace.taps
-    found = integrate(replace(trace, taps=(replace(tap, gradient=slopes),)), _WEIGHTED)
+    found = explain_trace(replace(trace, taps=(replace(tap, gradient=slopes),)), _WEIGHTED)
     layer = replace(found.layers[0], joint_score=layer_scores(trace).joint[:, 0])
     return replace(found, layers=(layer,), completeness=completeness(trace), recipe=None)
 
 
-def unlayered(trace: Trace, maps: Float[Tensor, "batch *space"]) -> Explanation:
+def explanation_from_map(trace: Trace, maps: Float[Tensor, "batch *space"]) -> Explanation:
     """The explanation whose map is made in another way than from the trace's taps: its score splits at the input only.
 
     Each map is cut at zero and divided by its maximum.
@@ -268,7 +270,7 @@ def unlayered(trace: Trace, maps: Float[Tensor, "batch *space"]) -> Explanation:
         output=trace.output,
         target=trace.index,
         target_names=trace.target_names,
-        guarded=torch.zeros_like(trace.score, dtype=torch.long),
+        clamped=torch.zeros_like(trace.score, dtype=torch.long),
         completeness=completeness(trace),
         recipe=None,
         streams=None,

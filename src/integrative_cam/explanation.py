@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from .bias import Completeness
+from ._maps.completeness import Completeness
+from ._maps.streams import Streams
 from .errors import MissingExtraError
 from .recipe import Recipe
-from .streams import Streams
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
@@ -88,7 +88,7 @@ class Explanation:
     output: Tensor
     target: Int[Tensor, "batch"] | None
     target_names: tuple[str, ...]
-    guarded: Int[Tensor, "batch"]
+    clamped: Int[Tensor, "batch"]
     completeness: Completeness
     recipe: Recipe | None
     streams: Streams | None
@@ -112,7 +112,7 @@ class Explanation:
             MissingExtraError: matplotlib or Pillow is not installed (extra `render`).
         """
         from .render import plot
-        from .render.drawing import one_of_batch
+        from .render._drawing import one_of_batch
 
         return plot(self, one_of_batch(images, len(self.map), sample), sample=sample, raw=raw)
 
@@ -141,7 +141,7 @@ class Explanation:
     def _repr_html_(self) -> str:
         """What a notebook shows: maps, scores, layers; the text alone where pictures cannot be drawn."""
         try:
-            from .render.html import summary
+            from .render._html import summary
         except MissingExtraError as error:
             return f"<pre>{escape(repr(self))}\n{escape(str(error))}</pre>"
         return summary(self)

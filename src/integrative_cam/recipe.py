@@ -8,13 +8,13 @@ from difflib import get_close_matches
 from numbers import Real
 from typing import Any, get_args
 
-from .bias import Bias
+from ._maps.completeness import Bias
+from ._maps.evidence import Aggregation
+from ._maps.fusion import Fusion
+from ._maps.readout import READOUTS, Readout
+from ._maps.weighting import WEIGHTINGS, Weighting
+from ._plan.taps import Taps
 from .errors import RecipeError
-from .evidence import Aggregation
-from .fusion import Fusion
-from .readout import READOUTS, Readout
-from .taps import Taps
-from .weighting import WEIGHTINGS, Weighting
 
 
 @dataclass(frozen=True)

@@ -17,12 +17,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from ._maps.completeness import Completeness
+from ._maps.streams import Streams
 from ._version import __version__
-from .bias import Completeness
 from .errors import ExplanationError
 from .explanation import BiasLayer, Explanation, Layer
 from .recipe import Recipe
-from .streams import Streams
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -150,7 +150,7 @@ def _explanation(manifest: dict[str, Any], arrays: dict[str, Tensor]) -> Explana
         output=arrays["output"],
         target=arrays.get("target"),
         target_names=names,
-        guarded=arrays["guarded"],
+        clamped=arrays["guarded"],
         completeness=part("completeness.", Completeness, {}),
         recipe=recipe_of(manifest["recipe"]),
         streams=part("streams.", Streams, streams_of(manifest["streams"])) if manifest.get("streams") else None,

@@ -12,7 +12,7 @@ def main() -> None:
     debug = "--debug" in sys.argv
     try:
         try:
-            from .app import app
+            from ._app import app
         except ImportError as error:
             if isinstance(error, MissingExtraError):
                 raise

@@ -1,8 +1,8 @@
 """How good is a map? One value per image; means over images with intervals are in `statistics`."""
 
-from ..controls import centre_map, random_maps
-from .accumulate import Accumulator, accumulator
-from .faithfulness import (
+from ..methods._controls import centre_map, random_maps
+from ._accumulate import Accumulator, accumulator
+from ._faithfulness import (
     average_drop,
     deletion,
     deletion_curve,
@@ -11,13 +11,13 @@ from .faithfulness import (
     insertion,
     insertion_curve,
 )
-from .localisation import best_iou, box_hits, energy, mask_of_boxes, max_box_accuracy, pointing, top_share
-from .perturbation import Baseline, NoisyLinear, blurred, imputed, mean_of, order, zeros
-from .randomisation import randomisation, randomisation_curve, randomised, rank_correlation
-from .road import road_combined, road_lerf, road_morf
-from .robustness import infidelity, max_sensitivity
-from .simplicity import adcc, arcc, area, coherency, complexity, total_variation
-from .statistics import Interval, bootstrap_mean, mean_rank, paired_difference, win_rate
+from ._localisation import best_iou, box_hits, energy, mask_of_boxes, max_box_accuracy, pointing, top_share
+from ._perturbation import Baseline, NoisyLinear, blurred, imputed, mean_of, order, zeros
+from ._randomisation import randomisation, randomisation_curve, randomised, rank_correlation
+from ._road import road_combined, road_lerf, road_morf
+from ._robustness import infidelity, max_sensitivity
+from ._simplicity import adcc, arcc, area, coherency, complexity, total_variation
+from ._statistics import Interval, bootstrap_mean, mean_rank, paired_difference, win_rate
 
 __all__ = [
     "Accumulator",

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from .bundled import NAME as DEFAULT
-from .image import Preprocessing, View, read_image
-from .network import Network
-from .zoo import build, load
+from ._bundled import NAME as DEFAULT
+from ._image import Preprocessing, View, read_image
+from ._network import Network
+from ._zoo import build, load
 
 __all__ = ["DEFAULT", "Network", "Preprocessing", "View", "build", "load", "read_image"]

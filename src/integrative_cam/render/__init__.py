@@ -6,18 +6,18 @@ figures, which `save` writes as PNG, SVG or PDF. `region` is where a map lies in
 
 from __future__ import annotations
 
-from .colours import ACTIVATION, GRADIENT, WEIGHT
-from .comparison import comparison, contrast
-from .decomposition import decomposition
-from .outline import contour, outline
-from .overlay import Region, coloured, overlay, overlays
-from .panel import panel, profile
-from .plot import plot
-from .presentation import presented, presented_layer
-from .sheet import save
-from .space import curve, slices
-from .streams import streams
-from .viewer import viewer
+from ._colours import ACTIVATION, GRADIENT, WEIGHT
+from ._comparison import comparison, contrast
+from ._decomposition import decomposition
+from ._outline import contour, outline
+from ._overlay import Region, coloured, overlay, overlays
+from ._panel import panel, profile
+from ._plot import plot
+from ._presentation import presented, presented_layer
+from ._sheet import save
+from ._space import curve, slices
+from ._streams import streams
+from ._viewer import viewer
 
 __all__ = [
     "ACTIVATION",

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from .engine import Outcome, Progress, run
-from .failures import DestinationError, Failure, SourceError
-from .job import Job
-from .patience import Patience
-from .reader import Results
+from ._engine import Outcome, Progress, run
+from ._failures import DestinationError, Failure, SourceError
+from ._job import Job
+from ._reader import Results
+from ._retry import RetryPolicy
 
 __all__ = [
     "DestinationError",
     "Failure",
     "Job",
     "Outcome",
-    "Patience",
     "Progress",
     "Results",
+    "RetryPolicy",
     "SourceError",
     "run",
 ]

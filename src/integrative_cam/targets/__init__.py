@@ -4,26 +4,26 @@ A target is a class index, or a plain callable that takes one sample's output an
 here make such callables; where they take a class index, they take another target as well.
 """
 
-from .classes import contrast, log_odds, probability, total
-from .detection import Decoder, Detections, detection, fastestdet, matching, overlap
-from .regions import region, segmentation
-from .sample import SampleTarget, logits_of, sample_of
-from .scoring import Scored, Several, Target, check_several, class_scores, favourites, score, score_each
-from .values import part, similarity, step, value
+from ._classes import contrast, log_odds, probability, total
+from ._detection import Decoder, Detections, detection, fastestdet, matching, overlap
+from ._regions import region, segmentation
+from ._sample import SampleTarget, logits_of, sample_of
+from ._scoring import Scored, Target, Targets, check_targets, class_scores, score, score_each, top_classes
+from ._values import part, similarity, step, value
 
 __all__ = [
     "Decoder",
     "Detections",
     "SampleTarget",
     "Scored",
-    "Several",
+    "Targets",
     "Target",
-    "check_several",
+    "check_targets",
     "class_scores",
     "contrast",
     "detection",
     "fastestdet",
-    "favourites",
+    "top_classes",
     "log_odds",
     "logits_of",
     "matching",

@@ -1,0 +1,1 @@
+"""Arithmetic on tensors: from feature maps and gradients to one map."""

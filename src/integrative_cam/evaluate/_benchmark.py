@@ -1,0 +1,257 @@
+"""Metrics by name, on one method's map of one image."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import InputError, RecipeError
+from ..explanation import Explanation
+from ..methods._registry import Explainer
+from ..recipe import one_of
+from ..targets import Target
+from . import _faithfulness as faithfulness
+from . import _localisation as localisation
+from . import _road as road
+from . import _robustness as robustness
+from . import _simplicity as simplicity
+from ._randomisation import randomised, rank_correlation
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float, Int
+
+ROAD_NOISE = 0.01
+"""Of ROAD's imputed pixels (arXiv:2202.00449), so that a network cannot tell them by their smoothness."""
+
+
+@dataclass(frozen=True)
+class Regions:
+    """Where the explained class is in each image: `masks`, and, where the data has them, the `boxes` they come from.
+
+    `boxes` per image: (left, top, right, bottom) in pixels of the map.
+    """
+
+    masks: Bool[Tensor, "batch height width"]
+    boxes: tuple[Float[Tensor, "box 4"], ...] | None = None
+
+
+@dataclass(frozen=True)
+class Case:
+    """A method's map of a batch of images, and what several metrics need, computed once."""
+
+    model: nn.Module
+    images: Float[Tensor, "batch channel height width"]
+    method: Explainer
+    steps: int
+    seed: int
+    target: Target = None
+    regions: Regions | None = None
+
+    @cached_property
+    def explanation(self) -> Explanation:
+        return self.method(self.model, self.images, self.target)
+
+    @cached_property
+    def maps(self) -> Float[Tensor, "batch height width"]:
+        return self.explanation.map
+
+    @cached_property
+    def index(self) -> Int[Tensor, "batch"]:
+        if self.explanation.target is None:
+            raise InputError("target must be None, a class index or one per image, but the method explained no class.")
+        return self.explanation.target
+
+    @property
+    def masks(self) -> Bool[Tensor, "batch height width"]:
+        if self.regions is None:
+            raise InputError("regions must say where the explained class is, for metrics of localisation; got None.")
+        return self.regions.masks
+
+    @property
+    def boxes(self) -> tuple[Float[Tensor, "box 4"], ...]:
+        if self.regions is None or self.regions.boxes is None:
+            raise InputError("regions must have boxes for maxboxacc; got none.")
+        return self.regions.boxes
+
+    @cached_property
+    def insertion(self) -> Float[Tensor, "batch"]:
+        return faithfulness.insertion(self.model, self.images, self.maps, self.index, self.steps)
+
+    @cached_property
+    def deletion(self) -> Float[Tensor, "batch"]:
+        return faithfulness.deletion(self.model, self.images, self.maps, self.index, self.steps)
+
+    @cached_property
+    def dimmed(self) -> tuple[Float[Tensor, "batch"], Float[Tensor, "batch"]]:
+        return faithfulness.dimmed_probabilities(self.model, self.images, self.maps, self.index)
+
+    @property
+    def drop(self) -> Float[Tensor, "batch"]:
+        return faithfulness.share_lost(*self.dimmed)
+
+    @property
+    def increase(self) -> Float[Tensor, "batch"]:
+        return faithfulness.gained(*self.dimmed)
+
+    @cached_property
+    def road(self) -> Float[Tensor, "batch"]:
+        generator = torch.Generator().manual_seed(self.seed)
+        return road.road_combined(self.model, self.images, self.maps, self.index, noise=ROAD_NOISE, generator=generator)
+
+    @cached_property
+    def coherency(self) -> Float[Tensor, "batch"]:
+        masked = self.images * self.maps[:, None].to(self.images.dtype)
+        again = self.method(self.model, masked, self.index)
+        return simplicity.coherency(self.maps, again.map)
+
+    @property
+    def complexity(self) -> Float[Tensor, "batch"]:
+        return simplicity.complexity(self.maps)
+
+    @property
+    def forgetful_maps(self) -> Float[Tensor, "batch height width"]:
+        """Of the same class, by the network with its top half redrawn."""
+        return self.method(randomised(self.model, 0.5, self.seed), self.images, self.index).map
+
+    def robustness(self, measure: Callable[..., Tensor]) -> Float[Tensor, "batch"]:
+        return measure(self.model, self.images, self.method, self.index, seed=self.seed)
+
+
+@dataclass(frozen=True)
+class Metric:
+    """How to compute it, which way is better, None where neither is, and what it is in words."""
+
+    of: Callable[[Case], Tensor]
+    higher_is_better: bool | None
+    meaning: str
+
+
+METRICS: Mapping[str, Metric] = {
+    "insertion": Metric(
+        lambda case: case.insertion,
+        True,
+        "area under the target's probability while pixels appear on a blurred image, highest first",
+    ),
+    "deletion": Metric(
+        lambda case: case.deletion,
+        False,
+        "area under the target's probability while pixels are set to zero, highest first",
+    ),
+    "ins-del": Metric(lambda case: case.insertion - case.deletion, True, "insertion minus deletion"),
+    "drop": Metric(
+        lambda case: case.drop,
+        False,
+        "share of the probability lost when the normalised image is multiplied by its map",
+    ),
+    "increase": Metric(
+        lambda case: case.increase, True, "how often the probability gains when the image is multiplied by its map"
+    ),
+    "road": Metric(lambda case: case.road, True, "(least - most relevant pixels imputed) / 2, at 20, 40, 60 and 80 %"),
+    "coherency": Metric(
+        lambda case: case.coherency, True, "correlation with the map of the image multiplied by the map"
+    ),
+    "complexity": Metric(lambda case: case.complexity, False, "mean of the map"),
+    "adcc": Metric(
+        lambda case: simplicity.adcc(case.drop, case.coherency, case.complexity),
+        True,
+        "harmonic mean of coherency, 1 - complexity and 1 - drop",
+    ),
+    "arcc": Metric(
+        lambda case: simplicity.arcc(case.road, case.coherency, case.complexity),
+        True,
+        "harmonic mean of coherency, 1 - complexity and twice road",
+    ),
+    "area": Metric(lambda case: simplicity.area(case.maps), None, "share of the image above half of the maximum"),
+    "variation": Metric(
+        lambda case: simplicity.total_variation(case.maps), False, "mean difference of neighbouring pixels"
+    ),
+    "randomisation": Metric(
+        lambda case: rank_correlation(case.maps, case.forgetful_maps),
+        False,
+        "rank correlation with the map of the network whose top half of layers is redrawn",
+    ),
+    "infidelity": Metric(
+        lambda case: case.robustness(robustness.infidelity),
+        False,
+        "squared error of what the map says about hiding random squares",
+    ),
+    "sensitivity": Metric(
+        lambda case: case.robustness(robustness.max_sensitivity),
+        False,
+        "how far the map moves when a little noise is added to the image",
+    ),
+}
+
+
+MAX_BOX = "maxboxacc"
+"""Has one value per data set: per image only a hit or none at each threshold, shape (batch, threshold)."""
+
+LOCALISATION: Mapping[str, Metric] = {
+    "pointing": Metric(
+        lambda case: localisation.pointing(case.maps, case.masks), True, "whether the map's maximum is in the region"
+    ),
+    "energy": Metric(
+        lambda case: localisation.energy(case.maps, case.masks), True, "share of the map's sum in the region"
+    ),
+    "top-share": Metric(
+        lambda case: localisation.top_share(case.maps, case.masks),
+        True,
+        "share of the top tenth of the pixels in the region",
+    ),
+    "best-iou": Metric(
+        lambda case: localisation.best_iou(case.maps, case.masks),
+        True,
+        "intersection over union at the threshold that is best for the image",
+    ),
+    MAX_BOX: Metric(
+        lambda case: localisation.box_hits(case.maps, case.boxes),
+        True,
+        "share of images where the box around the map's largest part overlaps a box by at least 0.5",
+    ),
+}
+"""Those that need to know where the explained class is."""
+
+ALL: Mapping[str, Metric] = {**METRICS, **LOCALISATION}
+
+
+def evaluate(
+    model: nn.Module,
+    images: Float[Tensor, "batch channel height width"],
+    method: Explainer,
+    metrics: Sequence[str],
+    steps: int = 16,
+    seed: int = 0,
+    target: Target = None,
+    regions: Regions | None = None,
+) -> dict[str, Float[Tensor, "batch"]]:
+    """The value of each metric for a method's map of each image.
+
+    Args:
+        model: returns logits; left as it was.
+        images: (batch, channel, height, width), normalised, so that 0 is the mean colour.
+        method: one of `list_methods()`, or any callable like them.
+        metrics: names in `METRICS`, and, with `regions`, in `LOCALISATION`.
+        steps: of insertion and deletion.
+        seed: of ROAD's noise and of redrawn layers.
+        target: a class, or one per image; each image's own top class where it is None.
+        regions: where that class is in each image.
+
+    Returns:
+        One value per image; for `maxboxacc` the hits that `localisation.max_box_accuracy` takes, (batch, threshold).
+
+    Raises:
+        RecipeError: an unknown metric.
+        InputError: a target that is no class, a metric of localisation without regions, or `maxboxacc` without boxes.
+        CamError: see `explain` and `faithfulness`.
+    """
+    if not metrics:
+        raise RecipeError(f"metrics must name at least one of {', '.join(ALL)}.")
+    for name in metrics:
+        one_of("metric", name, ALL)
+    case = Case(model, images, method, steps, seed, target, regions)
+    return {name: ALL[name].of(case) for name in metrics}

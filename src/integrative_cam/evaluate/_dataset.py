@@ -1,0 +1,190 @@
+"""What is measured on: photographs of a folder, of a CSV file, or with boxes or masks as in Pascal VOC."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+from xml.etree import ElementTree
+
+import torch
+from torch import Tensor
+
+from ..errors import InputError
+from ._voc import IMAGENET_CLASSES, VOC_TO_IMAGENET
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int
+
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"})
+MAX_BYTES = 2**20
+"""Of an annotation."""
+MAX_SIDE = 2**24
+"""Pixels that a coordinate may have: whole numbers up to it are exact in float32."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A photograph, and what the data set knows about it.
+
+    `name` is its path in the data set, `label` a class index or name, `boxes` an XML file, `masks` an image file.
+    """
+
+    path: Path
+    name: str
+    label: str = ""
+    boxes: Path | None = None
+    masks: Path | None = None
+
+
+def read_dataset(place: Path) -> list[Sample]:
+    """The samples of a data set.
+
+    A folder with JPEGImages/ (or images/) and Annotations/ or SegmentationClass*/ is read as Pascal VOC: those of its
+    photographs that have an annotation or a mask of the same name. Any other folder gives all images in it, a CSV
+    file those of its column `file`, with the labels of its column `label`, if there is one.
+
+    Raises:
+        InputError: no such data set, or no image in it.
+    """
+    if place.is_dir():
+        found = _voc(place) or [Sample(path, path.relative_to(place).as_posix()) for path in _images(place)]
+    elif place.is_file():
+        found = _listed(place)
+    else:
+        raise InputError(f"{place}: no such folder or CSV file.")
+    if not found:
+        raise InputError(f"{place}: holds no image ({', '.join(sorted(SUFFIXES))}).")
+    return found
+
+
+def spread(samples: Sequence[Sample], limit: int | None) -> list[Sample]:
+    """Of more than `limit` samples, as many at even distances."""
+    if limit is None or limit >= len(samples):
+        return list(samples)
+    return [samples[index * len(samples) // limit] for index in range(limit)]
+
+
+def _images(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+
+
+def _listed(file: Path) -> list[Sample]:
+    try:
+        with file.open(newline="", encoding="utf-8-sig") as lines:
+            reader = csv.DictReader(lines)
+            columns, rows = reader.fieldnames or (), list(reader)
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise InputError(f"{file}: no CSV file in UTF-8 that can be read ({error}).") from None
+    if "file" not in columns:
+        raise InputError(f"{file}: needs a column `file`, but has {', '.join(columns)}.")
+    empty = next((number for number, row in enumerate(rows, 1) if not row["file"]), None)
+    if empty:
+        raise InputError(f"{file}: row {empty} names no file.")
+    return [Sample(file.parent / row["file"], row["file"], (row.get("label") or "").strip()) for row in rows]
+
+
+def _voc(place: Path) -> list[Sample]:
+    images = next((place / name for name in ("JPEGImages", "images") if (place / name).is_dir()), None)
+    masks = next(iter(sorted(path for path in place.glob("SegmentationClass*") if path.is_dir())), None)
+    boxes = place / "Annotations"
+    if images is None or not (masks or boxes.is_dir()):
+        return []
+    found = []
+    for path in _images(images):
+        box = boxes / f"{path.stem}.xml"
+        mask = masks / f"{path.stem}.png" if masks else None
+        sample = Sample(
+            path,
+            path.relative_to(images).as_posix(),
+            boxes=box if box.is_file() else None,
+            masks=mask if mask and mask.is_file() else None,
+        )
+        if sample.boxes or sample.masks:
+            found.append(sample)
+    return found
+
+
+def read_boxes(file: Path, size: tuple[int, int]) -> dict[str, Float[Tensor, "box 4"]]:
+    """The boxes of each class in a VOC annotation: (left, top, right, bottom) in pixels of the image, from 0.
+
+    VOC counts pixels from 1 and means the last to be inside. Nothing outside of the file is ever read, and nothing in
+    it is expanded: a document type, which alone could define entities, is refused.
+
+    Args:
+        file: the XML file, at most MAX_BYTES.
+        size: (width, height) of the image, which the annotation must agree with where it says one.
+
+    Raises:
+        InputError: no VOC annotation, or one of an image of another size.
+    """
+    if file.stat().st_size > MAX_BYTES:
+        raise InputError(f"{file}: is over {MAX_BYTES // 2**20} MB, which no annotation is.")
+    try:
+        root = ElementTree.fromstring(file.read_bytes(), ElementTree.XMLParser(target=_Builder()))
+        given = tuple(int(root.findtext(f"size/{side}") or 0) for side in ("width", "height"))
+        objects = [(_text(each, "name"), [_pixel(each, corner) for corner in _CORNERS]) for each in root.iter("object")]
+    except (ElementTree.ParseError, ValueError) as error:
+        raise InputError(f"{file}: no VOC annotation that can be read ({error}).") from None
+    if all(given) and given != size:
+        raise InputError(f"{file}: describes {given[0]} x {given[1]} pixels, but the image has {size[0]} x {size[1]}.")
+    found: dict[str, list[list[float]]] = {}
+    for name, (left, top, right, bottom) in objects:
+        if right < left or bottom < top:
+            raise InputError(f"{file}: a box of {name} has no width or height.")
+        found.setdefault(name, []).append([left - 1, top - 1, right, bottom])
+    return {name: torch.tensor(boxes) for name, boxes in found.items()}
+
+
+_CORNERS = ("xmin", "ymin", "xmax", "ymax")
+
+
+class _Builder(ElementTree.TreeBuilder):
+    def doctype(self, name: str, *_: str | None) -> None:
+        raise ValueError(f"it has a document type, {name}, which annotations do not need")
+
+
+def _text(element: ElementTree.Element, path: str) -> str:
+    found = (element.findtext(path) or "").strip()
+    if not found:
+        raise ValueError(f"an object without {path}")
+    return found
+
+
+def _pixel(element: ElementTree.Element, corner: str) -> float:
+    value = float(_text(element, f"bndbox/{corner}"))
+    if not abs(value) < MAX_SIDE:
+        raise ValueError(f"{corner} is {value}")
+    return value
+
+
+def objects_in(classes: Int[Tensor, "height width"]) -> dict[str, int]:
+    """The VOC classes in a mask with their indices, 1 to 20; 0 is background, 255 the border that belongs to none."""
+    names = list(VOC_TO_IMAGENET)
+    return {names[index - 1]: index for index in sorted(set(classes.flatten().tolist())) if 1 <= index <= len(names)}
+
+
+def target_of(name: str, labels: Sequence[str], logits: Float[Tensor, "classes"], among: int = 20) -> int:
+    """The network's class that stands for an object: the one it finds most likely, if among its first `among`.
+
+    An object's classes are those whose label has its name, case apart, or else, for a network of 1000 classes, the
+    kinds of it in ImageNet (`voc.VOC_TO_IMAGENET`).
+
+    Raises:
+        InputError: no class stands for it, or none within the first `among`.
+    """
+    wanted = name.lower()
+    classes = [
+        index for index, label in enumerate(labels) if wanted in [part.strip() for part in label.lower().split(",")]
+    ]
+    if not classes and len(logits) == IMAGENET_CLASSES:
+        classes = list(VOC_TO_IMAGENET.get(wanted, ()))
+    if not classes:
+        raise InputError(f"no class of the network stands for {name}")
+    ranked: list[int] = logits.argsort(descending=True, stable=True)[:among].tolist()
+    likely = [index for index in ranked if index in classes]
+    if not likely:
+        raise InputError(f"no {name} within the network's top {among}")
+    return likely[0]

@@ -1,0 +1,166 @@
+"""Does the map depend on what the network has learned? Maps before and after its parameters are redrawn.
+
+The model-parameter randomisation test of Adebayo et al. (arXiv:1810.03292): a map that stays the same when the
+network forgets shows the image, not the network.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from itertools import chain
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from .._maps.blocks import at_least_float32
+from .._plan.model_state import preserved_randomness, unwrapped
+from ..errors import InputError, first_line
+from ..methods._registry import Explainer
+from ._perturbation import check_maps
+from ._probabilities import TargetIndex
+from ._simplicity import check_alike, coherency
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
+SHARES = (0.1, 0.25, 0.5, 0.75, 1.0)
+"""The shares of a network's layers that `randomisation_curve` redraws."""
+
+
+def randomisation(
+    model: nn.Module,
+    images: Float[Tensor, "batch channel *space"],
+    method: Explainer,
+    target_index: TargetIndex,
+    share: float = 0.5,
+    seed: int = 0,
+) -> Float[Tensor, "batch"]:
+    """`rank_correlation` of a method's maps with those it makes once the top `share` of the layers is redrawn.
+
+    -1 to 1; lower is better: about 0 says that the map depends on what was learned. A method whose maps are
+    constant gets 0 too, so read it beside a measure of faithfulness.
+
+    Args:
+        model: any; it is copied, and left as it was.
+        images: (batch, channel, *space), as the model takes them.
+        method: one of `list_methods()`, or any callable like them.
+        target_index: the class explained before and after, for all images or for each.
+        share: see `randomised`.
+        seed: see `randomised`.
+
+    Raises:
+        InputError: see `randomised`.
+        CamError: see `explain`.
+    """
+    return randomisation_curve(model, images, method, target_index, (share,), seed)[:, 0]
+
+
+def randomisation_curve(
+    model: nn.Module,
+    images: Float[Tensor, "batch channel *space"],
+    method: Explainer,
+    target_index: TargetIndex,
+    shares: Sequence[float] = SHARES,
+    seed: int = 0,
+) -> Float[Tensor, "batch share"]:
+    """`randomisation` at each of `shares`: the paper's cascade from the output to the input.
+
+    With rising shares each network keeps what was drawn for the one before. Arguments and errors as for
+    `randomisation`; shares must hold at least one number.
+    """
+    for share in shares:
+        _check_share(share)
+    if not shares:
+        raise InputError("shares must hold at least one number above 0 and at most 1, but is empty.")
+    maps = method(model, images, target_index).map
+    correlations = [
+        rank_correlation(maps, method(randomised(model, share, seed), images, target_index).map) for share in shares
+    ]
+    return torch.stack(correlations, 1)
+
+
+def rank_correlation(
+    maps: Float[Tensor, "batch *space"], others: Float[Tensor, "batch *space"]
+) -> Float[Tensor, "batch"]:
+    """Spearman's rank correlation of each map with its other, -1 to 1; equal values share the mean of their ranks.
+
+    0 where either is constant, as a blank map is: without an order there is none to agree with.
+
+    Raises:
+        InputError: shapes differ, or maps are not finite.
+    """
+    check_maps(maps)
+    check_maps(others)
+    check_alike("maps", maps, "others", others)
+    # Pearson's correlation of the ranks, from (r + 1) / 2.
+    return 2 * coherency(_ranks(maps), _ranks(others)) - 1
+
+
+def randomised(model: nn.Module, share: float, seed: int = 0) -> nn.Module:
+    """A copy of the model whose top round(share n) of n layers, at least one, have forgotten what they learned.
+
+    A layer is a module with parameters or running statistics of its own; the top is where registration, the order
+    of `model.modules()`, ends. A layer is redrawn by its `reset_parameters`: torch's own initialisation, and for
+    batch norm also running mean 0 and variance 1, since the statistics are learned from what the layers
+    before it gave. A parameter that this leaves alone, or that has no such method, is drawn from the normal
+    distribution of its own mean and standard deviation.
+
+    Layers are drawn from the output down, on the CPU: a larger share keeps the draws of a smaller one, and a seed
+    gives the same network on every device. Other random numbers are left alone.
+
+    Args:
+        model: any; left as it was. Of a compiled model the copy is not compiled.
+        share: of the layers, above 0 and at most 1.
+        seed: of the draws.
+
+    Raises:
+        InputError: share is out of range, or the model is no module, cannot be copied or has no layers.
+    """
+    _check_share(share)
+    if not isinstance(model, nn.Module):
+        raise InputError(f"model must be a torch.nn.Module, but got {type(model).__name__}.")
+    # Outside of inference mode, or the copy's parameters could not take part in a gradient.
+    with torch.inference_mode(False), torch.no_grad(), preserved_randomness(torch.device("cpu")):
+        try:
+            forgetful = copy.deepcopy(unwrapped(model))
+        except Exception as error:
+            raise InputError(f"model must be one that copy.deepcopy can copy, but: {first_line(error)}") from error
+        layers = [module for module in forgetful.modules() if _learns(module)]
+        if not layers:
+            raise InputError("model must have a layer with parameters to redraw, but has none.")
+        torch.default_generator.manual_seed(seed)
+        for layer in layers[::-1][: max(1, round(share * len(layers)))]:
+            _redraw(layer)
+    return forgetful
+
+
+def _learns(module: nn.Module) -> bool:
+    own = any(True for _ in module.parameters(recurse=False))
+    return own or (hasattr(module, "reset_parameters") and any(True for _ in module.buffers(recurse=False)))
+
+
+def _redraw(layer: nn.Module) -> None:
+    device = next(chain(layer.parameters(recurse=False), layer.buffers(recurse=False))).device
+    layer.cpu()
+    before = [parameter.clone() for parameter in layer.parameters(recurse=False)]
+    if callable(reset := getattr(layer, "reset_parameters", None)):
+        reset()
+    for parameter, value in zip(layer.parameters(recurse=False), before, strict=True):
+        if parameter.is_floating_point() and torch.equal(parameter, value):
+            parameter.normal_(value.mean().item(), value.std(correction=0).item())
+    layer.to(device)
+
+
+def _ranks(maps: Float[Tensor, "batch *space"]) -> Float[Tensor, "batch position"]:
+    flat = maps.flatten(1).contiguous()
+    ordered = flat.sort(1).values
+    below = torch.searchsorted(ordered, flat)
+    up_to = torch.searchsorted(ordered, flat, right=True)
+    return (below + up_to + 1).to(at_least_float32(maps).dtype) / 2
+
+
+def _check_share(share: float) -> None:
+    if not 0 < share <= 1:
+        raise InputError(f"share must be above 0 and at most 1, but got {share!r}.")

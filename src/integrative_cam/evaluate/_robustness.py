@@ -1,0 +1,193 @@
+"""Infidelity and max-sensitivity (arXiv:1901.09392), computed by captum on our maps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from .._maps.blocks import at_least_float32
+from ..errors import InputError, MissingExtraError, OutputError
+from ..explanation import Explanation
+from ..integrations._attribution import Attribution, signed_map, spread
+from ..methods._registry import Explainer
+from ..targets import class_scores, logits_of
+from ._perturbation import check_images
+from ._probabilities import TargetIndex, at_least_one, left_as_it_was
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
+Perturbation = Callable[[Tensor, torch.Generator], Tensor]
+"""Takes one image (channel, *space) and a generator on the CPU, and gives what is subtracted from the image."""
+
+
+def removed_square(image: Float[Tensor, "channel *space"], generator: torch.Generator) -> Float[Tensor, "..."]:
+    """The image inside a square (a cube in 3 dimensions) at a random place, else 0: the square turns to 0.
+
+    Its side is a quarter of the shortest axis, at least 1 pixel.
+    """
+    space = image.shape[1:]
+    side = max(1, min(space) // 4)
+    inside = torch.zeros_like(image)
+    at = [int(torch.randint(length - side + 1, (), generator=generator)) for length in space]
+    square = (slice(None), *(slice(start, start + side) for start in at))
+    inside[square] = image[square]
+    return inside
+
+
+def noise(image: Float[Tensor, "channel *space"], generator: torch.Generator) -> Float[Tensor, "..."]:
+    """Normal noise with a standard deviation of 0.2, in the images' unit."""
+    return 0.2 * torch.randn(image.shape, generator=generator).to(image)
+
+
+def infidelity(
+    model: nn.Module,
+    images: Float[Tensor, "batch channel *space"],
+    method: Explainer,
+    target_index: TargetIndex,
+    perturbation: Perturbation = removed_square,
+    samples: int = 64,
+    seed: int = 0,
+    batch_size: int = 32,
+) -> Float[Tensor, "batch"]:
+    """How far the map's own account of a perturbation I is from what it does to the score; lower is better.
+
+    The mean of (beta <I, attribution> - (S(x) - S(x - I)))^2 over `samples` draws of I, with the signed map spread
+    over the channels as attribution (`bridges`) and S the target's logit; in squared logits, 0 at best. A map has
+    no unit, so beta is the factor that fits it best (captum's `normalize`); it is positive, negative or, for a
+    blank map, 0.
+
+    Args:
+        model: returns logits; run in evaluation mode and left as it was.
+        images: (batch, channel, *space), normalised, so that 0 is the mean colour.
+        method: one of `list_methods()`, or any callable like them.
+        target_index: the class, for all images or for each.
+        perturbation: draws I; `removed_square`, `noise` or any such callable.
+        samples: draws per image, at least 1.
+        seed: of the draws, which are the same for images of one size, whatever the batch or `batch_size`.
+        batch_size: how many images the model sees at once, at least 1.
+
+    Raises:
+        InputError: an argument cannot be used as given.
+        OutputError: the score of a perturbed image is NaN or infinite.
+        MissingExtraError: captum is not installed.
+        CamError: see `explain`.
+    """
+    try:
+        from captum.metrics import infidelity as measure
+    except ImportError as error:
+        raise MissingExtraError.of("infidelity", "peers", error) from error
+    _check(images, samples, batch_size)
+    explanation = method(model, images, target_index)
+    attributions = spread(signed_map(explanation), images)
+
+    found = []
+    with left_as_it_was(model, images.device):
+        for image, attribution, index in zip(images, attributions, _classes(explanation), strict=True):
+            values = measure(
+                partial(_scores, model, index),
+                _taking(perturbation, seed),
+                image[None].detach(),
+                attribution[None],
+                n_perturb_samples=samples,
+                max_examples_per_batch=min(batch_size, samples),
+                normalize=True,
+            )
+            found.append(values)
+    return torch.cat(found)
+
+
+def max_sensitivity(
+    model: nn.Module,
+    images: Float[Tensor, "batch channel *space"],
+    method: Explainer,
+    target_index: TargetIndex,
+    radius: float = 0.02,
+    samples: int = 10,
+    seed: int = 0,
+    batch_size: int = 32,
+) -> Float[Tensor, "batch"]:
+    """How far the map moves, at most, when uniform noise is added to the image; lower is better.
+
+    The largest |map(x + noise) - map(x)| / |map(x)| over `samples` draws of noise in [-radius, radius], with the
+    signed map of the same class (`bridges.signed_map`) and Euclidean norms; a blank map(x) is divided by 1.
+
+    Args:
+        model: as for `infidelity`.
+        images: (batch, channel, *space).
+        method: as for `infidelity`.
+        target_index: the class, for all images or for each.
+        radius: in the images' unit, above 0; 0.02 is captum's.
+        samples: draws per image, at least 1.
+        seed: as for `infidelity`.
+        batch_size: how many images the method gets at once, at least 1.
+
+    Raises:
+        InputError: an argument cannot be used as given.
+        MissingExtraError: captum is not installed.
+        CamError: see `explain`.
+    """
+    try:
+        from captum.metrics import sensitivity_max as measure
+    except ImportError as error:
+        raise MissingExtraError.of("max_sensitivity", "peers", error) from error
+    _check(images, samples, batch_size)
+    if not 0 < radius < float("inf"):
+        raise InputError(f"radius must be a finite number above 0, but got {radius!r}.")
+    found = []
+    for image, index in zip(images, _classes(method(model, images, target_index)), strict=True):
+        values = measure(
+            Attribution(model, method).attribute,
+            image[None].detach(),
+            _shaking(radius, seed),
+            n_perturb_samples=samples,
+            max_examples_per_batch=min(batch_size, samples),
+            target=index,
+        )
+        found.append(values)
+    return torch.cat(found)
+
+
+def _classes(explanation: Explanation) -> list[int]:
+    if explanation.target is None:
+        raise InputError("target_index must be one class index, or one per image, but the method explained no class.")
+    return explanation.target.tolist()
+
+
+def _taking(perturbation: Perturbation, seed: int) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
+    """What captum's infidelity calls with copies of an image: the perturbations, and the perturbed copies."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def taken(copies: Tensor) -> tuple[Tensor, Tensor]:
+        found = torch.stack([perturbation(copy, generator) for copy in copies])
+        return found, copies - found
+
+    return taken
+
+
+def _shaking(radius: float, seed: int) -> Callable[[Tensor], Tensor]:
+    """What captum's sensitivity_max calls with copies of an image: the noisy copies."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def shaken(copies: Tensor) -> Tensor:
+        drawn = torch.stack([torch.rand(copy.shape, generator=generator) for copy in copies])
+        return copies + radius * (2 * drawn.to(copies) - 1)
+
+    return shaken
+
+
+def _scores(model: nn.Module, index: int, images: Tensor) -> Float[Tensor, "job"]:
+    scores = at_least_float32(class_scores(logits_of(model(images)), "target_index"))[:, index]
+    if not scores.isfinite().all():
+        raise OutputError("The score of a perturbed image is NaN or infinite; run the model in float32.")
+    return scores
+
+
+def _check(images: Tensor, samples: int, batch_size: int) -> None:
+    check_images(images)
+    at_least_one("samples", samples)
+    at_least_one("batch_size", batch_size)

@@ -1,0 +1,302 @@
+"""Methods of pytorch-grad-cam and torchcam as shipped, each call on a copy of the network, called like our own."""
+
+from __future__ import annotations
+
+import copy
+import random
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from importlib import metadata
+from importlib.util import find_spec
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from .._call import trace
+from .._maps.fusion import resize
+from .._maps.traced import Tap
+from .._plan.model_state import eager, preserved_randomness, unwrapped
+from .._plan.taps import POLICIES
+from ..cam import explanation_from_map
+from ..errors import (
+    CamError,
+    InputError,
+    MissingExtraError,
+    OutputError,
+    RecipeError,
+    TapError,
+    TargetError,
+    first_line,
+)
+from ..explanation import Explanation
+from ..methods import Method, get_method
+from ..recipe import one_of
+from ..targets import Target
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
+Run = Callable[[str, nn.Module, Sequence[str], Tensor, Sequence[int]], Tensor]
+"""Takes a class of the library, a network, the paths of its layers, images and a class index per image; gives maps."""
+
+LAYERLESS = "FullGrad"
+"""Takes the biases of all layers, so no choice of taps."""
+
+_one_at_a_time = threading.RLock()
+
+
+def named(name: str) -> Method:
+    """The method of that name: one of ours, or a peer's, such as `grad-cam:HiResCAM@stages`.
+
+    Raises:
+        RecipeError: there is none.
+        MissingExtraError: the peer's library is not installed.
+    """
+    return peer(name) if ":" in name else get_method(name)
+
+
+def peers() -> list[str]:
+    """The peers' names, with each policy for taps that they take, as far as their libraries are installed."""
+    return [
+        f"{library}:{each}@{taps}" if taps else f"{library}:{each}"
+        for library, (_, module, classes) in _LIBRARIES.items()
+        if find_spec(module) is not None
+        for each in classes
+        for taps in _TAKES.get(f"{library}:{each}", tuple(POLICIES))
+    ]
+
+
+def peer(name: str) -> Method:
+    """A method as its library ships it, with its default settings: `LIBRARY:CLASS@TAPS`, `grad-cam:FullGrad`.
+
+    LIBRARY is grad-cam or torchcam. TAPS chooses layers as `taps.select` does; the library is given the modules
+    whose outputs these taps are. Several layers are fused as the library does it: pytorch-grad-cam takes the mean
+    of min-max scaled maps; torchcam's `fuse_cams` a maximum or a product, resized linearly to the images' size as
+    in its metrics. The class is always the one that we explain, since the peers' own defaults differ; random numbers
+    start from one seed. The map is cut at zero and divided by its maximum, as ours.
+
+    A call raises, besides `trace`'s errors:
+        TapError: a tap is not the output of a module that is called once.
+        TargetError: the target is a callable.
+        OutputError: the map holds NaN or infinite values, or has not the images' size.
+        CamError: the library failed; the message names it.
+
+    Raises:
+        RecipeError: no such library or class.
+        MissingExtraError: the library is not installed.
+    """
+    library, _, rest = name.partition(":")
+    chosen, _, taps = rest.partition("@")
+    one_of("peer", library, _LIBRARIES)
+    run, module, classes = _LIBRARIES[library]
+    one_of(f"{library} method", chosen, dict.fromkeys(classes))
+    if (chosen == LAYERLESS) == bool(taps):
+        wanted = f"{library}:{chosen}" if taps else f"{library}:{chosen}@TAPS with TAPS one of {', '.join(POLICIES)}"
+        raise RecipeError(f"method {name} must be {wanted}.")
+    if find_spec(module) is None:
+        raise MissingExtraError.of(f"method {name}", "peers", ModuleNotFoundError(name=module))
+    return Method(
+        name,
+        f"{chosen} as {library} ships it" + (f"; layers: {POLICIES.get(taps, taps)}" if taps else ""),
+        f"{library} {metadata.version(library)}",
+        partial(_explain, name, partial(run, chosen), taps),
+    )
+
+
+def _explain(
+    name: str, run: Callable[..., Tensor], taps: str, model: nn.Module, images: Tensor, target: Target
+) -> Explanation:
+    found = trace(model, images, target, taps or "last")
+    if found.index is None:
+        raise TargetError(f"{name} explains classes: target must be None, a class index or one per image.")
+    with _isolated(images.device):
+        network = _copied(unwrapped(model), name)
+        try:
+            with eager(network.modules()):
+                layers = layers_of(network, images, found.taps) if taps else []
+                _seed(images.device)
+                maps = run(network, layers, images.detach().clone(), found.index.tolist())
+        except TapError as error:
+            raise TapError(f"{name}: {error}") from None
+        except Exception as error:
+            raise CamError(f"{name} failed: {type(error).__name__}: {first_line(error)}") from error
+        finally:
+            _without_hooks(network)
+    wanted = (len(images), *found.input_space)
+    if tuple(maps.shape) != wanted or not maps.isfinite().all():
+        came = "NaN or infinite values" if tuple(maps.shape) == wanted else f"a map of shape {tuple(maps.shape)}"
+        raise OutputError(f"{name} gave {came}, where finite values of shape {wanted} are wanted.")
+    return explanation_from_map(found, maps.to(found.score))
+
+
+def layers_of(model: nn.Module, images: Float[Tensor, "batch channel *space"], taps: Sequence[Tap]) -> list[str]:
+    """The path of the module whose only output each tap is: the one that calls it, or else the nearest around it.
+
+    Raises:
+        TapError: a tap has no such module.
+    """
+    around = [_paths(tap.name) for tap in taps]
+    calls: Counter[str] = Counter()
+    fitting: set[tuple[str, int]] = set()
+
+    def watch(path: str, _module: nn.Module, _args: Any, output: Any) -> None:
+        calls[path] += 1
+        fitting.update((path, at) for at, tap in enumerate(taps) if path in around[at] and _same(output, tap))
+
+    modules = dict(model.named_modules())
+    with torch.no_grad(), preserved_randomness(images.device), ExitStack() as hooks:
+        for path in dict.fromkeys(path for paths in around for path in paths):
+            hooks.callback(modules[path].register_forward_hook(partial(watch, path)).remove)
+        model(images.detach().clone())
+    found = []
+    for at, tap in enumerate(taps):
+        own = [path for path in around[at] if calls[path] == 1 and (path, at) in fitting]
+        if not own:
+            raise TapError(
+                f"tap {tap.name} is not the output (batch, channel, *space) of a module that is called once, and the "
+                "library takes nothing else. Choose other taps, or name a module, such as its last block."
+            )
+        found.append(own[0])
+    return list(dict.fromkeys(found))
+
+
+def _paths(tap: str) -> list[str]:
+    """a.b.c, a.b, a for the tap a.b.c:relu#2."""
+    parts = tap.partition("#")[0].partition(":")[0].split(".")
+    return [".".join(parts[:count]) for count in range(len(parts), 0, -1) if parts[0]]
+
+
+def _same(output: Any, tap: Tap) -> bool:
+    if not isinstance(output, Tensor) or output.shape != tap.activation.shape:
+        return False
+    tolerance = 1e-3 * tap.activation.abs().amax().item()
+    return torch.allclose(output, tap.activation, rtol=1e-3, atol=tolerance)
+
+
+def _copied(model: nn.Module, name: str) -> nn.Module:
+    """A copy in evaluation mode that wants gradients for its parameters, which pytorch-grad-cam cannot do without."""
+    try:
+        network = copy.deepcopy(model).eval()
+    except Exception as error:
+        raise InputError(
+            f"{name} runs on a copy of the model, which copy.deepcopy could not make: {first_line(error)}"
+        ) from error
+    for parameter in network.parameters():
+        if parameter.is_floating_point():
+            parameter.requires_grad_()
+    return network
+
+
+def _without_hooks(network: nn.Module) -> None:
+    # Hooks, the library's or the user's, may hold what holds the network: without them its memory is free at once.
+    for module in network.modules():
+        module._forward_hooks.clear()
+        module._forward_pre_hooks.clear()
+        module._backward_hooks.clear()
+
+
+@contextmanager
+def _isolated(device: torch.device) -> Iterator[None]:
+    """One peer at a time, with gradients; every generator that a peer could draw from is given back."""
+    import numpy as np
+
+    with _one_at_a_time, torch.inference_mode(False), torch.enable_grad(), preserved_randomness(device):
+        python, array = random.getstate(), np.random.get_state()  # noqa: NPY002
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(array)  # noqa: NPY002
+
+
+def _seed(device: torch.device) -> None:
+    """What a peer draws depends on nothing but its own call."""
+    import numpy as np
+
+    random.seed(0)
+    np.random.seed(0)  # noqa: NPY002
+    torch.default_generator.manual_seed(0)
+    if device.type == "cuda":
+        with torch.cuda.device(device):
+            torch.cuda.manual_seed(0)
+
+
+@contextmanager
+def _without_progress_bars() -> Iterator[None]:
+    """Score-CAM and Ablation-CAM of pytorch-grad-cam print one per image."""
+    from pytorch_grad_cam import ablation_cam, score_cam
+
+    def bare(steps: Any, **_: Any) -> Any:
+        return steps
+
+    bars = [(each, each.tqdm) for each in (ablation_cam, score_cam)]
+    try:
+        for each, _ in bars:
+            each.tqdm = SimpleNamespace(tqdm=bare)
+        yield
+    finally:
+        for each, bar in bars:
+            each.tqdm = bar
+
+
+def _grad_cam(name: str, model: nn.Module, layers: Sequence[str], images: Tensor, index: Sequence[int]) -> Tensor:
+    import pytorch_grad_cam
+    from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+
+    # The default ablation layer is one object for all calls and keeps their activations.
+    own = {"ablation_layer": pytorch_grad_cam.AblationLayer()} if name == "AblationCAM" else {}
+    cam = getattr(pytorch_grad_cam, name)(
+        model=model, target_layers=[model.get_submodule(layer) for layer in layers], **own
+    )
+    with _without_progress_bars():
+        if name == "FinerCAM":
+            # It makes its targets itself, for one class at a time.
+            maps = [
+                torch.from_numpy(cam(input_tensor=image[None], targets=None, target_idx=each))
+                for image, each in zip(images, index, strict=True)
+            ]
+            return torch.cat(maps)
+        return torch.from_numpy(cam(input_tensor=images, targets=[ClassifierOutputTarget(each) for each in index]))
+
+
+def _torchcam(name: str, model: nn.Module, layers: Sequence[str], images: Tensor, index: Sequence[int]) -> Tensor:
+    from torchcam import methods
+
+    with getattr(methods, name)(model, list(layers)) as cam:
+        scores = model(images)
+        fused: Tensor = cam.fuse_cams(cam(list(index), scores))
+    return resize(fused, tuple(images.shape[2:]))
+
+
+_TAKES: dict[str, tuple[str, ...]] = {
+    f"grad-cam:{LAYERLESS}": ("",),
+    "grad-cam:ShapleyCAM": ("last",),
+    "torchcam:CAM": ("last",),
+    "torchcam:RefineCAM": ("activations", "stages"),
+}
+"""Peers that refuse some of our policies: they take one layer only, or several only."""
+
+_LIBRARIES: dict[str, tuple[Run, str, tuple[str, ...]]] = {
+    "grad-cam": (
+        _grad_cam,
+        "pytorch_grad_cam",
+        (
+            *("GradCAM", "GradCAMPlusPlus", "XGradCAM", "HiResCAM", "LayerCAM", "GradCAMElementWise", "EigenCAM"),
+            *("EigenGradCAM", "KPCA_CAM", "FEM", "ShapleyCAM", "FinerCAM", "RefineCAM", "SESS", "ScoreCAM"),
+            *("AblationCAM", "RandomCAM", LAYERLESS),
+        ),
+    ),
+    "torchcam": (
+        _torchcam,
+        "torchcam",
+        (
+            *("GradCAM", "GradCAMpp", "SmoothGradCAMpp", "XGradCAM", "LayerCAM", "RefineCAM", "FinerCAM", "CAM"),
+            *("ScoreCAM", "SSCAM", "ISCAM"),
+        ),
+    ),
+}

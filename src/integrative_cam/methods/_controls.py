@@ -1,0 +1,61 @@
+"""Maps that know nothing of the network: what every method has to beat."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from .._call import trace
+from ..cam import explanation_from_map
+from ..explanation import Explanation
+from ..targets import Target
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
+
+def random_cam(model: nn.Module, images: Float[Tensor, "batch channel *space"], target: Target = None) -> Explanation:
+    """Uniform noise per pixel, seeded by the image's own values.
+
+    An image gets the same map in any batch, on any device and for any target; another image gets another map.
+    """
+    found = trace(model, images, target, "last")
+    maps = [random_maps(1, found.input_space, torch.Generator().manual_seed(_seed(image))) for image in images]
+    return explanation_from_map(found, torch.cat(maps).to(found.score))
+
+
+def centre_cam(model: nn.Module, images: Float[Tensor, "batch channel *space"], target: Target = None) -> Explanation:
+    """`centre_map` for every image."""
+    found = trace(model, images, target, "last")
+    return explanation_from_map(
+        found, centre_map(found.input_space).to(found.score).expand(len(images), *found.input_space)
+    )
+
+
+def uniform_cam(model: nn.Module, images: Float[Tensor, "batch channel *space"], target: Target = None) -> Explanation:
+    """One at every position."""
+    found = trace(model, images, target, "last")
+    return explanation_from_map(found, found.score.new_ones(len(images), *found.input_space))
+
+
+def centre_map(size: Sequence[int]) -> Float[Tensor, "*space"]:
+    """A Gaussian around the centre with a sigma of a quarter of each side, maximum 1: what photographers do."""
+    axes = [(torch.arange(length) - (length - 1) / 2) / (length / 4) for length in size]
+    squared = torch.stack(torch.meshgrid(*axes, indexing="ij")).square().sum(0)
+    found = (-0.5 * squared).exp()
+    return found / found.max()
+
+
+def random_maps(n: int, size: Sequence[int], generator: torch.Generator) -> Float[Tensor, "n *space"]:
+    """Uniform noise in [0, 1), on the generator's device."""
+    return torch.rand(n, *size, generator=generator, device=generator.device)
+
+
+def _seed(image: Tensor) -> int:
+    """A number made of the bits of all values and their places; integer sums are the same in any order."""
+    bits = image.detach().float().contiguous().view(torch.int32).flatten().long()
+    total = int((bits * torch.arange(1, len(bits) + 1, device=bits.device)).sum())
+    return total % (2**32 - 5)  # a prime: the generator takes 32 bits, and all 64 have to count

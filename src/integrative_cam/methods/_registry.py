@@ -1,0 +1,195 @@
+"""Methods of the CAM family by name; most are recipes: the same walk over the same trace with other choices."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from .._call import trace
+from .._plan.inputs import Inputs
+from ..cam import IntegrativeCAM, explain, explanation_from_slopes
+from ..errors import InputError, RecipeError
+from ..explanation import Explanation
+from ..recipe import PLAIN, Recipe, one_of
+from ..targets import Target, Targets, check_targets, top_classes
+from ._controls import centre_cam, random_cam, uniform_cam
+from ._fullgrad import full_grad
+from ._perturbation import ablation_cam, score_cam
+from ._winsor import winsor_cam
+
+Explainer = Callable[[nn.Module, Tensor, Target], Explanation]
+"""Takes a model, images (batch, channel, *space) and a target, and gives their maps with what they are made of."""
+
+_LINEAR = {"readout": "identity", "bias": "none", **PLAIN}
+
+
+@dataclass(frozen=True)
+class Method:
+    """A way to make maps with a name, a line about it, and its source; called like `explain`."""
+
+    name: str
+    description: str
+    source: str
+    way: Recipe | Explainer
+
+    def __call__(self, model: nn.Module, images: Inputs, target: Target = None) -> Explanation:
+        """Explain `target` for each image; see `IntegrativeCAM`.
+
+        Raises:
+            InputError: several inputs for a method that is no recipe.
+            CamError: see `trace`.
+        """
+        if isinstance(self.way, Recipe):
+            return explain(model, images, target, self.way)
+        if isinstance(images, Mapping | Sequence):
+            raise InputError(
+                f"images must be one tensor for {self.name}, but got a {type(images).__name__}: only methods that are "
+                "recipes explain networks of several inputs."
+            )
+        return self.way(model, images, target)
+
+    def explain_targets(self, model: nn.Module, images: Inputs, targets: Targets) -> list[Explanation]:
+        """Explain several targets of each image; a recipe runs the network once. See `IntegrativeCAM.each`.
+
+        Raises:
+            CamError: see `trace`; TargetError where there is no target.
+        """
+        if isinstance(self.way, Recipe):
+            return IntegrativeCAM(model, self.way).explain_targets(images, targets)
+        check_targets(targets)
+        if not isinstance(targets, int):
+            return [self(model, images, each) for each in targets]
+        highest = self(model, images)
+        return [highest, *(self(model, images, each) for each in top_classes(highest.output, targets)[1:])]
+
+    @property
+    def recipe(self) -> Recipe:
+        """The ingredients.
+
+        Raises:
+            RecipeError: the method is no choice of them.
+        """
+        if not isinstance(self.way, Recipe):
+            raise RecipeError(f"method {self.name} has no ingredients that could be changed: it is no recipe.")
+        return self.way
+
+
+def _single(**ingredients: object) -> Recipe:
+    """One layer, the last activation."""
+    return Recipe(**{**_LINEAR, "taps": "last", "weighting": "last", **ingredients})
+
+
+def _stages(**ingredients: object) -> Recipe:
+    """The last activation at each resolution, positive evidence, equal weights."""
+    fused = {"taps": "stages", "weighting": "uniform", "negative": 0.0, "signed": False}
+    return Recipe(**{**_LINEAR, **fused, **ingredients})
+
+
+def _elementwise(model: nn.Module, images: Tensor, target: Target) -> Explanation:
+    """sum_k relu(g_k A_k): LayerCAM where activations are positive; two negatives count as evidence for."""
+    found = trace(model, images, target, "last")
+    (tap,) = found.taps
+    return explanation_from_slopes(found, tap.gradient.where(tap.gradient * tap.activation > 0, 0))
+
+
+_ALL = (
+    Method(
+        "integrative",
+        "all layers, saturated evidence, biases as layers, weights from gradient and activation",
+        "arXiv:2412.01354",
+        Recipe(),
+    ),
+    Method(
+        "gradcam",
+        "last layer, each channel weighted by its mean gradient",
+        "arXiv:1610.02391",
+        _single(aggregation="channel", negative=1.0),
+    ),
+    Method(
+        "gradcam++",
+        "last layer, each channel weighted by its positive gradients times alpha",
+        "arXiv:1710.11063",
+        _single(aggregation="channel", negative=0.0, readout="exp"),
+    ),
+    Method(
+        "xgradcam",
+        "last layer, each channel weighted by its mean gradient where it is active",
+        "arXiv:2008.02312",
+        _single(aggregation="active", negative=1.0),
+    ),
+    Method(
+        "hirescam",
+        "last layer, gradient times activation at each position",
+        "arXiv:2011.08891",
+        _single(negative=1.0),
+    ),
+    Method(
+        "layercam",
+        "last layer, positive gradient times activation at each position",
+        "10.1109/TIP.2021.3089943",
+        _single(negative=0.0),
+    ),
+    Method(
+        "layercam-fused",
+        "LayerCAM at each resolution, their largest value",
+        "10.1109/TIP.2021.3089943",
+        _stages(fusion="max"),
+    ),
+    Method(
+        "refinecam",
+        "Grad-CAM++ at each resolution, their product",
+        "arXiv:2605.14641",
+        _stages(aggregation="channel", readout="exp", fusion="product"),
+    ),
+    Method(
+        "winsorcam",
+        "Grad-CAM of every convolution, weighted by mean gradients without outliers",
+        "arXiv:2507.10846",
+        winsor_cam,
+    ),
+    Method(
+        "fullgrad",
+        "gradient times value at the input and at every bias, as magnitudes from 0 to 1",
+        "arXiv:1905.00780",
+        full_grad,
+    ),
+    Method(
+        "gradcam-elementwise",
+        "last layer, gradient times activation at each position and channel where positive",
+        "pytorch-grad-cam",
+        _elementwise,
+    ),
+    Method(
+        "scorecam",
+        "last layer, each channel weighted by what the image masked with it scores; half a minute on a CPU",
+        "arXiv:1910.01279",
+        score_cam,
+    ),
+    Method(
+        "ablationcam",
+        "last layer, each channel weighted by how far the score falls without it; half a minute on a CPU",
+        "10.1109/WACV45572.2020.9093360",
+        ablation_cam,
+    ),
+    Method("random", "noise, the same for the same image", "control", random_cam),
+    Method("center", "a Gaussian around the centre of the image", "control", centre_cam),
+    Method("uniform", "one everywhere", "control", uniform_cam),
+)
+
+
+def list_methods() -> Sequence[Method]:
+    """All methods that have a name, `integrative` first."""
+    return _ALL
+
+
+def get_method(name: str) -> Method:
+    """The method of that name.
+
+    Raises:
+        RecipeError: there is none.
+    """
+    named = {each.name: each for each in _ALL}
+    one_of("method", name, named)
+    return named[name]

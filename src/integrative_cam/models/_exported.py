@@ -1,0 +1,136 @@
+"""Programs that torch.export saved, turned back into calls of torch functions, which capture can see."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import fx, nn
+
+from .._plan.bias_sites import RULES
+from .._plan.capture import KINDS
+from ..errors import ModelError, first_line
+from ._files import is_file
+from ._layout import ChannelsLast, image_axes
+from ._network import Network
+from ._sidecar import read_sidecar
+
+TRUSTED = ":trusted"
+
+# Arguments of aten's norms in the order that torch.nn.functional has them: which of aten's stand where.
+_NORMS: Mapping[str, tuple[Callable[..., Any], tuple[int, ...]]] = {
+    "batch_norm": (F.batch_norm, (0, 3, 4, 1, 2, 5, 6, 7)),
+    "instance_norm": (F.instance_norm, (0, 3, 4, 1, 2, 5, 6, 7)),
+    "group_norm": (F.group_norm, (0, 1, 2, 3, 4)),
+    "layer_norm": (F.layer_norm, (0, 1, 2, 3, 4)),
+}
+
+
+def from_exported(name: str) -> Network:
+    """The network in FILE.pt2, named as "FILE.pt2:trusted", with the preprocessing of the JSON file beside it.
+
+    torch.export.load unpickles constants and calls what the graph names, so a file can run any code: the name says
+    that whoever gives it trusts the file.
+
+    Raises:
+        ModelError: not named as trusted, no such file, not an exported program, or no image as its one input.
+    """
+    path = Path(name.removesuffix(TRUSTED))
+    if not is_file(path):
+        raise ModelError(f"model {name!r}: no such file.")
+    if not name.endswith(TRUSTED):
+        raise ModelError(
+            f"model {name!r}: a file of torch.export can run code when it is read. If you trust where it comes from, "
+            f"name it {name}{TRUSTED}."
+        )
+    if not zipfile.is_zipfile(path):
+        raise ModelError(f"model {name!r}: not a file that torch.export.save wrote.")
+    try:
+        program = torch.export.load(path)
+    except Exception as error:  # whatever an older or newer format meets
+        raise ModelError(f"model {name!r}: torch.export cannot load it ({first_line(error)}).") from error
+    channels, size, channels_last = image_axes(_input_shape(program, name), f"model {name!r}")
+    sidecar = read_sidecar(path, channels, size)
+    model = as_functions(program)
+    wrapped = ChannelsLast(model) if channels_last else model
+    wrapped.training = False
+    task = sidecar.task or "classification"
+    return Network(path.name, wrapped, sidecar.preprocessing, sidecar.labels, sidecar.notes, task)
+
+
+class Scope(nn.Module):
+    """Stands where the program had a module, so that what is called within is named after it."""
+
+    def forward(self, function: str, *arguments: Any, **options: Any) -> Any:
+        """What the function of torch gives."""
+        return _function(function)(*arguments, **options)
+
+
+def as_functions(program: torch.export.ExportedProgram) -> nn.Module:
+    """The program as a module that calls torch's functions instead of operators of the dispatcher.
+
+    Operators carry names and argument orders of their own, by which no activation and no bias would be recognised.
+
+    Raises:
+        ModelError: exported in training mode.
+    """
+    module = program.module()
+    for node in list(module.graph.nodes):
+        if node.op != "call_function" or not isinstance(node.target, torch._ops.OpOverload):
+            continue
+        name = node.target._schema.name.rpartition("::")[2]
+        if _trains(name, node):
+            raise ModelError("The program was exported in training mode; export model.eval().")
+        if name in _NORMS:
+            node.args = tuple(node.args[place] for place in _NORMS[name][1] if place < len(node.args))
+        elif name.strip("_") not in KINDS and name.strip("_") not in RULES:
+            continue
+        _call(module, node, name)
+    module.recompile()
+    # Exported modules refuse eval(): the mode is part of the program.
+    for each in module.modules():
+        each.training = False
+    return module
+
+
+def _call(module: fx.GraphModule, node: fx.Node, name: str) -> None:
+    """Let `node` call the function of that name, within the module that called it before the export."""
+    stack = list((node.meta.get("nn_module_stack") or {}).values())
+    path = stack[-1][0] if stack else ""
+    if not path:
+        node.target = _function(name)
+        return
+    place = dict(module.named_modules()).get(path)
+    if place is None:
+        module.add_submodule(path, Scope())
+    else:
+        place.__class__ = Scope  # an empty shell around its parameters
+    with module.graph.inserting_before(node):
+        call = module.graph.call_module(path, (name, *node.args), node.kwargs)
+    node.replace_all_uses_with(call)
+    module.graph.erase_node(node)
+
+
+def _function(name: str) -> Callable[..., Any]:
+    """The binding in torch of an operator, with the operator's arguments; of a norm, with those of _NORMS."""
+    if name in _NORMS:
+        return _NORMS[name][0]
+    found = next(getattr(place, name) for place in (torch._C._nn, torch, torch.Tensor) if hasattr(place, name))
+    return cast(Callable[..., Any], found)
+
+
+def _trains(name: str, node: fx.Node) -> bool:
+    places = {"batch_norm": 5, "dropout": 2}
+    return name in places and node.args[places[name]] is True
+
+
+def _input_shape(program: torch.export.ExportedProgram, name: str) -> list[int | None]:
+    inputs = [each for each in program.graph.nodes if each.name in program.graph_signature.user_inputs]
+    if len(inputs) != 1 or not isinstance(inputs[0].meta.get("val"), torch.Tensor):
+        raise ModelError(f"model {name!r}: has {len(inputs)} inputs, but a photograph is one.")
+    # Symbols stand for axes of any length.
+    return [side if isinstance(side, int) else None for side in inputs[0].meta["val"].shape]

@@ -1,0 +1,219 @@
+"""Image classifiers of transformers: a folder that `save_pretrained` wrote, or a repository of the hub."""
+
+from __future__ import annotations
+
+import os.path
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import nn
+
+from ..errors import MissingExtraError, ModelError, first_line
+from ._files import is_folder
+from ._hub import hub_or_cache
+from ._image import Interpolation, Preprocessing
+from ._source import Source
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from torch import Tensor
+
+RESAMPLE: Mapping[int, Interpolation] = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}
+TOLERANCE = 0.02
+"""Of pixel values in [0, 1]: the mean difference that other ways of rounding and interpolating may make."""
+
+
+def huggingface(short: str) -> Source:
+    """AutoModelForImageClassification with its own image processor and class names.
+
+    Read are JSON and safetensors: no pickled weights, and no code that a repository carries.
+
+    Args:
+        short: a folder, or OWNER/REPOSITORY of the hub.
+
+    Raises:
+        MissingExtraError: transformers is not installed.
+        ModelError: no such folder; by the source's functions, what they cannot find, read or mirror.
+    """
+    try:
+        import transformers
+    except ImportError as error:
+        raise MissingExtraError.of(f"model 'hf/{short}'", "hf", error) from error
+    name = f"hf/{short}"
+    folder = Path(os.path.expanduser(short))  # noqa: PTH111 - Path's own fails where there is no such user
+    if not is_folder(folder) and (short.startswith((".", "/", "~")) or short.count("/") != 1):
+        raise ModelError(f"model {name!r}: no such folder, and a repository of the hub is OWNER/REPOSITORY.")
+
+    def files(*patterns: str) -> Path:
+        return folder if is_folder(folder) else _downloaded(short, patterns)
+
+    def create(pretrained: bool = False, num_classes: int | None = None) -> nn.Module:
+        kinds = ("*.json", "model*.safetensors") if pretrained else ("*.json",)
+        with _said(name), _quiet():
+            place = files(*kinds)
+            config = transformers.AutoConfig.from_pretrained(place, trust_remote_code=False, local_files_only=True)
+            if num_classes is not None:
+                config.num_labels = num_classes
+            automatic: Any = transformers.AutoModelForImageClassification
+            if not pretrained:
+                return cast(nn.Module, automatic.from_config(config, trust_remote_code=False))
+            if not any(place.glob("model*.safetensors")):
+                raise ModelError(
+                    f"{name}: holds no model.safetensors. Pickled weights are not read, since they can run code; "
+                    "save them again with model.save_pretrained(folder)."
+                )
+            model, info = automatic.from_pretrained(
+                place,
+                config=config,
+                trust_remote_code=False,
+                local_files_only=True,
+                use_safetensors=True,
+                output_loading_info=True,
+            )
+            missing = sorted(map(str, info["missing_keys"]))
+            if missing:
+                raise ModelError(
+                    f"{name}: {len(missing)} tensors of {type(model).__name__} are not among the weights (such as "
+                    f"{missing[0]}) and would be random. It needs a network trained to classify images."
+                )
+            return cast(nn.Module, model)
+
+    def preprocessing(_: nn.Module) -> Preprocessing:
+        with _said(name), _quiet():
+            automatic: Any = transformers.AutoImageProcessor
+            processor = automatic.from_pretrained(files("*.json"), trust_remote_code=False, local_files_only=True)
+            return mirrored(processor, name)
+
+    return Source(name, create, preprocessing, _labels, _task)
+
+
+def _task(model: nn.Module) -> str:
+    stated = {"multi_label_classification": "multi-label", "regression": "regression"}
+    return stated.get(str(getattr(cast(Any, model).config, "problem_type", None)), "classification")
+
+
+def _labels(model: nn.Module) -> tuple[str, ...]:
+    named = cast(Any, model).config.id2label
+    labels = tuple(str(named[index]) for index in range(len(named)))
+    # What transformers writes where no names were given.
+    return () if labels == tuple(f"LABEL_{index}" for index in range(len(named))) else labels
+
+
+def mirrored(processor: Any, name: str) -> Preprocessing:
+    """What an image processor does to a picture, as a `Preprocessing`; compared with it on a picture of noise.
+
+    Raises:
+        ModelError: the processor does more, or something else.
+    """
+    said = f"{name}: its image processor, {type(processor).__name__},"
+    get = processor.to_dict().get
+    interpolation = RESAMPLE.get(int(get("resample", 2)))
+    if interpolation is None:
+        raise ModelError(f"{said} resamples by filter {get('resample')}; there are {', '.join(RESAMPLE.values())}.")
+    adjust_for_resolution = _placed(get)
+    if adjust_for_resolution is None:
+        raise ModelError(f"{said} scales to no fixed size (size {get('size')}); Preprocessing cannot mirror that.")
+    resize, crop = adjust_for_resolution
+    normalised = get("do_normalize", True)
+    mean, std = (get("image_mean"), get("image_std")) if normalised else ((0.0,) * 3, (1.0,) * 3)
+    if get("include_top"):
+        # EfficientNet's processor divides by the deviation twice.
+        std = tuple(each**2 for each in std)
+    # v * factor in units of v / 255.
+    scale = 255 * (get("rescale_factor", 1 / 255) if get("do_rescale", True) else 1.0)
+    found = Preprocessing(
+        resize, crop, interpolation, tuple(each / scale for each in mean), tuple(each / scale for each in std)
+    )
+    difference = _difference(processor, found)
+    if difference > TOLERANCE:
+        raise ModelError(
+            f"{said} does more to a picture than scale, crop and normalise (mean difference {difference:.2f} of the "
+            "range). Write FILE.py with a factory that returns a Network with the right Preprocessing."
+        )
+    return found
+
+
+def _placed(get: Callable[..., Any]) -> tuple[int | tuple[int, int], tuple[int, int]] | None:
+    """`resize` and `crop` of a `Preprocessing`, from the processor's settings."""
+    size, cropped = _sides(get("size")), _sides(get("crop_size"))
+    if not get("do_resize", True):
+        return None
+    match sorted(size):
+        case ["height", "width"]:
+            both = (size["height"], size["width"])
+            return both, (cropped["height"], cropped["width"]) if get("do_center_crop") else both
+        case ["shortest_edge"] if get("crop_pct"):
+            side = size["shortest_edge"]
+            # ConvNeXt's rule: small pictures are scaled and cropped, large ones squashed.
+            return (int(side / get("crop_pct")) if side < 384 else (side, side)), (side, side)
+        case ["shortest_edge"] if get("do_center_crop"):
+            return size["shortest_edge"], (cropped["height"], cropped["width"])
+    return None
+
+
+def _sides(size: Any) -> dict[str, int]:
+    if isinstance(size, int):
+        return {"height": size, "width": size}
+    return {key: int(value) for key, value in dict(size or {}).items() if value is not None}
+
+
+def _difference(processor: Any, found: Preprocessing) -> float:
+    """The mean difference between both on one picture, in parts of the range of pixel values; infinite for shapes."""
+    draw = np.random.default_rng(0)
+    # Blocks, so that the filter matters little; colours of unlike means, so that their order matters.
+    blocks = draw.integers(0, [256, 160, 80], (16, 20, 3)).repeat(32, 0).repeat(32, 1)
+    picture = Image.fromarray(blocks.astype(np.uint8))
+    theirs: Float[Tensor, "1 3 height width"] = torch.as_tensor(
+        np.asarray(processor(picture, return_tensors="pt")["pixel_values"])
+    ).float()
+    ours = found(picture).tensor
+    if ours.shape != theirs.shape:
+        return float("inf")
+    std = torch.tensor(found.std)[:, None, None]
+    return float(((ours - theirs) * std).abs().mean())
+
+
+def _downloaded(repository: str, patterns: tuple[str, ...]) -> Path:
+    import huggingface_hub
+
+    try:
+        with hub_or_cache():
+            return Path(huggingface_hub.snapshot_download(repository, allow_patterns=list(patterns)))
+    except huggingface_hub.errors.LocalEntryNotFoundError as error:
+        raise ModelError(
+            f"hf/{repository}: was not downloaded before, and {huggingface_hub.constants.ENDPOINT} cannot be asked: no "
+            "answer, or HF_HUB_OFFLINE is set. Give a folder, hf/FOLDER."
+        ) from error
+
+
+@contextmanager
+def _said(name: str) -> Iterator[None]:
+    """Whatever goes wrong as one line."""
+    try:
+        yield
+    except ModelError:
+        raise
+    except Exception as error:  # hubs, files and configurations fail in many ways
+        raise ModelError(f"{name}: could not be loaded ({type(error).__name__}: {first_line(error)})") from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without transformers' progress bars and warnings."""
+    import transformers
+
+    logging: Any = transformers.utils.logging
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()

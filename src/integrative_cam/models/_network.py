@@ -1,0 +1,83 @@
+"""A network with what it needs to meet a photograph and a reader."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+
+from torch import nn
+
+from ..errors import TargetError
+from ._image import Preprocessing
+
+TASKS: Mapping[str, str] = {
+    "classification": "one class of several, or one at each pixel",
+    "multi-label": "classes that do not exclude each other",
+    "regression": "values",
+    "image": "an image made of the image",
+    "fastestdet": "boxes, in FastestDet's layout",
+}
+"""What the numbers that a network gives mean."""
+LISTED = 12
+"""Classes at most that an error names all of."""
+SUGGESTED = 3
+
+_INDEX = re.compile(r"-?[0-9]{1,9}")
+
+
+def index_in(text: str) -> int | None:
+    """The class index that a text is; None for a name."""
+    return int(text) if _INDEX.fullmatch(text) else None
+
+
+@dataclass(frozen=True)
+class Network:
+    """A model in evaluation mode, its preprocessing, and its class names in index order (may be empty).
+
+    `notes`: what the user should know of it, such as preprocessing that its file does not state. `task`: of TASKS.
+    """
+
+    name: str
+    model: nn.Module
+    preprocessing: Preprocessing
+    labels: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    task: str = "classification"
+
+    def label(self, index: int) -> str:
+        """The name of a class, or "class 7" where names are not known."""
+        kind = {"regression": "value", "image": "channel"}.get(self.task, "class")
+        return self.labels[index] if 0 <= index < len(self.labels) else f"{kind} {index}"
+
+    def index(self, target: str) -> int:
+        """The class that an index or a name stands for; case does not matter, one synonym is enough.
+
+        Raises:
+            TargetError: unknown or ambiguous name.
+        """
+        given = index_in(target)
+        if given is not None:
+            return given
+        wanted = target.strip().lower()
+        names = [[label.lower(), *(part.strip() for part in label.lower().split(","))] for label in self.labels]
+        found = [index for index, synonyms in enumerate(names) if wanted in synonyms]
+        if len(found) == 1:
+            return found[0]
+        if found:
+            several = ", ".join(f"{index} ({self.labels[index]})" for index in found)
+            raise TargetError(f"target {target!r} names several classes: {several}. Give the index.")
+        raise TargetError(f"target {target!r} is no class of {self.name}.{self._instead(wanted)}")
+
+    def _instead(self, wanted: str) -> str:
+        """What to give in place of a name, in lower case, that is no class."""
+        if not self.labels:
+            return " The class names of this network are not known; give an index."
+        if len(self.labels) <= LISTED:
+            return f" Its classes are {', '.join(self.labels)}."
+        written = {part.strip().lower(): part.strip() for label in self.labels for part in label.split(",")}
+        holding = [name for name in written if wanted and wanted in name]
+        close = [*holding, *get_close_matches(wanted, written, n=SUGGESTED)]
+        first = list(dict.fromkeys(written[name] for name in close))[:SUGGESTED]
+        return f" Did you mean {', '.join(first)}?" if first else ""

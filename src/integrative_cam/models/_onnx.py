@@ -1,0 +1,111 @@
+"""ONNX files through onnx2torch, which builds torch layers from the graph: no code is run, nothing is unpickled."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from pathlib import Path
+from typing import Any, cast
+
+from torch import nn
+
+from ..errors import MissingExtraError, ModelError, first_line
+from ._files import is_file
+from ._layout import ChannelsLast, image_axes
+from ._network import Network
+from ._sidecar import read_sidecar
+
+FINAL = ("Softmax", "LogSoftmax", "Sigmoid")
+"""Functions whose input is explained where they end the network: logits say what a class adds, shares do not."""
+NAMES = ("labels", "names", "classes", "class_names")
+"""Keys under which exporters put class names into a file's metadata."""
+
+
+def from_onnx(path: Path) -> Network:
+    """The network in an ONNX file, with the preprocessing and class names of the JSON file beside it.
+
+    The size and the place of the channels are those of the graph's input. A softmax or sigmoid at the end is left out,
+    which a note says.
+
+    Raises:
+        MissingExtraError: onnx2torch is not installed.
+        ModelError: no such file, not ONNX, an operation that onnx2torch does not know, or no image as input.
+    """
+    try:
+        import onnx
+        import onnx2torch
+    except ImportError as error:
+        raise MissingExtraError.of(f"model '{path}'", "onnx", error) from error
+    if not is_file(path):
+        raise ModelError(f"model '{path}': no such file.")
+    try:
+        proto = onnx.load(path)
+    except Exception as error:  # of protobuf, whose classes differ between versions
+        raise ModelError(f"model '{path}': not an ONNX file that can be read ({first_line(error)}).") from error
+    channels, size, channels_last = _image(proto, path)
+    sidecar = read_sidecar(path, channels, size)
+    final = _without_final(proto)
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            model = cast(nn.Module, onnx2torch.convert(proto))
+    except Exception as error:  # NotImplementedError, and whatever a converter meets
+        raise ModelError(f"model '{path}': onnx2torch cannot convert it ({first_line(error)}).") from error
+    said = dict.fromkeys(str(each.message) for each in caught)
+    notes = sidecar.notes + tuple(f"{path.name}: onnx2torch warns: {each}" for each in said)
+    if final:
+        notes += (f"{path.name} ends in {final}, which is left out: the logits before it are explained.",)
+    return Network(
+        name=path.name,
+        model=(ChannelsLast(model) if channels_last else model).eval(),
+        preprocessing=sidecar.preprocessing,
+        labels=sidecar.labels or _names(proto),
+        notes=notes,
+        task=sidecar.task or ("multi-label" if final == "Sigmoid" else "classification"),
+    )
+
+
+def _image(proto: Any, path: Path) -> tuple[int, tuple[int | None, int | None], bool]:
+    """Channels, (height, width) and whether the channels come last, of the one input of the graph."""
+    constants = {each.name for each in proto.graph.initializer}
+    inputs = [each for each in proto.graph.input if each.name not in constants]
+    if len(inputs) != 1:
+        names = ", ".join(each.name for each in inputs)
+        raise ModelError(f"model '{path}': has {len(inputs)} inputs ({names}), but a photograph is one.")
+    kind = inputs[0].type.tensor_type
+    if kind.elem_type != 1:
+        raise ModelError(
+            f"model '{path}': its input {inputs[0].name} is not float32 (ONNX element type {kind.elem_type}); "
+            "export it with a float32 input."
+        )
+    return image_axes([side.dim_value or None for side in kind.shape.dim], f"model '{path}'")
+
+
+def _without_final(proto: Any) -> str | None:
+    """Let the graph end before its last function, if that is one of FINAL; its name."""
+    made_by = {name: node for node in proto.graph.node for name in node.output}
+    if len(proto.graph.output) != 1:
+        return None
+    output = proto.graph.output[0]
+    last = made_by.get(output.name)
+    if last is None or last.op_type not in FINAL or not last.input or last.input[0] not in made_by:
+        return None
+    # Its type and shape stay; onnx2torch follows the name.
+    output.name = last.input[0]
+    proto.graph.node.remove(last)
+    return str(last.op_type)
+
+
+def _names(proto: Any) -> tuple[str, ...]:
+    """Class names in the metadata: JSON, a list or an object from index to name; else none."""
+    metadata = {each.key.lower(): each.value for each in proto.metadata_props}
+    for key in NAMES:
+        try:
+            found = json.loads(metadata.get(key, "null"))
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(found, dict):
+            found = [found.get(str(index)) for index in range(len(found))]
+        if isinstance(found, list) and found and all(isinstance(name, str) for name in found):
+            return tuple(found)
+    return ()

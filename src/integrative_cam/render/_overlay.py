@@ -1,0 +1,205 @@
+"""A map over the photograph that it explains."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..errors import InputError, MissingExtraError
+
+try:
+    import matplotlib as mpl
+    import numpy as np
+    from PIL import Image, ImageEnhance
+except ImportError as error:
+    raise MissingExtraError.of("Drawing", "render", error) from error
+
+from torch import Tensor
+
+from ._colours import EVIDENCE, SIGNED
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from numpy.typing import NDArray
+
+Region = tuple[float, float, float, float]
+"""Left, top, right, bottom in pixels of a picture; the picture's own area reaches from 0 to its width and height."""
+
+OPACITY = 0.85
+COLOUR_KEPT = 0.3
+"""Of the photograph: a red cup in full colour would look like evidence."""
+LONGEST = 4096
+"""Pixels of a side that `enlarged` does not go beyond."""
+LIGHT_UNSEEN = 0.4
+"""Of the photograph where the network saw nothing: no evidence there is no finding."""
+
+
+def overlay(
+    saliency: Float[Tensor, "height width"], image: Image.Image, region: Region | None = None, signed: bool = False
+) -> Image.Image:
+    """Lay one map over a photograph of any size; opacity follows the evidence.
+
+    The photograph's own colour is muted, and what lies outside of `region` darkened.
+
+    Args:
+        saliency: in [0, 1]; with `signed` of any range.
+        image: the photograph.
+        region: where the map lies in it, such as `View.region`; None: all of it.
+        signed: draw evidence for and against in diverging colours, white at zero; see `coloured`.
+
+    Returns:
+        RGB, of the photograph's size.
+
+    Raises:
+        InputError: not a map of two dimensions, or a region without area.
+    """
+    check_photograph(image)
+    muted = ImageEnhance.Color(image.convert("RGB")).enhance(COLOUR_KEPT)
+    if region is not None:
+        light = np.where(seen(image.size, region), 1, LIGHT_UNSEEN)[..., None]
+        muted = Image.fromarray((np.asarray(muted) * light).round().astype(np.uint8))
+    photograph = np.asarray(muted, dtype=np.float64)
+    colours, opacity = _coloured(saliency, image.size, region, signed)
+    return Image.fromarray((photograph * (1 - opacity) + colours * opacity).round().astype(np.uint8))
+
+
+def coloured(
+    saliency: Float[Tensor, "height width"], size: tuple[int, int], region: Region | None = None, signed: bool = False
+) -> Image.Image:
+    """One map alone, as a transparent layer to put over a photograph of `size` (width, height).
+
+    Args:
+        saliency: in [0, 1]; with `signed` of any range, and divided by its largest magnitude.
+        size: of the result.
+        region: where the map lies in it; None: all of it.
+        signed: diverging colours, white at zero; alpha follows the magnitude.
+
+    Returns:
+        RGBA; alpha is OPACITY times the evidence, 0 where there is none and outside of the region.
+
+    Raises:
+        InputError: not a map of two dimensions, or a region without area.
+    """
+    colours, opacity = _coloured(saliency, size, region, signed)
+    return Image.fromarray(np.concatenate([colours, opacity * 255], 2).round().astype(np.uint8), "RGBA")
+
+
+def _coloured(
+    saliency: Tensor, size: tuple[int, int], region: Region | None, signed: bool
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    values = adjust_for_resolution(saliency, size, region)
+    if signed:
+        values = values / (float(saliency.abs().max()) or 1.0)
+        colours = mpl.colormaps[SIGNED]((values.clip(-1, 1) + 1) / 2)
+    else:
+        values = values.clip(0, 1)
+        colours = mpl.colormaps[EVIDENCE](values)
+    return colours[..., :3] * 255, OPACITY * np.abs(values).clip(0, 1)[..., None]
+
+
+def adjust_for_resolution(
+    saliency: Float[Tensor, "height width"], size: tuple[int, int], region: Region | None = None
+) -> NDArray[np.float64]:
+    """A map's values at the pixels of a picture of `size` (width, height), 0 outside of the region.
+
+    Linear between the centres of the map's pixels, as in the fusion: no overshoot, so that no false sign appears beside
+    a peak. Where the picture is smaller than the map, its pixels are means.
+    """
+    if saliency.ndim != 2:
+        raise InputError(
+            f"overlay draws maps of two dimensions, but this one has shape {tuple(saliency.shape)}; "
+            "index the axis to show, or draw a signal's map with `curve` and a volume's with `slices`."
+        )
+    left, top, right, bottom = region or (0, 0, *size)
+    if right <= left or bottom <= top:
+        raise InputError(f"region must be (left, top, right, bottom) with an area, but got {region}.")
+    values = Image.fromarray(saliency.detach().float().cpu().numpy())
+    smaller = (min(values.width, math.ceil(right - left)), min(values.height, math.ceil(bottom - top)))
+    values = values.resize(smaller, Image.Resampling.BILINEAR)
+    across, down = values.width / (right - left), values.height / (bottom - top)
+    # Pillow adds the half pixel to the centres itself; what falls outside of the map becomes 0.
+    shift = (across, 0, -left * across, 0, down, -top * down)
+    found = values.transform(size, Image.Transform.AFFINE, shift, Image.Resampling.BILINEAR)
+    return np.asarray(found, dtype=np.float64)
+
+
+def check_photograph(image: object) -> None:
+    """Raise InputError unless it is a picture, such as a path is not."""
+    if not isinstance(image, Image.Image):
+        raise InputError(
+            f"image must be a Pillow image, such as integrative_cam.models.read_image(path) gives, but got "
+            f"{type(image).__name__}."
+        )
+
+
+def enlarged(
+    image: Image.Image, saliency: Float[Tensor, "height width"], region: Region | None = None, least: int = 1
+) -> tuple[Image.Image, Region | None]:
+    """A small photograph, each pixel made a square of pixels, and the region in it, so that both can be seen.
+
+    Laid over fewer pixels than it has, a map would lose its maximum between them.
+
+    Args:
+        image: a photograph; returned as it is where the region has about the map's size, or more.
+        saliency: the map.
+        region: where the map lies in it, in pixels of `image`; None: all of it.
+        least: pixels that the shorter side is to have, about.
+    """
+    check_photograph(image)
+    left, top, right, bottom = region or (0, 0, *image.size)
+    height, width = saliency.shape
+    lost = max(width / max(right - left, 1e-6), height / max(bottom - top, 1e-6))
+    times = min(round(max(lost, least / min(image.size))), LONGEST // max(image.size))
+    if times < 2:
+        return image, region
+    larger = image.resize((image.width * times, image.height * times), Image.Resampling.NEAREST)
+    return larger, region and (left * times, top * times, right * times, bottom * times)
+
+
+def seen(size: tuple[int, int], region: Region | None) -> NDArray[np.bool_]:
+    """The pixels, by their centres, of a picture of `size` (width, height) that lie in the region."""
+    left, top, right, bottom = region or (0, 0, *size)
+    columns, rows = np.arange(size[0]) + 0.5, np.arange(size[1]) + 0.5
+    return ((rows >= top) & (rows < bottom))[:, None] & ((columns >= left) & (columns < right))
+
+
+def overlays(
+    maps: Float[Tensor, "batch height width"], images: Tensor | Image.Image | Sequence[Image.Image]
+) -> list[Image.Image]:
+    """One overlay per map.
+
+    Args:
+        maps: (batch, height, width) in [0, 1].
+        images: one image per map, each of any size; or a tensor (batch, channel, height, width), which is
+            stretched to the full range of brightness for showing, since normalised inputs have no fixed one.
+
+    Raises:
+        InputError: not one image per map.
+    """
+    return [overlay(saliency, image) for saliency, image in zip(maps, pictures(images, len(maps)), strict=True)]
+
+
+def pictures(images: Tensor | Image.Image | Sequence[Image.Image], count: int) -> list[Image.Image]:
+    """So many images, from images or from a tensor; see `overlays`."""
+    if isinstance(images, Tensor):
+        found = [picture(image) for image in images]
+    else:
+        found = [images] if isinstance(images, (Image.Image, str, Path)) else list(images)
+        for each in found:
+            check_photograph(each)
+    if len(found) != count:
+        raise InputError(f"overlay needs one image per map: {count} maps, but got {len(found)} images.")
+    return found
+
+
+def picture(image: Float[Tensor, "channel height width"]) -> Image.Image:
+    """A tensor as a picture, stretched to the full range of brightness; grey unless it has three channels."""
+    if image.ndim != 3:
+        raise InputError(f"image must be one sample (channel, height, width), but got shape {tuple(image.shape)}.")
+    values = image.detach().float().cpu()
+    values = values if len(values) == 3 else values.mean(0, keepdim=True).expand(3, -1, -1)
+    low, high = values.min(), values.max()
+    stretched = (values - low) / (high - low).clamp_min(1e-12) * 255
+    return Image.fromarray(stretched.permute(1, 2, 0).round().numpy().astype(np.uint8))

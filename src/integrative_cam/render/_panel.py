@@ -1,0 +1,126 @@
+"""One picture that tells the whole story: photograph, fused map, the layers behind it, the weight over depth."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import TYPE_CHECKING
+
+from matplotlib.ticker import MaxNLocator
+
+from ..errors import InputError
+from ._colours import ACTIVATION, GRADIENT, WEIGHT, WEIGHT_MARKED
+from ._drawing import draw
+from ._overlay import Region, check_photograph
+from ._plot import draw_beside
+from ._presentation import check_sample, presented, presented_layer
+from ._sheet import bare, open_frame, sheet
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure, SubFigure
+    from PIL.Image import Image
+
+    from ..explanation import Explanation
+
+LAYERS_SHOWN = 6
+
+
+def panel(
+    explanation: Explanation,
+    image: Image,
+    title: str = "",
+    sample: int = 0,
+    region: Region | None = None,
+    raw: bool = False,
+) -> Figure:
+    """Draw photograph, overlay, the most important layers' signed maps and the weight profile over depth.
+
+    An explanation without layers shows the first two.
+
+    Args:
+        explanation: of one or more images with two spatial axes.
+        image: the photograph, at any size.
+        title: shown above the overlay, such as the class and its probability.
+        sample: which image of the explanation.
+        region: where the map lies in the photograph, such as `View.region`; None: all of it.
+        raw: show the maps without smoothing; see `presented`.
+    """
+    if explanation.map.ndim != 3:
+        raise InputError(f"panel draws maps of two dimensions, but the map is {tuple(explanation.map.shape[1:])}.")
+    check_sample(explanation, sample)
+    check_photograph(image)
+    top = min(max(5.2 * image.height / image.width, 2), 6) + 0.4
+    heights = [top, 2.5, 2.7] if explanation.layers else [top]
+    figure = sheet(12, sum(heights))
+    grid = figure.add_gridspec(len(heights), 1, height_ratios=heights)
+    parts = [figure.add_subfigure(grid[row]) for row in range(len(heights))]
+    title = title or f"Why {explanation.target_names[sample]}"
+    draw_beside(parts[0], presented(explanation, raw)[sample], image, title, region)
+    if explanation.layers:
+        strongest = strongest_layers(explanation, sample)
+        _layers(parts[1], explanation, sample, strongest, raw)
+        _weight_profile(parts[2].subplots(), explanation, sample, strongest)
+    return figure
+
+
+def profile(explanation: Explanation, sample: int = 0, marked: Collection[int] = ()) -> Figure:
+    """Draw each layer's weight over depth as a bar, its gradient and activation score as lines.
+
+    Args:
+        explanation: with layers.
+        sample: which image of the explanation.
+        marked: layers, by index, whose bars are dark.
+    """
+    check_layers(explanation, sample)
+    figure = sheet(9, 3)
+    _weight_profile(figure.subplots(), explanation, sample, marked)
+    return figure
+
+
+def check_layers(explanation: Explanation, sample: int) -> None:
+    """Raise InputError unless there are layers and that image."""
+    check_sample(explanation, sample)
+    if not explanation.layers:
+        raise InputError("this explanation has no layers to draw: its map is not made of layers' maps.")
+
+
+def strongest_layers(explanation: Explanation, sample: int) -> list[int]:
+    """The layers that weigh most, in order of depth."""
+    order: list[int] = explanation.weights[sample].argsort(descending=True, stable=True)[:LAYERS_SHOWN].tolist()
+    return sorted(order)
+
+
+def shortened(name: str, length: int = 24) -> str:
+    """A long name without its beginning."""
+    return name if len(name) <= length else f"…{name[1 - length :]}"
+
+
+def _layers(part: SubFigure, explanation: Explanation, sample: int, strongest: list[int], raw: bool) -> None:
+    cells = part.subplots(1, LAYERS_SHOWN, squeeze=False)[0]
+    bare(*cells)
+    for axes, index in zip(cells, strongest, strict=False):
+        layer = explanation.layers[index]
+        draw(axes, presented_layer(explanation, index, raw)[sample], signed=True)
+        size = " x ".join(map(str, layer.map.shape[1:]))
+        weight = float(layer.weight[sample])
+        axes.set_title(f"{shortened(layer.name)}\n{size}, weight {weight:.1%}", fontsize=8)
+    part.suptitle("The layers that weigh most, in order of depth: orange speaks for, purple against", fontsize=10)
+
+
+def _weight_profile(axes: Axes, explanation: Explanation, sample: int, marked: Collection[int]) -> None:
+    depth = range(1, len(explanation.layers) + 1)
+    colours = [WEIGHT_MARKED if index in marked else WEIGHT for index in range(len(depth))]
+    dark = " (dark: shown above)" if marked else ""
+    axes.bar(depth, explanation.weights[sample].tolist(), color=colours, label=f"weight{dark}")
+    gradient = [float(layer.gradient_score[sample]) for layer in explanation.layers]
+    activation = [float(layer.activation_score[sample]) for layer in explanation.layers]
+    axes.plot(depth, gradient, color=GRADIENT, linewidth=1.4, marker="o", markersize=2.5, label="gradient score")
+    axes.plot(
+        depth, activation, color=ACTIVATION, linewidth=1.4, linestyle="--", marker="s", markersize=2.5,
+        label="activation score",
+    )  # fmt: skip
+    axes.set(xlabel="layer, from input to output", ylabel="share over all layers", xlim=(0.3, len(depth) + 0.7))
+    axes.set_ylim(0, None)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    open_frame(axes)
+    axes.legend(frameon=False, fontsize=8)

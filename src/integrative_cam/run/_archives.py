@@ -1,0 +1,132 @@
+"""The images of a part: files, or what a tar, an Arrow stream or a Parquet file holds."""
+
+from __future__ import annotations
+
+import posixpath
+import tarfile
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import InputError, first_line
+from ..evaluate._dataset import SUFFIXES
+from ._retry import RetryPolicy
+from ._sources import Part, filesystem, is_local, parquet
+
+BLOCK = 2**24
+"""Bytes asked for at once when a remote archive is copied."""
+
+
+@dataclass(frozen=True)
+class Item:
+    """One image: a key that is unique in its source, and where its bytes are.
+
+    `place` is what fsspec opens, `start` and `stop` the range in it; or the bytes are in `data`.
+    """
+
+    key: str
+    place: str = ""
+    start: int = 0
+    stop: int | None = None
+    data: bytes | None = None
+
+
+@contextmanager
+def opened(part: Part, patience: RetryPolicy) -> Iterator[Iterator[Item]]:
+    """The images of a part, in order; a remote archive is copied to a temporary file first.
+
+    Raises:
+        SourceError: the archive does not come.
+        InputError: it is none, or breaks off; what came before the break was given.
+    """
+    if part.kind == "images":
+        yield (Item(key, place) for key, place in part.items)
+        return
+    read: dict[str, Callable[[Path, str], Iterator[Item]]] = {"tar": _tar, "arrow": _arrow, "parquet": _parquet_rows}
+    files, path = filesystem(part.place)
+    if is_local(files):
+        yield read[part.kind](Path(path), part.name)
+        return
+    with tempfile.TemporaryDirectory(prefix="icam-run-") as folder:
+        copy = Path(folder) / "archive"
+        size = patience(lambda: files.size(path), part.place)
+        with copy.open("wb") as file:
+            for start in range(0, size, BLOCK):
+                stop = min(start + BLOCK, size)
+                file.write(patience(lambda start=start, stop=stop: files.cat_file(path, start, stop), part.place))  # type: ignore[misc]
+        yield read[part.kind](copy, part.name)
+
+
+def _tar(path: Path, name: str) -> Iterator[Item]:
+    """Key: the tar's name and the member's, with its suffix: a sample may hold several images."""
+    seen: set[str] = set()
+    try:
+        with tarfile.open(path, "r:") as tar:
+            for member in tar:
+                if not member.isfile() or posixpath.splitext(member.name)[1].lower() not in SUFFIXES:
+                    continue
+                if member.name in seen:
+                    raise InputError(f"{name}: holds {member.name} twice.")
+                seen.add(member.name)
+                start = member.offset_data
+                yield Item(f"{name}/{member.name}", str(path), start, start + member.size)
+    except (tarfile.TarError, EOFError, OverflowError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{name}: is no tar, or breaks off ({error}).") from None
+
+
+def _arrow(path: Path, name: str) -> Iterator[Item]:
+    import pyarrow as pa
+
+    try:
+        with pa.memory_map(str(path)) as file, pa.ipc.open_stream(file) as stream:
+            yield from _rows(stream, name)
+    except (pa.ArrowException, ValueError, OSError) as error:
+        raise _broken(error, f"{name}: is no Arrow stream, or breaks off") from None
+
+
+def _parquet_rows(path: Path, name: str) -> Iterator[Item]:
+    import pyarrow as pa
+
+    try:
+        with parquet().ParquetFile(path) as file:
+            column = _image_column(file.schema_arrow, name)
+            yield from _rows(file.iter_batches(64, columns=[column]), name)
+    except (pa.ArrowException, ValueError, OSError) as error:
+        raise _broken(error, f"{name}: is no Parquet file, or breaks off") from None
+
+
+def _broken(error: Exception, said: str) -> Exception:
+    """An InputError where the content is wrong; pyarrow's OSError of that has no number, as that of a disk has."""
+    own = isinstance(error, InputError) or (isinstance(error, OSError) and error.errno is not None)
+    return error if own else InputError(f"{said} ({first_line(error)}).")
+
+
+def _rows(batches: Iterable[Any], name: str) -> Iterator[Item]:
+    """Key: the file's name and the row's number."""
+    row = 0
+    for batch in batches:
+        for value in batch.column(_image_column(batch.schema, name)):
+            found = value.as_py()
+            content = found.get("bytes") if isinstance(found, dict) else found
+            named = found.get("path") if isinstance(found, dict) else ""
+            place = named if isinstance(named, str) else ""
+            yield Item(f"{name}/{row:08d}", place, data=content if content or not place else None)
+            row += 1
+
+
+def _image_column(schema: Any, name: str) -> str:
+    """The first column of encoded images: bytes, or bytes with a path, as Hugging Face keeps them."""
+    import pyarrow as pa
+
+    for field in schema:
+        kind = field.type
+        if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
+            kind = kind.field("bytes").type
+        if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
+            return str(field.name)
+    raise InputError(f"{name}: needs a column of encoded images, but has {', '.join(schema.names)}.")

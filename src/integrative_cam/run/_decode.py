@@ -1,0 +1,232 @@
+"""From bytes to what the network takes, in processes of their own; one that dies takes no image with it."""
+
+from __future__ import annotations
+
+import io
+import multiprocessing
+import os
+import threading
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from itertools import islice
+from multiprocessing.connection import wait
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from ..errors import CamError, first_line
+from ..models import Preprocessing
+from ..models._image import decode_image
+from ._archives import Item
+from ._failures import Failure, MissingError, SourceError
+from ._retry import RetryPolicy
+from ._sources import filesystem
+
+if TYPE_CHECKING:
+    import numpy as np
+
+TOGETHER = 8
+"""Images that a process takes at once; they are read at the same time, so that a slow store delays them once."""
+
+Element = TypeVar("Element")
+_Started = tuple[ProcessPoolExecutor, "Future[list[Sample | Failure]]"]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One decoded image: `values` (channel, height, width) as the network takes them, its own size, a small picture.
+
+    Arrays rather than tensors: those would be handed over in memory that dies with the process.
+    """
+
+    key: str
+    values: np.ndarray[Any, Any]
+    width: int
+    height: int
+    picture: bytes | None
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """What a process needs to know; `thumbnail` is the longer side of the small picture, 0 for none."""
+
+    preprocessing: Preprocessing
+    patience: RetryPolicy
+    thumbnail: int
+
+
+def decode(items: Sequence[Item], how: Decoding) -> list[Sample | Failure]:
+    """Read and decode images; what fails is named in its place."""
+    with ThreadPoolExecutor(len(items)) as readers:
+        contents = list(readers.map(lambda item: _content(item, how.patience), items))
+    return [
+        content if isinstance(content, Failure) else _sample(item.key, content, how)
+        for item, content in zip(items, contents, strict=True)
+    ]
+
+
+def _content(item: Item, patience: RetryPolicy) -> bytes | Failure:
+    if item.data is not None:
+        return item.data
+    if not item.place:
+        return Failure(item.key, "image", "has no content")
+
+    try:
+        files, path = filesystem(item.place)
+    except CamError as error:
+        return Failure(item.key, "missing", first_line(error))
+
+    def read() -> bytes:
+        if item.stop is None:
+            return bytes(files.cat_file(path))
+        return bytes(files.cat_file(path, start=item.start, end=item.stop))
+
+    try:
+        content = patience(read, item.place)
+    except MissingError as error:
+        return Failure(item.key, "missing", first_line(error))
+    except SourceError as error:
+        return Failure(item.key, "source", first_line(error))
+    if item.stop is not None and len(content) < item.stop - item.start:
+        return Failure(item.key, "image", f"breaks off after {len(content)} of {item.stop - item.start} bytes")
+    return content
+
+
+def _sample(key: str, content: bytes, how: Decoding) -> Sample | Failure:
+    try:
+        image = decode_image(content, key)
+        view = how.preprocessing(image)
+        return Sample(key, view.tensor[0].numpy(), *image.size, _picture(view.picture, how.thumbnail))
+    except (CamError, OSError, ValueError, RuntimeError, MemoryError) as error:
+        return Failure(key, "image", first_line(error).removeprefix(f"{key}: "))
+
+
+def _picture(picture: Any, side: int) -> bytes | None:
+    if not side:
+        return None
+    picture.thumbnail((side, side))
+    content = io.BytesIO()
+    picture.save(content, "PNG", compress_level=1)
+    return content.getvalue()
+
+
+class Decoders:
+    """Processes that decode, or none: then it happens here. Use as a context.
+
+    A process that dies, killed or by an image that breaks the decoder, is replaced and its images are tried again one
+    by one; an image with which a process dies twice becomes a `Failure`.
+    """
+
+    def __init__(self, count: int, how: Decoding) -> None:
+        self.count = count
+        self.how = how
+        self.deaths = 0
+        self._pool: ProcessPoolExecutor | None = None
+
+    def __enter__(self) -> Decoders:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._drop()
+
+    def __call__(self, items: Iterable[Item]) -> Iterator[Sample | Failure]:
+        """The decoded images, in order. Bounded look-ahead: two pieces of TOGETHER images per process."""
+        if not self.count:
+            for piece in pieces(items, TOGETHER):
+                yield from decode(piece, self.how)
+            return
+        ahead: deque[tuple[list[Item], _Started]] = deque()
+        for piece in pieces(items, TOGETHER):
+            ahead.append((piece, self._start(piece)))
+            if len(ahead) > 2 * self.count:
+                yield from self._finish(*ahead.popleft())
+        while ahead:
+            yield from self._finish(*ahead.popleft())
+
+    def _start(self, piece: list[Item]) -> _Started:
+        if self._pool is not None:
+            try:
+                return self._pool, self._pool.submit(_decode, piece)
+            except BrokenProcessPool:
+                self._bury(self._pool)
+        self._pool = ProcessPoolExecutor(self.count, context(), _prepare, (self.how,))
+        return self._pool, self._pool.submit(_decode, piece)
+
+    def _finish(self, piece: list[Item], started: _Started) -> Iterator[Sample | Failure]:
+        pool, future = started
+        try:
+            yield from future.result()
+        except BrokenProcessPool:
+            self._bury(pool)
+            for item in piece:
+                yield self._alone(item)
+
+    def _alone(self, item: Item) -> Sample | Failure:
+        for _ in range(2):
+            pool, future = self._start([item])
+            try:
+                return future.result()[0]
+            except BrokenProcessPool:
+                self._bury(pool)
+        return Failure(item.key, "worker", "the process that decoded it died, twice")
+
+    def _bury(self, pool: ProcessPoolExecutor) -> None:
+        """Count a death once: all that a pool was at is broken with it."""
+        if pool is self._pool:
+            self.deaths += 1
+            self._drop()
+
+    def _drop(self) -> None:
+        if self._pool is not None:
+            processes = list((self._pool._processes or {}).values())
+            self._pool.shutdown(wait=False, cancel_futures=True)
+            for process in processes:
+                process.kill()  # one that waits for a source would keep this process from ending
+            self._pool = None
+
+
+_how: Decoding | None = None
+
+
+def _prepare(how: Decoding) -> None:
+    global _how
+    _how = how
+    end_with_parent()
+    import torch
+
+    torch.set_num_threads(1)
+
+
+def _decode(items: list[Item]) -> list[Sample | Failure]:
+    assert _how is not None
+    return decode(items, _how)
+
+
+def end_with_parent() -> None:
+    """End this process as soon as the one that started it is gone, so that kill -9 leaves none behind."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def watch(sentinel: int) -> None:
+        wait([sentinel])
+        os._exit(1)
+
+    threading.Thread(target=watch, args=(parent.sentinel,), daemon=True).start()
+
+
+def context() -> Any:
+    """How processes start: from a fresh one with the libraries loaded, never as a copy of one with threads or a GPU."""
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    found = multiprocessing.get_context("forkserver")
+    found.set_forkserver_preload(["integrative_cam.run._decode"])
+    return found
+
+
+def pieces(elements: Iterable[Element], size: int) -> Iterator[list[Element]]:
+    """Consecutive elements, `size` at a time."""
+    iterator = iter(elements)
+    while piece := list(islice(iterator, size)):
+        yield piece

@@ -1,0 +1,76 @@
+"""Reading from a source that may be slow, break off, or never answer."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from ..errors import InputError, first_line
+from ._failures import MissingError, SourceError
+
+Result = TypeVar("Result")
+
+_FINAL = (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError)
+"""Answers; asking again gives the same one."""
+
+
+@dataclass(frozen=True)
+class RetryPolicy:
+    """How long to wait for an answer, in seconds, and how often to ask; `pause` s between, doubled each time."""
+
+    timeout: float = 30.0
+    attempts: int = 4
+    pause: float = 1.0
+
+    def __call__(self, read: Callable[[], Result], what: str) -> Result:
+        """What `read` returns.
+
+        Raises:
+            MissingError: there is no `what`.
+            SourceError: no attempt was answered in time.
+            InputError: `read` finds that what came is wrong; asking again gives the same.
+        """
+        reason = ""
+        for attempt in range(self.attempts):
+            if attempt:
+                time.sleep(self.pause * 2 ** (attempt - 1))
+            try:
+                return in_time(read, self.timeout)
+            except _FINAL as error:
+                raise MissingError(f"{what}: {_said(error)}") from None
+            except InputError:
+                raise
+            except Exception as error:  # each kind of source has errors of its own
+                reason = _said(error)
+        raise SourceError(f"{what}: no answer in {self.attempts} attempts ({reason})")
+
+
+def in_time(read: Callable[[], Result], timeout: float) -> Result:
+    """What `read` returns or raises, or TimeoutError after `timeout` seconds.
+
+    It runs in a thread, which is left behind if it hangs: nothing can stop a blocked read from outside.
+    """
+    found: list[Any] = []
+
+    def attempt() -> None:
+        try:
+            found.extend((True, read()))
+        except BaseException as error:
+            found.extend((False, error))
+
+    thread = threading.Thread(target=attempt, daemon=True)
+    thread.start()
+    thread.join(timeout)
+    if len(found) < 2:
+        raise TimeoutError(f"nothing came within {timeout:g} s")
+    done, result = found
+    if not done:
+        raise result
+    return result  # type: ignore[no-any-return]
+
+
+def _said(error: BaseException) -> str:
+    return error.strerror if isinstance(error, OSError) and error.strerror else first_line(error)

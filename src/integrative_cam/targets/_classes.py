@@ -1,0 +1,121 @@
+"""Targets of classification: probability, "why this and not that", several classes, labels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from ..errors import TargetError
+from ._sample import SampleTarget, as_integer, as_target, checked, class_values, name_of, named
+
+Rival = Literal["runner-up", "rest"]
+
+
+def probability(index: int, exclusive: bool = True) -> SampleTarget:
+    """The probability of a class, in [0, 1]: softmax of the logits.
+
+    Args:
+        index: the class.
+        exclusive: False for labels that do not exclude each other: the sigmoid of the label's logit.
+
+    Its gradient vanishes where the network is certain; `contrast(index, "rest")` asks the same without that.
+
+    Raises:
+        TargetError: index is no integer or, when called, out of range.
+    """
+    index = as_integer(index, "index")
+
+    def target(output: Any) -> Tensor:
+        logits = class_values(output, f"probability({index})")
+        place = checked(index, output, "index")
+        return logits.softmax(0)[place] if exclusive else logits[place].sigmoid()
+
+    return named(target, f"probability of {index}")
+
+
+def log_odds(index: int) -> SampleTarget:
+    """log(p / (1 - p)) for a network whose outputs are probabilities already: the logit before its sigmoid.
+
+    Of a softmax, the logit less the logsumexp of the others. p is kept a rounding error away from 0 and 1, where the
+    gradient is 0.
+
+    Raises:
+        TargetError: index is no integer or, when called, out of range, or the output is not between 0 and 1.
+    """
+    index = as_integer(index, "index")
+
+    def target(output: Any) -> Tensor:
+        probabilities = class_values(output, f"log_odds({index})")
+        found = probabilities[checked(index, output, "index")]
+        if not 0 <= found <= 1:
+            raise TargetError(
+                f"log_odds({index}) needs outputs that are probabilities, 0 to 1, but got {float(found):.4g}. "
+                f"Of logits, take target={index} or contrast({index}, 'rest')."
+            )
+        return found.logit(torch.finfo(found.dtype).eps)
+
+    return named(target, f"log-odds of {index}")
+
+
+def contrast(this: int | SampleTarget, that: int | SampleTarget | Rival = "runner-up") -> SampleTarget:
+    """Why this and not that: the difference of two scores. Above 0 where `this` is ahead.
+
+    Args:
+        this: a class, for its logit; or any target.
+        that: the same; "runner-up", the highest of the other classes; or "rest", logsumexp of all the others, which
+            makes the difference log(p / (1 - p)) of the class's softmax probability p. For these two `this` is a class.
+
+    Raises:
+        TargetError: neither a class nor a callable, the same class twice, or, when called, an index out of range or
+            a single class.
+    """
+    first = as_target(this, "this")
+    if not isinstance(that, str):
+        second = as_target(that, "that")
+        if this is that or (not callable(this) and not callable(that) and name_of(first) == name_of(second)):
+            raise TargetError(f"this and that are both {name_of(first)}, whose difference is always 0; take two.")
+        return named(lambda output: first(output) - second(output), f"{_term(first)} - {_term(second)}")
+    if that not in ("runner-up", "rest"):
+        raise TargetError(f"that must be a class index, a callable, 'runner-up' or 'rest', but got {that!r}.")
+    if callable(this):
+        raise TargetError(
+            f"that={that!r} needs `this` as a class index, but got {name_of(this)}; give that as a target."
+        )
+    index = as_integer(this, "this")
+
+    def target(output: Any) -> Tensor:
+        logits = class_values(output, f"contrast({index})")
+        own = logits[checked(index, output, "this")]
+        others = torch.cat([logits[:index], logits[index + 1 :]])
+        if not len(others):
+            raise TargetError(f"contrast({index}, {that!r}) needs another class, but the model has 1 output.")
+        return own - (others.amax() if that == "runner-up" else others.logsumexp(0))
+
+    return named(target, f"{index} - {that}")
+
+
+def total(of: Sequence[int | SampleTarget]) -> SampleTarget:
+    """The sum of several scores, such as the logits of all kinds of cat; each a class or any target.
+
+    Raises:
+        TargetError: none, a class twice, neither class nor callable, or, when called, an index out of range.
+    """
+    if isinstance(of, str) or not isinstance(of, Sequence) or not of:
+        raise TargetError(f"of must hold one class or target at least, such as [281, 282], but got {of!r}.")
+    parts = [as_target(each, "of") for each in of]
+    classes = [as_integer(each, "of") for each in of if not callable(each)]
+    twice = next((index for index in classes if classes.count(index) > 1), None)
+    if twice is not None:
+        raise TargetError(f"The sum holds class {twice} more than once: {classes}.")
+    return named(
+        lambda output: torch.stack([each(output).reshape(()) for each in parts]).sum(), " + ".join(map(_term, parts))
+    )
+
+
+def _term(target: SampleTarget) -> str:
+    """The name, in brackets where it is a sum or difference."""
+    name = name_of(target)
+    return f"({name})" if " + " in name or " - " in name else name

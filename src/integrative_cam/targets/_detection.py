@@ -1,0 +1,140 @@
+"""The score of the box that a detector puts where a given box is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from ..errors import TargetError
+from ._sample import SampleTarget, as_integer, logits_of, named
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
+CELL = 16
+"""Pixels of FastestDet's input per cell of its output."""
+
+
+@dataclass(frozen=True)
+class Detections:
+    """What a detector found in one image: boxes (left, top, right, bottom), and a score for each class, at least 0."""
+
+    boxes: Float[Tensor, "box 4"]
+    scores: Float[Tensor, "box classes"]
+
+
+Decoder = Callable[[Any], Detections]
+"""Takes one sample's output and gives its boxes and scores by differentiable operations."""
+
+
+def detection(box: Sequence[float] | Tensor, index: int, decode: Decoder, least: float = 0.5) -> SampleTarget:
+    """A class's score in the detected box that matches a given one.
+
+    Of the boxes that overlap it by an intersection over union of `least` or more, that with the largest product of
+    overlap and score, as D-RISE pairs detections (arXiv:2006.03204). No suppression of weaker boxes is needed.
+
+    Args:
+        box: (left, top, right, bottom) in the units of the decoder's boxes.
+        index: the class.
+        decode: from one sample's output to its boxes and scores, such as `fastestdet`.
+        least: intersection over union, above 0 and at most 1.
+
+    Raises:
+        TargetError: no such box, index or least or, when called, boxes and scores of other shapes, a class out of
+            range, or no box that overlaps enough.
+    """
+    wanted = _box(box)
+    index = as_integer(index, "index")
+    if not 0 < least <= 1:
+        raise TargetError(f"least must be an intersection over union above 0 and at most 1, but got {least!r}.")
+
+    def target(output: Any) -> Tensor:
+        found = _checked(decode(output))
+        classes = found.scores.shape[1]
+        if not 0 <= index < classes:
+            raise TargetError(
+                f"index {index} is out of range: the decoder gives {classes} classes, 0 to {classes - 1}."
+            )
+        scores = found.scores[:, index]
+        return scores[matching(wanted, found.boxes.detach(), scores.detach(), least)]
+
+    return named(target, f"class {index} in box")
+
+
+def matching(
+    box: Float[Tensor, "4"], others: Float[Tensor, "box 4"], scores: Float[Tensor, "box"], least: float = 0.5
+) -> int:
+    """Which of the others `detection` takes: the largest product of overlap and score, of those that overlap enough.
+
+    Raises:
+        TargetError: none does.
+    """
+    overlaps = overlap(box.to(others), others)
+    if not (overlaps >= least).any():
+        best = f"; the best has {float(overlaps.max()):.2f}" if len(overlaps) else ""
+        raise TargetError(
+            f"No detected box overlaps {tuple(box.tolist())} by {least} or more (intersection over union)"
+            f"{best}. Check that both count the same pixels, or lower `least`."
+        )
+    return int(torch.where(overlaps >= least, overlaps * scores, -1).argmax())
+
+
+def overlap(box: Float[Tensor, "4"], others: Float[Tensor, "box 4"]) -> Float[Tensor, "box"]:
+    """Intersection over union of a box with each of the others, 0 to 1; 0 for those without area."""
+    shared = (torch.minimum(box[2:], others[:, 2:]) - torch.maximum(box[:2], others[:, :2])).clamp_min(0).prod(1)
+    areas = (others[:, 2:] - others[:, :2]).clamp_min(0).prod(1)
+    return shared / ((box[2:] - box[:2]).prod() + areas - shared)
+
+
+def fastestdet(output: Any) -> Detections:
+    """Read the output of FastestDet, (5 + classes, height, width) per sample, one box per cell of 16 pixels.
+
+    Channels: objectness o, centre's shift (x, y) in cells through tanh, width and height as shares of the image through
+    a sigmoid, probabilities p of the classes. Boxes count pixels of the input; a class's score is o^0.6 p^0.4, as in
+    the authors' code (github.com/dog-qiuqiu/FastestDet).
+
+    Raises:
+        TargetError: another shape.
+    """
+    cells = logits_of(output)
+    if cells.ndim != 3 or len(cells) < 6:
+        raise TargetError(
+            "fastestdet reads (5 + classes, height, width) per sample, such as (85, 22, 22), "
+            f"but the output has shape {tuple(cells.shape)}; write a decoder for it."
+        )
+    _, height, width = cells.shape
+    row = torch.arange(height, device=cells.device)[:, None]
+    column = torch.arange(width, device=cells.device)
+    x, y = (column + cells[1].tanh()) * CELL, (row + cells[2].tanh()) * CELL
+    half_width, half_height = cells[3].sigmoid() * width * CELL / 2, cells[4].sigmoid() * height * CELL / 2
+    boxes = torch.stack([x - half_width, y - half_height, x + half_width, y + half_height], -1)
+    # Not 0, where powers below 1 have an infinite slope.
+    sure = cells.clamp_min(torch.finfo(cells.dtype).tiny)
+    scores = sure[0] ** 0.6 * sure[5:] ** 0.4
+    return Detections(boxes.reshape(-1, 4), scores.flatten(1).T)
+
+
+def _box(box: Sequence[float] | Tensor) -> Float[Tensor, "4"]:
+    try:
+        found = torch.as_tensor(box, dtype=torch.float64).detach()
+    except (TypeError, ValueError, RuntimeError):
+        found = torch.empty(0)
+    if found.shape != (4,) or not (found[2:] > found[:2]).all():
+        raise TargetError(
+            f"box must be (left, top, right, bottom) with right > left and bottom > top, but got {box!r}."
+        )
+    return found
+
+
+def _checked(found: Detections) -> Detections:
+    boxes, scores = found.boxes, found.scores
+    if boxes.ndim != 2 or boxes.shape[1] != 4 or scores.ndim != 2 or len(scores) != len(boxes):
+        raise TargetError(
+            "decode must give boxes of shape (box, 4) and scores of shape (box, classes), "
+            f"but gave {tuple(boxes.shape)} and {tuple(scores.shape)}."
+        )
+    return found
