@@ -63,8 +63,8 @@ ablation: $(VENV)/.dev ## The tables of docs/ablation.md from SHARED=../shared, 
 survey: $(VENV)/.dev ## Explain every network of torchvision and every family of timm with random weights; OPTIONS=--help says more.
 	PYTHONPATH=benchmarks $(BIN)/python -m survey $(OPTIONS)
 
-licences: $(VENV)/.dev $(VENV)/.fuzz ## Write the tables of docs/licences.md; a licence that is not accepted is an error.
-	$(BIN)/python docs/licences.py --write
+licences: $(VENV)/.dev $(VENV)/.fuzz ## Write the tables of docs/project/licences.md; a licence that is not accepted is an error.
+	$(BIN)/python docs/project/licences.py --write
 
 # Packages are checked by name and version, in an environment of their own; one that cannot be looked up is an error too.
 audit: ## Look up known vulnerabilities of the newest releases that the extra `all` brings.

@@ -14,35 +14,21 @@ from torch import Tensor, nn
 from integrative_cam import explain, get_method
 from integrative_cam.models import load, read_image
 from integrative_cam.render import (
-    _comparison as comparison,
-)
-from integrative_cam.render import (
-    _decomposition as decomposition,
-)
-from integrative_cam.render import (
-    _outline as outline,
-)
-from integrative_cam.render import (
-    _overlay as overlay,
-)
-from integrative_cam.render import (
-    _panel as panel,
-)
-from integrative_cam.render import (
-    _plot as plot,
-)
-from integrative_cam.render import (
-    _streams as streams,
-)
-from integrative_cam.render import (
+    comparison,
     contour,
     contrast,
     curve,
+    decomposition,
+    outline,
+    overlay,
+    panel,
+    plot,
     presented,
     presented_layer,
     profile,
     save,
     slices,
+    streams,
 )
 
 WIDTH = 900

@@ -53,7 +53,7 @@ def on_post_build(config: MkDocsConfig) -> None:
 
 def command_reference() -> str:
     """The help of every command as Markdown, one level below a page's title."""
-    command = [sys.executable, "-m", "typer", "integrative_cam.cli.app", "utils", "docs", "--name", "icam"]
+    command = [sys.executable, "-m", "typer", "integrative_cam.cli._app", "utils", "docs", "--name", "icam"]
     printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     # The page has its own title, and GitHub needs no entities.
     return html.unescape(printed.partition("\n")[2])

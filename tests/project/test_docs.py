@@ -31,14 +31,15 @@ from sybil.parsers.markdown import PythonCodeBlockParser
 from typer.testing import CliRunner
 
 import integrative_cam
-from integrative_cam import evaluate, models, render, run, targets
-from integrative_cam import reports as report
+from integrative_cam import evaluate, integrations, methods, models, render, reports, run, targets
 from integrative_cam.cli._app import app
-from integrative_cam.integrations import _attribution as bridges
 from integrative_cam.models import Network
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", *sorted(ROOT.glob("docs/**/*.md"))]
+README = ROOT / "README.md"
+PAGES = [README, *sorted(ROOT.glob("docs/**/*.md"))]
+RECORD = sorted(ROOT.glob("docs/project/*.md"))
+"""The project's record, which is on the site but not in its navigation."""
 COMMAND: Any = typer.main.get_command(app)
 
 
@@ -299,18 +300,18 @@ def test_the_site(site: Path) -> None:
         for option in [option for parameter in each.params for option in parameter.opts if option.startswith("--")]:
             assert option in reference, f"icam {name} {option}"
 
-    for module in (integrative_cam, bridges, evaluate, models, render, report, run, targets):
+    for module in (integrative_cam, evaluate, integrations, methods, models, render, reports, run, targets):
         short = module.__name__.removeprefix("integrative_cam").strip(".") or "index"
         places = {place.rpartition(".")[2] for place in pages[site / f"reference/{short}.html"].places}
-        public = getattr(module, "__all__", ["Attribution", "explain_func", "signed_map"])
-        assert {name for name in public if callable(getattr(module, name))} <= places
+        elsewhere = set(methods.__all__) if module is integrative_cam else set()
+        assert {name for name in module.__all__ if callable(getattr(module, name))} <= places | elsewhere
 
     llms = (site / "llms.txt").read_text()
     assert re.match(r"# Integrative CAM\n\n> \S", llms)
     listed = re.findall(r"^- \[[^]]+\]\(([^)]+)\): \S", llms, re.MULTILINE)
     assert all((site / each).is_file() for each in listed)
     assert {Path(each).with_suffix("") for each in listed} == {
-        path.relative_to(ROOT / "docs").with_suffix("") for path in PAGES if path.name != "README.md"
+        path.relative_to(ROOT / "docs").with_suffix("") for path in PAGES if path not in (README, *RECORD)
     }
 
 

@@ -1,4 +1,4 @@
-"""docs/licences.md: every direct dependency is there as pyproject.toml asks for it, under a licence that we accept."""
+"""docs/project/licences.md lists every direct dependency as pyproject.toml asks for it, under an accepted licence."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[2]
-sys.path.append(str(ROOT / "docs"))
+sys.path.append(str(ROOT / "docs/project"))
 try:
     import licences
 finally:
-    sys.path.remove(str(ROOT / "docs"))
+    sys.path.remove(str(ROOT / "docs/project"))
 
 PAGE = licences.PAGE.read_text()
 ROWS = [tuple(cell.strip() for cell in line.strip("|").split("|")) for line in re.findall(r"^\| [a-z].*$", PAGE, re.M)]

@@ -239,18 +239,18 @@ def test_captum_signed_and_enlarged(lite0: Network, images: Tensor) -> None:
 def test_the_page_translates_every_metric_and_method_it_names(lite0: Network, images: Tensor) -> None:
     """The right cells of its tables are Python that can be evaluated."""
     known: dict[str, Any] = {
-        "IntegrativeCAM": IntegrativeCAM, "evaluate": evaluate, "explain": explain, "method": method, "torch": torch,
-        "targets": targets, "model": lite0.model, "reference": torch.ones(3), "box": (0, 0, 9, 9), "decode": len,
-        "mask": np.ones((4, 4)), "images": images[:1], "few": images[:1, :, ::4, ::4],
+        "IntegrativeCAM": IntegrativeCAM, "evaluate": evaluate, "explain": explain, "get_method": get_method,
+        "torch": torch, "targets": targets, "model": lite0.model, "reference": torch.ones(3),
+        "box": (0, 0, 9, 9), "decode": len, "mask": np.ones((4, 4)), "images": images[:1], "few": images[:1, :, ::4, ::4],
     }  # fmt: skip
     known["maps"] = torch.rand(1, *known["few"].shape[2:])
     cells = [line.strip("| \n").split(" | ")[1] for line in PAGE.read_text().splitlines() if line.startswith("| `")]
     code = [each for cell in cells for each in re.findall(r"`([^`]+)`", cell)]
-    tried = [each for each in code if re.match(r"(IntegrativeCAM|method|targets|evaluate|lambda)\b", each)]
+    tried = [each for each in code if re.match(r"(IntegrativeCAM|get_method|targets|evaluate|lambda)\b", each)]
     assert len(tried) > 25
     for each in tried:
         assert eval(each, dict(known)) is not None, each
     for taps in re.findall(
-        r"IntegrativeCAM\(model, (?:method\(\S+\)\.recipe, )?taps=(\"[^\"]+\"|\[[^\]]+\])\)", "\n".join(code)
+        r"IntegrativeCAM\(model, (?:get_method\(\S+\)\.recipe, )?taps=(\"[^\"]+\"|\[[^\]]+\])\)", "\n".join(code)
     ):
         assert IntegrativeCAM(lite0.model, taps=eval(taps)).taps(images[:1, :, :64, :64]), taps

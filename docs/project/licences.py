@@ -1,4 +1,4 @@
-"""The tables of licences.md: python docs/licences.py, in an environment that holds the extras `dev` and `fuzz`.
+"""The tables of licences.md: python docs/project/licences.py, in an environment that holds the extras `dev` and `fuzz`.
 
 Exit code 1 where a licence is none of ACCEPTED, or a direct dependency is not installed.
 """
@@ -23,8 +23,8 @@ else:
     import tomli as tomllib
 
 HERE = Path(__file__).parent
-PAGE, PROJECT = HERE / "licences.md", HERE.parent / "pyproject.toml"
-BEGIN, END = "<!-- printed by python docs/licences.py -->", "<!-- end -->"
+PAGE, PROJECT = HERE / "licences.md", HERE.parents[1] / "pyproject.toml"
+BEGIN, END = "<!-- printed by python docs/project/licences.py -->", "<!-- end -->"
 OWN, CORE = "integrative-cam", "(core)"
 NOT_STATED = "not stated"
 
@@ -78,7 +78,9 @@ def licence(package: Distribution) -> str:
     classifiers = [
         each.rpartition(" :: ")[2] for each in told.get_all("Classifier") or () if each.startswith("License")
     ]
-    words = [told["License-Expression"], (told["License"] or "").strip().partition("\n")[0], *sorted(classifiers)]
+    # Not `told[...]`, which raises KeyError for a missing field where the backport importlib_metadata is installed.
+    stated = (told.get("License-Expression"), (told.get("License") or "").strip().partition("\n")[0])
+    words = [*stated, *sorted(classifiers)]
     for word in filter(None, words):
         # Only an expression is compared as one: `License: BSD` is none.
         if word.lower() in SPELLINGS:
@@ -165,7 +167,7 @@ def tables(licences: Mapping[str, str], versions: Mapping[str, str]) -> str:
 def main() -> int:
     """Print the tables; say what is not accepted."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--write", action="store_true", help="put the tables into docs/licences.md")
+    parser.add_argument("--write", action="store_true", help="put the tables into docs/project/licences.md")
     given = parser.parse_args()
     found = {name: installed(name) for name in (*direct(), *transitive())}
     licences = {name: licence(package) if package else "not installed" for name, package in found.items()}
