@@ -241,7 +241,8 @@ def test_the_page_translates_every_metric_and_method_it_names(lite0: Network, im
     known: dict[str, Any] = {
         "IntegrativeCAM": IntegrativeCAM, "evaluate": evaluate, "explain": explain, "get_method": get_method,
         "torch": torch, "targets": targets, "model": lite0.model, "reference": torch.ones(3),
-        "box": (0, 0, 9, 9), "decode": len, "mask": np.ones((4, 4)), "images": images[:1], "few": images[:1, :, ::4, ::4],
+        "box": (0, 0, 9, 9), "decode": len, "mask": np.ones((4, 4)), "images": images[:1],
+        "few": images[:1, :, ::4, ::4],
     }  # fmt: skip
     known["maps"] = torch.rand(1, *known["few"].shape[2:])
     cells = [line.strip("| \n").split(" | ")[1] for line in PAGE.read_text().splitlines() if line.startswith("| `")]
