@@ -33,7 +33,7 @@ from integrative_cam.models import Network, load, read_image
 from integrative_cam.recipe import PLAIN
 
 STEPS = 8
-SECOND = {"fine": 0.0, "stage_share": 0.0, "gamma": 1.0}
+SECOND = {"stride_exponent": 0.0, "stage_share": 0.0, "gamma": 1.0}
 """What the default was without; the rows of `develop` are changes of it."""
 NETWORKS = {
     "EfficientNet-Lite0": ("efficientnet-lite0", None),
@@ -50,8 +50,8 @@ UNSEEN = {
 def changes(stage: str) -> dict[str, dict[str, Any]]:
     """What differs from the default recipe, by the name of the row; the first row is what others are compared with."""
     rivals = {
-        "HiResCAM over stages": _linear(taps="stages", negative=1.0),
-        "LayerCAM over all activations": _linear(negative=0.0),
+        "HiResCAM over stages": _linear(taps="stages", negative_share=1.0),
+        "LayerCAM over all activations": _linear(negative_share=0.0),
     }
     if stage == "develop":
         return {name: {**SECOND, **row} for name, row in {"second default": {}, **_changes(), **rivals}.items()}
@@ -60,7 +60,11 @@ def changes(stage: str) -> dict[str, dict[str, Any]]:
         **{f"gamma = {gamma}": {"gamma": gamma} for gamma in (0.7, 1.0)},
     }
     if stage == "verify":
-        steps = {"bias = none": {"bias": "none"}, "stage_share = 0": {"stage_share": 0.0}, "fine = 0": {"fine": 0.0}}
+        steps = {
+            "bias = none": {"bias": "none"},
+            "stage_share = 0": {"stage_share": 0.0},
+            "stride_exponent = 0": {"stride_exponent": 0.0},
+        }
     return {"default": {}, **steps, "second default": SECOND, **rivals}
 
 
@@ -68,12 +72,12 @@ def _changes() -> dict[str, dict[str, Any]]:
     ingredients: dict[str, Sequence[Any]] = {
         "readout": ("identity", "softplus", "softmax", "log_softmax", exp_of_a_fifth),
         "aggregation": ("channel",),
-        "negative": (0.0, 0.25, 0.75, 1.0),
+        "negative_share": (0.0, 0.25, 0.75, 1.0),
         "bias": ("none", "complete", "residual"),
         "bias_share": (0.1, 0.4),
         "weighting": ("uniform", "product", "average", "geometric", "last"),
-        "temper": (0.125, 0.5, 1.0),
-        "branch": (0.0, 2.0, 16.0),
+        "weight_exponent": (0.125, 0.5, 1.0),
+        "path_exponent": (0.0, 2.0, 16.0),
         "taps": ("stages",),
         "signed": (False,),
         "fusion": ("max", "geometric", "product"),
@@ -83,10 +87,10 @@ def _changes() -> dict[str, dict[str, Any]]:
         for name, values in ingredients.items()
         for value in values
     }
-    rows["negative = 1, signed = False"] = {"negative": 1.0, "signed": False}
+    rows["negative_share = 1, signed = False"] = {"negative_share": 1.0, "signed": False}
     return {
         **rows,
-        "the first default: temper = 0.5, branch = 0": {"temper": 0.5, "branch": 0.0},
+        "the first default: weight_exponent = 0.5, path_exponent = 0": {"weight_exponent": 0.5, "path_exponent": 0.0},
     }
 
 

@@ -33,7 +33,7 @@ SWITCHES = [
     {"bias": "none"},
     {"bias": "complete"},
     {"weighting": "uniform"},
-    {"negative": 0.0},
+    {"negative_share": 0.0},
 ]
 
 

@@ -199,18 +199,18 @@ def _target(draw: random.Random, batch: int, model: Network) -> Any:
 
 def _recipe(draw: random.Random) -> Recipe:
     return Recipe(
-        fine=draw.choice([0.0, 4.0]),
+        stride_exponent=draw.choice([0.0, 4.0]),
         stage_share=draw.choice([0.0, 0.5, 1.0]),
         gamma=draw.choice([0.75, 1.0, 2.0]),
         taps=draw.choice(["activations", "activations", "stages", "last", "*"]),
         readout=draw.choice(["identity", "exp", "softmax", "sigmoid"]),
         aggregation=draw.choice(["position", "channel", "active"]),
-        negative=draw.choice([0.0, 0.5, 1.0]),
+        negative_share=draw.choice([0.0, 0.5, 1.0]),
         bias=draw.choice(["layers", "complete", "residual", "none"]),
         bias_share=draw.choice([0.0, 0.2, 0.9]),
         weighting=draw.choice(["joint", "product", "average", "geometric", "uniform", "last"]),
-        temper=draw.choice([0.25, 1.0, 3.0]),
-        branch=draw.choice([0.0, 1.0, 4.0]),
+        weight_exponent=draw.choice([0.25, 1.0, 3.0]),
+        path_exponent=draw.choice([0.0, 1.0, 4.0]),
         signed=draw.random() < 0.5,
         fusion=draw.choice(["sum", "max", "geometric", "product"]),
     )

@@ -25,14 +25,14 @@ from ._plan.inputs import Inputs
 from ._plan.taps import TapInfo
 from .errors import OutputError, RecipeError
 from .explanation import BiasLayer, Explanation, Layer
-from .recipe import PLAIN, Recipe
+from .recipe import PLAIN, Recipe, present_names
 from .targets import Scored, Target, Targets, logits_of
 
 if TYPE_CHECKING:
     from jaxtyping import Float
 
 
-_WEIGHTED = Recipe(taps="last", readout="identity", negative=1.0, bias="none", weighting="last", **PLAIN)
+_WEIGHTED = Recipe(taps="last", readout="identity", negative_share=1.0, bias="none", weighting="last", **PLAIN)
 
 
 class IntegrativeCAM:
@@ -51,6 +51,7 @@ class IntegrativeCAM:
     """
 
     def __init__(self, model: nn.Module, recipe: Recipe | None = None, **ingredients: Any) -> None:
+        ingredients = present_names(ingredients)
         unknown = ingredients.keys() - Recipe.__dataclass_fields__.keys()
         if unknown:
             raise RecipeError(
@@ -222,10 +223,10 @@ def _fuse(
     own = list(given.fused)
     own_scores = scores_of(scores, own, given.path_shares) if len(trace.inputs) > 1 else scores
     own_weights = adjust_for_resolution(
-        layer_weights(own_scores, recipe.weighting, recipe.temper, recipe.branch),
+        layer_weights(own_scores, recipe.weighting, recipe.weight_exponent, recipe.path_exponent),
         [maps[index].shape[1:] for index in own],
         given.space,
-        recipe.fine,
+        recipe.stride_exponent,
         recipe.stage_share,
     )
     bias_layers = _bias_layers(trace, given, recipe) if recipe.bias == "layers" else ()
@@ -290,8 +291,8 @@ def _bias_layers(trace: Reduced, given: Input, recipe: Recipe) -> tuple[BiasLaye
     if not spatial:
         return ()
     mass = torch.stack([mass for _, _, mass in spatial], 1)
-    coarse = coarseness([found.shape[1:] for _, found, _ in spatial], given.space).to(mass) ** recipe.fine
-    weights = recipe.bias_share * shares(power(shares(mass), recipe.temper) * coarse)
+    coarse = coarseness([found.shape[1:] for _, found, _ in spatial], given.space).to(mass) ** recipe.stride_exponent
+    weights = recipe.bias_share * shares(power(shares(mass), recipe.weight_exponent) * coarse)
     return tuple(BiasLayer(name, found, weights[:, index]) for index, (name, found, _) in enumerate(spatial))
 
 

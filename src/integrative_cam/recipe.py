@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass, fields
 from difflib import get_close_matches
+from functools import wraps
 from numbers import Real
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
+from ._deprecation import warn_deprecated
 from ._maps.completeness import Bias
 from ._maps.evidence import Aggregation
 from ._maps.fusion import Fusion
@@ -15,6 +17,14 @@ from ._maps.readout import READOUTS, Readout
 from ._maps.weighting import WEIGHTINGS, Weighting
 from ._plan.taps import Taps
 from .errors import RecipeError
+
+RENAMED: Mapping[str, str] = {
+    "negative": "negative_share",
+    "temper": "weight_exponent",
+    "branch": "path_exponent",
+    "fine": "stride_exponent",
+}
+"""Ingredients under their name in 0.1.0, and under the present one."""
 
 
 @dataclass(frozen=True)
@@ -28,15 +38,15 @@ class Recipe:
             "log_softmax", or an elementwise callable.
         aggregation: "position" keeps evidence where it arose; "channel" weighs whole channels (Grad-CAM++);
             "active" too, by the mean slope where they are active (XGrad-CAM).
-        negative: share of the evidence against the target that is subtracted, 0 to 1.
+        negative_share: share of the evidence against the target that is subtracted, 0 to 1.
         bias: "layers", "complete", "residual" or "none".
         bias_share: share of the weight that all bias layers have together, 0 to 1; used by bias="layers".
         weighting: "joint", "product", "average", "geometric", "uniform", "last", or a callable on LayerScores.
-        temper: power that the weights are raised to, > 0; 1/2 flattens them.
-        branch: power, >= 0, of the share of the network's paths that pass a layer, by which its weight is multiplied:
-            layers inside of branches hold a part of the evidence only.
-        fine: power, >= 0, of half a layer's stride, pixels of the image per position, by which its weight is multiplied
-            where the stride is below 2: what is as fine as the image answers to edges.
+        weight_exponent: power that the weights are raised to, > 0; 1/2 flattens them.
+        path_exponent: power, >= 0, of the share of the network's paths that pass a layer. The layer's weight is
+            multiplied by it, because a layer inside of a branch holds only a part of the evidence.
+        stride_exponent: power, >= 0, of half a layer's stride (pixels of the image per position). The layer's weight
+            is multiplied by it where the stride is below 2, because maps as fine as the image follow edges.
         stage_share: share of the weight that the last layer at each resolution has in addition, 0 to 1.
         signed: keep layers' maps signed and cut at zero once, after fusion; else cut each layer's.
         fusion: "sum", "max", "geometric" or "product".
@@ -46,17 +56,25 @@ class Recipe:
     taps: Taps = "activations"
     readout: str | Readout = "exp"
     aggregation: Aggregation = "position"
-    negative: float = 0.5
+    negative_share: float = 0.5
     bias: Bias = "layers"
     bias_share: float = 0.2
     weighting: str | Weighting = "joint"
-    temper: float = 0.25
-    branch: float = 4.0
-    fine: float = 2.0
+    weight_exponent: float = 0.25
+    path_exponent: float = 4.0
+    stride_exponent: float = 2.0
     stage_share: float = 0.5
     signed: bool = True
     fusion: Fusion = "sum"
     gamma: float = 0.85
+
+    if not TYPE_CHECKING:  # which knows the present names only
+
+        def __getattr__(self, name: str) -> Any:
+            if name not in RENAMED:
+                raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+            warn_deprecated(f"Recipe.{name} is now called {RENAMED[name]}; the old name goes with the next release.")
+            return getattr(self, RENAMED[name])
 
     def validate(self) -> None:
         """Raise RecipeError where an ingredient is unknown or out of range."""
@@ -70,11 +88,11 @@ class Recipe:
         for each in fields(self):
             if isinstance(each.default, float) and not isinstance(getattr(self, each.name), Real):
                 raise RecipeError(f"{each.name} must be a number, but got {getattr(self, each.name)!r}.")
-        _within("negative", self.negative, 0 <= self.negative <= 1, "between 0 and 1")
+        _within("negative_share", self.negative_share, 0 <= self.negative_share <= 1, "between 0 and 1")
         _within("bias_share", self.bias_share, 0 <= self.bias_share < 1, "at least 0 and below 1")
-        _within("temper", self.temper, 0 < self.temper < float("inf"), "above 0")
-        _within("branch", self.branch, 0 <= self.branch < float("inf"), "at least 0")
-        _within("fine", self.fine, 0 <= self.fine < float("inf"), "at least 0")
+        _within("weight_exponent", self.weight_exponent, 0 < self.weight_exponent < float("inf"), "above 0")
+        _within("path_exponent", self.path_exponent, 0 <= self.path_exponent < float("inf"), "at least 0")
+        _within("stride_exponent", self.stride_exponent, 0 <= self.stride_exponent < float("inf"), "at least 0")
         _within("stage_share", self.stage_share, 0 <= self.stage_share <= 1, "between 0 and 1")
         _within("gamma", self.gamma, 0 < self.gamma < float("inf"), "above 0")
 
@@ -86,7 +104,42 @@ class Recipe:
         }
 
 
-PLAIN: Mapping[str, Any] = {"temper": 1.0, "branch": 0.0, "fine": 0.0, "stage_share": 0.0, "gamma": 1.0}
+def present_names(ingredients: Mapping[str, Any], warn: bool = True) -> dict[str, Any]:
+    """The ingredients, those under a name of 0.1.0 under their present one.
+
+    Where both are there, as `dataclasses.replace(recipe, temper=1)` gives them, the old name holds the change.
+
+    Args:
+        ingredients: fields of `Recipe` by name; unknown ones are left as they are.
+        warn: issue a DeprecationWarning for each old name.
+    """
+    old = [name for name in ingredients if name in RENAMED]
+    for name in old if warn else ():
+        warn_deprecated(
+            f"the ingredient {name} is now called {RENAMED[name]}; the old name goes with the next release."
+        )
+    return {name: value for name, value in ingredients.items() if name not in RENAMED} | {
+        RENAMED[name]: ingredients[name] for name in old
+    }
+
+
+def _accept_old_names(create: Callable[..., None]) -> Callable[..., None]:
+    @wraps(create)
+    def init(self: Recipe, *ingredients: Any, **named: Any) -> None:
+        create(self, *ingredients, **present_names(named))
+
+    return init
+
+
+Recipe.__init__ = _accept_old_names(Recipe.__init__)  # type: ignore[method-assign]
+
+PLAIN: Mapping[str, Any] = {
+    "weight_exponent": 1.0,
+    "path_exponent": 0.0,
+    "stride_exponent": 0.0,
+    "stage_share": 0.0,
+    "gamma": 1.0,
+}
 """Ingredients that leave the weighting's weights and the finished map as they are."""
 
 

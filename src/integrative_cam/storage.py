@@ -22,7 +22,7 @@ from ._maps.streams import Streams
 from ._version import __version__
 from .errors import ExplanationError
 from .explanation import BiasLayer, Explanation, Layer
-from .recipe import Recipe
+from .recipe import Recipe, present_names
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -167,4 +167,4 @@ def recipe_of(described: dict[str, Any] | None) -> Recipe | None:
         return None
     # JSON knows lists only.
     taps = described["taps"]
-    return Recipe(**{**described, "taps": taps if isinstance(taps, str) else tuple(taps)})
+    return Recipe(**{**present_names(described, warn=False), "taps": taps if isinstance(taps, str) else tuple(taps)})

@@ -56,12 +56,12 @@ def test_explain_gives_what_the_package_gives(client: Any, photographs: Path, li
 def test_the_archive_holds_the_explanation(client: Any, photographs: Path, lite0: Network, tmp_path: Path) -> None:
     photograph = photographs / "coffee.png"
     archive = client.predict(
-        gradio_client.handle_file(str(photograph)), method="gradcam", negative=0.25, api_name="/explanation"
+        gradio_client.handle_file(str(photograph)), method="gradcam", negative_share=0.25, api_name="/explanation"
     )
     zipfile.ZipFile(archive).extractall(tmp_path)
     found = Explanation.load(tmp_path / "explanation")
     assert found.recipe is not None
-    assert (found.recipe.taps, found.recipe.negative) == ("last", 0.25)
+    assert (found.recipe.taps, found.recipe.negative_share) == ("last", 0.25)
     expected = explain(lite0.model, lite0.preprocessing(read_image(photograph)).tensor, None, found.recipe)
     torch.testing.assert_close(found.map, expected.map, rtol=1e-3, atol=1e-4)
 
@@ -79,7 +79,7 @@ def test_classes_and_networks(client: Any) -> None:
         ({"target": "1000"}, "there is no class 1000"),
         ({"method": "scorecam"}, "method must be one of"),
         ({"readout": "cube"}, "readout must be one of"),
-        ({"negative": 7}, "between 0 and 1"),
+        ({"negative_share": 7}, "between 0 and 1"),
         ({"network": "resnet18"}, "This page offers efficientnet-lite0"),
         ({"network": "/etc/passwd.py:make"}, "This page offers efficientnet-lite0"),
         ({"layer": "no.such"}, "no layer"),
@@ -96,7 +96,7 @@ def test_errors_are_messages(client: Any, photographs: Path, changed: dict[str, 
 @pytest.mark.parametrize("place", ["network", "target", "readout", "layer"])
 def test_texts_of_another_kind_are_told(client: Any, address: str, photographs: Path, place: str, odd: Any) -> None:
     arguments = dict.fromkeys(("network", "target", "method", "readout", "bias", "weighting"), "")
-    arguments |= {"method": "integrative", "negative": -1, "layer": "", place: odd}
+    arguments |= {"method": "integrative", "negative_share": -1, "layer": "", place: odd}
     answer = called(address, "explain", [uploaded(address, photographs / "chelsea.png"), *arguments.values()])
     assert f"{place} must be text" in answer, answer
 
@@ -105,7 +105,7 @@ def test_texts_of_another_kind_are_told(client: Any, address: str, photographs: 
 def test_numbers_of_another_kind_are_told(client: Any, address: str, photographs: Path, odd: Any) -> None:
     photograph = uploaded(address, photographs / "chelsea.png")
     answer = called(address, "explain", [photograph, "", "", "integrative", "", "", "", odd, ""])
-    assert "negative must be" in answer, answer
+    assert "negative_share must be" in answer, answer
 
 
 @pytest.mark.parametrize(

@@ -103,8 +103,8 @@ def test_switches_run_the_network_once(visit: Session, network: Network) -> None
     for readout in ("exp", "identity", "softplus"):
         for bias in ("layers", "complete", "residual", "none"):
             for weighting in ("joint", "uniform"):
-                for negative in (0.0, 1.0):
-                    chosen = screen(switches=Switches(readout, bias, weighting, negative))
+                for negative_share in (0.0, 1.0):
+                    chosen = screen(switches=Switches(readout, bias, weighting, negative_share))
                     shown = screens.titled(visit, chosen)[0].explanation
                     seen.add(shown.map.numpy().tobytes())
     assert network.model.runs == runs
@@ -191,7 +191,7 @@ def test_favourites_are_the_softmax_of_the_network(visit: Session, network: Netw
         {"network": "other"},
         {"method": "scorecam"},
         {"switches": replace(DEFAULT, readout="cube")},
-        {"switches": replace(DEFAULT, negative=2.0)},
+        {"switches": replace(DEFAULT, negative_share=2.0)},
     ],
 )
 def test_what_does_not_fit_is_told(visit: Session, changes: dict[str, Any]) -> None:

@@ -167,7 +167,7 @@ def test_switches_change_the_map_and_the_way_back_restores_it(visit: Any, cat: b
         assert line in visitor.code()
     visitor.page.get_by_label("number input for Negative share").fill("0")
     now = visitor.until_changed(now)
-    assert "negative=0" in visitor.code()
+    assert "negative_share=0" in visitor.code()
     visitor.page.locator("#icam-reset").click()
     assert visitor.until_changed(now) == first
 

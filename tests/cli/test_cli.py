@@ -111,17 +111,17 @@ def test_json_and_top_three(tmp_path: Path, photographs: Path) -> None:
 def test_target_by_name_and_every_ingredient(tmp_path: Path) -> None:
     run = icam(
         "explain", "--target", "egyptian CAT", "--taps", "stages", "--taps", "7x7", "--readout", "softplus",
-        "--aggregation", "channel", "--negative", "0.25", "--bias", "complete", "--bias-share", "0.1",
-        "--weighting", "average", "--temper", "1", "--fine", "0", "--stage-share", "0.25", "--unsigned",
-        "--fusion", "geometric", "--gamma", "2", "--json", cwd=tmp_path,
+        "--aggregation", "channel", "--negative-share", "0.25", "--bias", "complete", "--bias-share", "0.1",
+        "--weighting", "average", "--weight-exponent", "1", "--stride-exponent", "0", "--stage-share", "0.25",
+        "--unsigned", "--fusion", "geometric", "--gamma", "2", "--json", cwd=tmp_path,
     )  # fmt: skip
     assert run.returncode == 0, run.stderr
     (record,) = json.loads(run.stdout)["explanations"]
     assert record["target"] == {"index": 285, "label": "Egyptian cat", "classes": [285]}
     assert record["recipe"] == {
-        "taps": ["stages", "7x7"], "readout": "softplus", "aggregation": "channel", "negative": 0.25,
-        "bias": "complete", "bias_share": 0.1, "weighting": "average", "temper": 1.0, "signed": False,
-        "fusion": "geometric", "branch": 4.0, "fine": 0.0, "stage_share": 0.25, "gamma": 2.0,
+        "taps": ["stages", "7x7"], "readout": "softplus", "aggregation": "channel", "negative_share": 0.25,
+        "bias": "complete", "bias_share": 0.1, "weighting": "average", "weight_exponent": 1.0, "signed": False,
+        "fusion": "geometric", "path_exponent": 4.0, "stride_exponent": 0.0, "stage_share": 0.25, "gamma": 2.0,
     }  # fmt: skip
     sizes = [tuple(layer["size"]) for layer in record["layers"]]
     assert sizes[0] == (112, 112)
@@ -192,7 +192,7 @@ def test_results_are_replaced_but_other_files_are_not(tmp_path: Path) -> None:
         (["explain", "--versus", "tabbby"], 2, "'tabbby' is no class of efficientnet-lite0"),
         (["explain", "--versus", "tiger cat"], 1, "--versus: tiger cat is the target itself; name another class"),
         (["explain", "--bias", "full"], 2, "bias must be one of complete, residual, layers, none, but got 'full'"),
-        (["explain", "--negative", "2"], 2, "negative must be between 0 and 1, but got 2.0"),
+        (["explain", "--negative-share", "2"], 2, "negative_share must be between 0 and 1, but got 2.0"),
         (["explain", "--taps", "blocks.9.*"], 1, "'blocks.9.*' matches no feature map"),
         (["explain", "--method", "gradcm"], 2, "but got 'gradcm'. Did you mean 'gradcam'?"),
         (["compare", "--methods", "gradcam,scoore"], 2, "method must be one of integrative, gradcam"),
@@ -298,7 +298,7 @@ def test_method_with_an_ingredient_changed(tmp_path: Path) -> None:
     run = icam("explain", "--method", "gradcam", "--taps", "stages", "--json", cwd=tmp_path)
     assert run.returncode == 0, run.stderr
     recipe = json.loads(run.stdout)["explanations"][0]["recipe"]
-    assert (recipe["taps"], recipe["aggregation"], recipe["negative"], recipe["bias"]) == (
+    assert (recipe["taps"], recipe["aggregation"], recipe["negative_share"], recipe["bias"]) == (
         ["stages"], "channel", 1.0, "none",
     )  # fmt: skip
 

@@ -69,8 +69,8 @@ RECIPES: list[dict[str, Any]] = [
     {"fusion": "max", "weighting": "average"},
     {"fusion": "geometric", "weighting": "product"},
     {"fusion": "product", "aggregation": "channel"},
-    {"aggregation": "active", "weighting": "geometric", "temper": 1.0},
-    {"negative": 1.0, "weighting": lambda scores: scores.joint * scores.gradient},
+    {"aggregation": "active", "weighting": "geometric", "weight_exponent": 1.0},
+    {"negative_share": 1.0, "weighting": lambda scores: scores.joint * scores.gradient},
 ]
 
 

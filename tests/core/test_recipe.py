@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import FrozenInstanceError
+import copy
+import pickle
+import warnings
+from dataclasses import FrozenInstanceError, replace
 from typing import Any
 
 import pytest
@@ -10,13 +13,15 @@ import torch
 from torch import nn
 
 from integrative_cam import IntegrativeCAM, Recipe, RecipeError, explain, explain_trace, trace
-from integrative_cam.recipe import PLAIN
+from integrative_cam.recipe import PLAIN, RENAMED
+from integrative_cam.storage import recipe_of
 
 torch.manual_seed(0)
 MODEL = nn.Sequential(
     nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(64, 5)
 ).eval()
 IMAGES = torch.randn(2, 3, 8, 8)
+RENAMED_BACK = {new: old for old, new in RENAMED.items()}
 
 
 @pytest.mark.parametrize(
@@ -28,11 +33,11 @@ IMAGES = torch.randn(2, 3, 8, 8)
         ({"weighting": "JOINT"}, "but got 'JOINT'. Did you mean 'joint'"),
         ({"weighting": "jont"}, "weighting must be one of .* Did you mean 'joint'"),
         ({"fusion": "mean"}, "fusion must be one of sum, max, geometric, product"),
-        ({"negative": 1.5}, "negative must be between 0 and 1, but got 1.5"),
-        ({"negative": float("nan")}, "negative must be between 0 and 1"),
+        ({"negative_share": 1.5}, "negative_share must be between 0 and 1, but got 1.5"),
+        ({"negative_share": float("nan")}, "negative_share must be between 0 and 1"),
         ({"bias_share": 1.0}, "bias_share must be at least 0 and below 1"),
-        ({"temper": 0.0}, "temper must be above 0"),
-        ({"fine": -1.0}, "fine must be at least 0"),
+        ({"weight_exponent": 0.0}, "weight_exponent must be above 0"),
+        ({"stride_exponent": -1.0}, "stride_exponent must be at least 0"),
         ({"stage_share": 1.1}, "stage_share must be between 0 and 1"),
         ({"gamma": 0.0}, "gamma must be above 0"),
         ({"layers": "all"}, "unknown ingredient layers; there are taps, readout"),
@@ -46,10 +51,10 @@ def test_errors(ingredients: dict[str, Any], message: str) -> None:
 
 
 def test_ingredients_change_a_given_recipe() -> None:
-    recipe = Recipe(bias="none", temper=1.0)
-    cam = IntegrativeCAM(MODEL, recipe, negative=0.0)
-    assert cam.recipe == Recipe(bias="none", temper=1.0, negative=0.0)
-    assert recipe == Recipe(bias="none", temper=1.0)
+    recipe = Recipe(bias="none", weight_exponent=1.0)
+    cam = IntegrativeCAM(MODEL, recipe, negative_share=0.0)
+    assert cam.recipe == Recipe(bias="none", weight_exponent=1.0, negative_share=0.0)
+    assert recipe == Recipe(bias="none", weight_exponent=1.0)
     with pytest.raises(FrozenInstanceError):
         recipe.bias = "layers"  # type: ignore[misc]
 
@@ -91,3 +96,40 @@ def test_description_holds_plain_values_only() -> None:
     assert described["readout"] == "tanh"
     assert described["taps"] == ("last",)
     assert "lambda" in described["weighting"]
+
+
+OLD_NAMES = {"negative": 0.25, "temper": 1.0, "branch": 2.0, "fine": 0.5}
+PRESENT = Recipe(negative_share=0.25, weight_exponent=1.0, path_exponent=2.0, stride_exponent=0.5)
+
+
+@pytest.mark.parametrize(("old", "new"), RENAMED.items())
+def test_names_of_the_first_release(old: str, new: str) -> None:
+    """They work wherever ingredients are given or read, with a warning at the line that uses them."""
+    value = OLD_NAMES[old]
+    recipe = Recipe(**{new: value})
+    with warnings.catch_warnings(record=True) as issued:
+        warnings.simplefilter("always")
+        recipes = [
+            Recipe(**{old: value}),
+            replace(Recipe(bias="none"), **{old: value}, bias="layers"),
+            IntegrativeCAM(MODEL, **{old: value}).recipe,
+            explain(MODEL, IMAGES, **{old: value}).recipe,
+        ]
+        assert getattr(recipe, old) == value
+    assert recipes == [recipe] * 4
+    assert [(warning.category, warning.filename) for warning in issued] == [(DeprecationWarning, __file__)] * 5
+    assert all(f"{old} is now called {new}" in str(warning.message) for warning in issued)
+
+
+def test_a_description_of_the_first_release_is_read_without_a_warning() -> None:
+    described = {RENAMED_BACK.get(name, name): value for name, value in PRESENT.described().items()}
+    assert OLD_NAMES.keys() <= described.keys()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert recipe_of(described) == PRESENT
+
+
+def test_unknown_attributes_stay_unknown() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'tempers'"):
+        Recipe().tempers  # type: ignore[attr-defined]  # noqa: B018
+    assert copy.deepcopy(PRESENT) == pickle.loads(pickle.dumps(PRESENT)) == PRESENT

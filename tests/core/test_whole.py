@@ -46,20 +46,27 @@ RECIPES = [
     *({"readout": readout} for readout in READOUTS),
     *({"readout": readout, "bias": "complete"} for readout in READOUTS),
     *({"readout": readout, "bias": "residual"} for readout in READOUTS),
-    *({"aggregation": "channel", "negative": negative, "bias": "none"} for negative in (0.0, 0.3, 1.0)),
-    *({"negative": negative} for negative in (0.0, 1.0)),
-    {"negative": 0.0, "bias": "complete", "signed": False},
-    {"bias": "complete", "readout": "identity", "negative": 1.0},
+    *(
+        {"aggregation": "channel", "negative_share": negative_share, "bias": "none"}
+        for negative_share in (0.0, 0.3, 1.0)
+    ),
+    *({"negative_share": negative_share} for negative_share in (0.0, 1.0)),
+    {"negative_share": 0.0, "bias": "complete", "signed": False},
+    {"bias": "complete", "readout": "identity", "negative_share": 1.0},
     {"bias": "residual", "signed": False},
-    {"bias": "none", "signed": False, "temper": 1.0},
+    {"bias": "none", "signed": False, "weight_exponent": 1.0},
     *({"bias_share": share} for share in (0.0, 0.9)),
     *({"weighting": weighting} for weighting in ("product", "average", "geometric", "uniform", "last")),
-    *({"weighting": weighting, "temper": 2.0} for weighting in ("joint", "product", "average", "geometric")),
-    {"temper": 1.0},
-    *({"fine": fine, "stage_share": share} for fine in (0.0, 1.0) for share in (0.0, 1.0)),
+    *({"weighting": weighting, "weight_exponent": 2.0} for weighting in ("joint", "product", "average", "geometric")),
+    {"weight_exponent": 1.0},
+    *(
+        {"stride_exponent": stride_exponent, "stage_share": share}
+        for stride_exponent in (0.0, 1.0)
+        for share in (0.0, 1.0)
+    ),
     *({"gamma": gamma} for gamma in (1.0, 2.0)),
     *({"fusion": fused} for fused in ("max", "geometric", "product")),
-    *({"fusion": fused, "bias": "none", "negative": 0.0} for fused in ("max", "geometric", "product")),
+    *({"fusion": fused, "bias": "none", "negative_share": 0.0} for fused in ("max", "geometric", "product")),
     {"readout": "softmax", "aggregation": "channel", "weighting": "geometric", "fusion": "max", "bias": "none"},
 ]
 
@@ -152,12 +159,12 @@ recipes = st.fixed_dictionaries(
     {
         "readout": st.sampled_from(["exp", "identity", "softplus", "softmax", "log_softmax", "sigmoid"]),
         "aggregation": st.sampled_from(["position", "channel"]),
-        "negative": st.sampled_from([0.0, 0.5, 1.0]),
+        "negative_share": st.sampled_from([0.0, 0.5, 1.0]),
         "bias": st.sampled_from(["layers", "complete", "residual", "none"]),
         "bias_share": st.sampled_from([0.2, 0.5]),
         "weighting": st.sampled_from(["joint", "product", "average", "geometric", "uniform", "last"]),
-        "temper": st.sampled_from([0.5, 1.0]),
-        "fine": st.sampled_from([0.0, 4.0]),
+        "weight_exponent": st.sampled_from([0.5, 1.0]),
+        "stride_exponent": st.sampled_from([0.0, 4.0]),
         "stage_share": st.sampled_from([0.0, 0.5]),
         "signed": st.booleans(),
         "fusion": st.sampled_from(["sum", "max"]),
@@ -287,7 +294,7 @@ def test_grad_cam_plus_plus_on_several_layers_is_their_average() -> None:
         model,
         images,
         aggregation="channel",
-        negative=0.0,
+        negative_share=0.0,
         bias="none",
         weighting="uniform",
         signed=False,

@@ -65,13 +65,13 @@ def test_complete_bias_by_hand() -> None:
     st.floats(-3, 3),
     st.sampled_from([0.0, 0.4, 1.0]),
 )
-def test_twins_of_site_maps(shape: list[int], seed: int, rho: float, negative: float) -> None:
+def test_twins_of_site_maps(shape: list[int], seed: int, rho: float, negative_share: float) -> None:
     generator = torch.Generator().manual_seed(seed)
     shift, gradient = noise(generator, *shape), noise(generator, *shape)
     each_rho = torch.full((shape[0],), rho, dtype=torch.float64)
-    found, _, _ = saturated_shift(gradient, shift, each_rho, negative)
+    found, _, _ = saturated_shift(gradient, shift, each_rho, negative_share)
     for sample in range(shape[0]):
-        expected = reference.site_map(gradient[sample].numpy(), shift[sample].numpy(), rho, negative)
+        expected = reference.site_map(gradient[sample].numpy(), shift[sample].numpy(), rho, negative_share)
         np.testing.assert_allclose(found[sample], expected, rtol=1e-10, atol=1e-12)
 
 
@@ -157,7 +157,7 @@ def test_unsaturated_maps_with_complete_bias_sum_to_half_the_score(
         networks.images(option, spaces[option.dims]),
         1,
         readout="identity",
-        negative=1.0,
+        negative_share=1.0,
         bias="complete",
         weighting="uniform",
         signed=True,
@@ -173,7 +173,11 @@ def test_unsaturated_maps_with_complete_bias_sum_to_half_the_score(
 def test_the_residual_makes_any_map_sum_to_half_the_score() -> None:
     option = networks.Options(seed=6, norm="affine", stride=2)
     found = explain(
-        networks.build("resnet", option), networks.images(option), readout="identity", negative=1.0, bias="residual"
+        networks.build("resnet", option),
+        networks.images(option),
+        readout="identity",
+        negative_share=1.0,
+        bias="residual",
     )
     assert not found.completeness.is_cut.all()
     for layer in found.layers:

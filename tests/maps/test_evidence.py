@@ -24,7 +24,7 @@ GRAD_CAM_PLUS_PLUS = {
     "taps": "last",
     "readout": "exp",
     "aggregation": "channel",
-    "negative": 0.0,
+    "negative_share": 0.0,
     "bias": "none",
     "weighting": "last",
     "signed": False,
@@ -57,7 +57,7 @@ def test_without_curvature_alpha_is_one_half() -> None:
 
 
 @pytest.mark.parametrize(
-    ("aggregation", "negative", "expected"),
+    ("aggregation", "negative_share", "expected"),
     [
         ("position", 0, (Fraction(1, 8), 0, Fraction(3, 10))),
         ("position", 0.5, (Fraction(1, 8), Fraction(-1, 8), Fraction(3, 10))),
@@ -70,8 +70,8 @@ def test_without_curvature_alpha_is_one_half() -> None:
         ("active", 0, (Fraction(17, 240), Fraction(34, 240), Fraction(51, 240))),
     ],
 )
-def test_evidence_by_hand(aggregation: str, negative: float, expected: tuple[Fraction, ...]) -> None:
-    found, clamped = evidence(ACTIVATION, GRADIENT, one(1), negative, aggregation)
+def test_evidence_by_hand(aggregation: str, negative_share: float, expected: tuple[Fraction, ...]) -> None:
+    found, clamped = evidence(ACTIVATION, GRADIENT, one(1), negative_share, aggregation)
     torch.testing.assert_close(found, row(*expected)[:, 0])
     assert clamped.tolist() == [0]
 
@@ -140,12 +140,12 @@ def feature_maps(draw: st.DrawFn) -> tuple[Tensor, Tensor, Tensor]:
 
 @networks.examples(40)
 @given(feature_maps(), st.sampled_from([0.0, 0.3, 1.0]), st.sampled_from(["position", "channel", "active"]))
-def test_twins_of_evidence(maps: tuple[Tensor, Tensor, Tensor], negative: float, aggregation: str) -> None:
+def test_twins_of_evidence(maps: tuple[Tensor, Tensor, Tensor], negative_share: float, aggregation: str) -> None:
     activation, gradient, rho = maps
-    found, clamped = evidence(activation, gradient, rho, negative, aggregation)
+    found, clamped = evidence(activation, gradient, rho, negative_share, aggregation)
     for sample in range(len(rho)):
         expected, touched = reference.evidence(
-            activation[sample].numpy(), gradient[sample].numpy(), rho[sample].item(), negative, aggregation
+            activation[sample].numpy(), gradient[sample].numpy(), rho[sample].item(), negative_share, aggregation
         )
         np.testing.assert_allclose(found[sample], expected, rtol=1e-10, atol=1e-12)
         assert clamped[sample] == touched
@@ -154,12 +154,12 @@ def test_twins_of_evidence(maps: tuple[Tensor, Tensor, Tensor], negative: float,
 @networks.examples(40)
 @given(feature_maps(), st.sampled_from([0.0, 0.3, 1.0]), st.sampled_from(["position", "channel", "active"]))
 def test_one_walk_finds_evidence_and_sums(
-    maps: tuple[Tensor, Tensor, Tensor], negative: float, aggregation: str
+    maps: tuple[Tensor, Tensor, Tensor], negative_share: float, aggregation: str
 ) -> None:
     activation, gradient, rho = maps
-    expected = evidence(*maps, negative, aggregation)
+    expected = evidence(*maps, negative_share, aggregation)
     for is_positive in {False, bool((activation >= 0).all())}:
-        found, clamped, sums = evidence_and_sums(*maps, negative, aggregation, is_positive)
+        found, clamped, sums = evidence_and_sums(*maps, negative_share, aggregation, is_positive)
         torch.testing.assert_close(found, expected[0], rtol=1e-10, atol=1e-12)
         assert clamped.tolist() == expected[1].tolist()
         for sample in range(len(rho)):

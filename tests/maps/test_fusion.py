@@ -190,7 +190,7 @@ def test_signed_layers_cancel_and_cut_layers_do_not() -> None:
         (tensor([[1, 1, 1]]), tensor([[1, 0.5, 0]])),
         (tensor([[1, 1, 1]]), tensor([[-0.5, 0.5, 1]])),
     ]
-    recipe = {**PLAIN, "readout": "identity", "negative": 1.0, "bias": "none", "weighting": "uniform"}
+    recipe = {**PLAIN, "readout": "identity", "negative_share": 1.0, "bias": "none", "weighting": "uniform"}
     signed = explain_trace(trace_of(at_taps), Recipe(**recipe, signed=True)).map
     cut = explain_trace(trace_of(at_taps), Recipe(**recipe, signed=False)).map
     assert signed.tolist() == [[0.5, 1, 1]]

@@ -78,7 +78,7 @@ def test_layers_in_branches_by_hand() -> None:
     torch.testing.assert_close(layer_weights(scores, "joint", 1, 0), rows(Fraction(1, 4), Fraction(3, 4)))
     torch.testing.assert_close(layer_weights(scores, "joint", 1, 1), rows(Fraction(2, 5), Fraction(3, 5)))
     torch.testing.assert_close(layer_weights(scores, "joint", 1, 2), rows(Fraction(4, 7), Fraction(3, 7)))
-    # The temper acts on the score alone: 1/2 and sqrt(3) / 2 / 2.
+    # The exponent acts on the score alone: 1/2 and sqrt(3) / 2 / 2.
     torch.testing.assert_close(layer_weights(scores, "joint", 0.5, 1), rows(2 / (2 + 3**0.5), 3**0.5 / (2 + 3**0.5)))
 
 
@@ -134,21 +134,27 @@ def layers(draw: st.DrawFn) -> list[tuple[Tensor, Tensor]]:
     st.sampled_from([0.0, 1.0, 4.0]),
     st.sampled_from([0.0, 0.3, 1.0]),
 )
-def test_twins_of_places(given_layers: list[tuple[int, tuple[int, int]]], fine: float, stage_share: float) -> None:
+def test_twins_of_places(
+    given_layers: list[tuple[int, tuple[int, int]]], stride_exponent: float, stage_share: float
+) -> None:
     values, spaces = [float(value) for value, _ in given_layers], [space for _, space in given_layers]
-    found = adjust_for_resolution(rows(*values), spaces, (8, 6), fine, stage_share)
-    torch.testing.assert_close(found, rows(*reference.adjust_for_resolution(values, spaces, (8, 6), fine, stage_share)))
+    found = adjust_for_resolution(rows(*values), spaces, (8, 6), stride_exponent, stage_share)
+    torch.testing.assert_close(
+        found, rows(*reference.adjust_for_resolution(values, spaces, (8, 6), stride_exponent, stage_share))
+    )
     torch.testing.assert_close(found.sum(1), torch.ones(1, dtype=torch.float64))
 
 
 @few
 @given(layers(), st.sampled_from(sorted(WEIGHTINGS)), st.sampled_from([0.25, 0.5, 1.0, 3.0]), st.floats(0, 5))
-def test_twins(given_layers: list[tuple[Tensor, Tensor]], weighting: str, temper: float, branch: float) -> None:
+def test_twins(
+    given_layers: list[tuple[Tensor, Tensor]], weighting: str, weight_exponent: float, path_exponent: float
+) -> None:
     paths = [Fraction(index + 1, len(given_layers)) for index in range(len(given_layers))]
     found = trace_of(given_layers)
     taps = tuple(replace(tap, path_share=share) for tap, share in zip(found.taps, paths, strict=True))
     scores = layer_scores(replace(found, taps=taps))
-    weights = layer_weights(scores, weighting, temper, branch)
+    weights = layer_weights(scores, weighting, weight_exponent, path_exponent)
     for sample in range(2):
         expected = reference.layer_scores(
             [activation[sample].numpy() for activation, _ in given_layers],
@@ -156,14 +162,16 @@ def test_twins(given_layers: list[tuple[Tensor, Tensor]], weighting: str, temper
         )
         for found, by_loop in zip((scores.gradient, scores.activation, scores.joint), expected, strict=True):
             assert found[sample].tolist() == pytest.approx(by_loop, rel=1e-10)
-        by_loop = reference.weights(*expected, [float(share) for share in paths], weighting, temper, branch)
+        by_loop = reference.weights(
+            *expected, [float(share) for share in paths], weighting, weight_exponent, path_exponent
+        )
         assert weights[sample].tolist() == pytest.approx(by_loop, rel=1e-9)
 
 
 @few
 @given(layers(), st.sampled_from(sorted(WEIGHTINGS)), st.floats(0.05, 4))
-def test_weights_sum_to_one(given_layers: list[tuple[Tensor, Tensor]], weighting: str, temper: float) -> None:
-    weights = layer_weights(layer_scores(trace_of(given_layers)), weighting, temper, 0)
+def test_weights_sum_to_one(given_layers: list[tuple[Tensor, Tensor]], weighting: str, weight_exponent: float) -> None:
+    weights = layer_weights(layer_scores(trace_of(given_layers)), weighting, weight_exponent, 0)
     assert (weights >= 0).all()
     torch.testing.assert_close(weights.sum(1), torch.ones(2, dtype=torch.float64), rtol=1e-12, atol=0)
 

@@ -11,14 +11,14 @@ from .evidence import FLOOR
 from .fusion import interpolate
 
 
-def site_map(gradient: Array, shift: Array, rho: float, negative: float) -> Array:
-    """One bias site: per channel t / (2 + rho sum(t)) with t = relu(b g), less the share `negative` of the same
+def site_map(gradient: Array, shift: Array, rho: float, negative_share: float) -> Array:
+    """One bias site: per channel t / (2 + rho sum(t)) with t = relu(b g), less the share `negative_share` of the same
     made of relu(-b g). A site without space, (channel,), gives a single number.
     """
     space = gradient.shape[1:]
     result = np.zeros(space)
     for channel in range(gradient.shape[0]):
-        for sign, share in ((1.0, 1.0), (-1.0, -negative)):
+        for sign, share in ((1.0, 1.0), (-1.0, -negative_share)):
             pull = np.zeros(space)
             for place in positions(space):
                 pull[place] = max(0.0, sign * float(shift[channel][place]) * float(gradient[channel][place]))

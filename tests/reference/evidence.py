@@ -27,8 +27,10 @@ def alpha(activation: Array, gradient: Array, rho: float) -> tuple[Array, int]:
     return result, guarded
 
 
-def evidence(activation: Array, gradient: Array, rho: float, negative: float, aggregation: str) -> tuple[Array, int]:
-    """alpha g A summed over channels, what has g < 0 with the share `negative`; and the guarded entries.
+def evidence(
+    activation: Array, gradient: Array, rho: float, negative_share: float, aggregation: str
+) -> tuple[Array, int]:
+    """alpha g A summed over channels, what has g < 0 with the share `negative_share`; and the guarded entries.
 
     "position" keeps each product in its place; "channel" makes one weight per channel, sum(alpha g), first; "active"
     makes it sum(alpha g A) / sum(A), and 0 where sum(A) is.
@@ -40,7 +42,7 @@ def evidence(activation: Array, gradient: Array, rho: float, negative: float, ag
         slope = np.zeros(space)
         for place in positions(space):
             g = float(gradient[channel][place])
-            slope[place] = float(saturation[channel][place]) * (g if g >= 0 else negative * g)
+            slope[place] = float(saturation[channel][place]) * (g if g >= 0 else negative_share * g)
         weight = total(slope)
         if aggregation == "active":
             mass = total(activation[channel])

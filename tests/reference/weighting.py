@@ -52,10 +52,16 @@ def coarseness(space: Sequence[int], image: Sequence[int]) -> float:
 
 
 def placed(
-    values: Sequence[float], spaces: Sequence[Sequence[int]], image: Sequence[int], fine: float, stage_share: float
+    values: Sequence[float],
+    spaces: Sequence[Sequence[int]],
+    image: Sequence[int],
+    stride_exponent: float,
+    stage_share: float,
 ) -> Row:
     """Fine layers count less; the last layer of each resolution has the share `stage_share` in addition."""
-    found = shares([value * coarseness(space, image) ** fine for value, space in zip(values, spaces, strict=True)])
+    found = shares(
+        [value * coarseness(space, image) ** stride_exponent for value, space in zip(values, spaces, strict=True)]
+    )
     ends = []
     for index, space in enumerate(spaces):
         is_last = all(tuple(later) != tuple(space) for later in spaces[index + 1 :])
@@ -66,9 +72,15 @@ def placed(
 
 
 def weights(
-    gradient: Row, activation: Row, joint: Row, paths: Sequence[float], weighting: str, temper: float, branch: float
+    gradient: Row,
+    activation: Row,
+    joint: Row,
+    paths: Sequence[float],
+    weighting: str,
+    weight_exponent: float,
+    path_exponent: float,
 ) -> Row:
-    """The weighting's shares to the power `temper`, times each layer's path share to `branch`, as shares again."""
+    """The weighting's shares to `weight_exponent`, times each layer's path share to `path_exponent`, as shares."""
     layers = range(len(joint))
     if weighting == "joint":
         found = joint
@@ -85,4 +97,6 @@ def weights(
         found = [float(layer == len(joint) - 1) for layer in layers]
     else:
         raise ValueError(weighting)
-    return shares([share**temper * path**branch for share, path in zip(shares(found), paths, strict=True)])
+    return shares(
+        [share**weight_exponent * path**path_exponent for share, path in zip(shares(found), paths, strict=True)]
+    )

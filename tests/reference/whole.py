@@ -49,13 +49,13 @@ class Ingredients:
 
     readout: readout.Readout = readout.exp
     aggregation: str = "position"
-    negative: float = 0.5
+    negative_share: float = 0.5
     bias: str = "layers"
     bias_share: float = 0.2
     weighting: str = "joint"
-    temper: float = 0.25
-    branch: float = 4.0
-    fine: float = 2.0
+    weight_exponent: float = 0.25
+    path_exponent: float = 4.0
+    stride_exponent: float = 2.0
     stage_share: float = 0.5
     signed: bool = True
     fusion: str = "sum"
@@ -83,12 +83,14 @@ def walk(sample: Sample, recipe: Ingredients) -> Walked:
     sign = readout.direction(derivatives)
     rho = sign * readout.rho(derivatives)
     score = sign * sample.logits[sample.target]
-    site_maps = [bias_maps.site_map(sign * site.gradient, site.shift, rho, recipe.negative) for site in sample.sites]
+    site_maps = [
+        bias_maps.site_map(sign * site.gradient, site.shift, rho, recipe.negative_share) for site in sample.sites
+    ]
 
     layer_maps, layer_biases, guarded = [], [], 0
     for layer, behind in zip(sample.layers, sample.behind, strict=True):
         activation, gradient = layer.activation, sign * layer.gradient
-        found, touched = evidence.evidence(activation, gradient, rho, recipe.negative, recipe.aggregation)
+        found, touched = evidence.evidence(activation, gradient, rho, recipe.negative_share, recipe.aggregation)
         space = activation.shape[1:]
         bias = np.zeros(space)
         if recipe.bias == "complete":
@@ -102,9 +104,9 @@ def walk(sample: Sample, recipe: Ingredients) -> Walked:
     scores = weighting.layer_scores(
         [each.activation for each in sample.layers], [each.gradient for each in sample.layers]
     )
-    weights = weighting.weights(*scores, sample.paths, recipe.weighting, recipe.temper, recipe.branch)
+    weights = weighting.weights(*scores, sample.paths, recipe.weighting, recipe.weight_exponent, recipe.path_exponent)
     spaces = [each.shape for each in layer_maps]
-    weights = weighting.placed(weights, spaces, sample.space, recipe.fine, recipe.stage_share)
+    weights = weighting.placed(weights, spaces, sample.space, recipe.stride_exponent, recipe.stage_share)
 
     joining: list[Array] = []
     masses: list[float] = []
@@ -116,7 +118,7 @@ def walk(sample: Sample, recipe: Ingredients) -> Walked:
     share = recipe.bias_share if joining else 0.0
     tempered = weighting.shares(
         [
-            part**recipe.temper * weighting.coarseness(found.shape, sample.space) ** recipe.fine
+            part**recipe.weight_exponent * weighting.coarseness(found.shape, sample.space) ** recipe.stride_exponent
             for part, found in zip(weighting.shares(masses), joining, strict=True)
         ]
     )

@@ -414,7 +414,7 @@ def test_results_of_a_run_that_goes_on_are_those_of_finished_parts(photographs: 
         ({"network": "other"}, "model was"),
         ({"target": "top2"}, 'target was "top1", now "top2"'),
         ({"method": get_method("gradcam")}, "method was"),
-        ({"method": replace(get_method("integrative"), way=Recipe(temper=0.5))}, "recipe was"),
+        ({"method": replace(get_method("integrative"), way=Recipe(weight_exponent=0.5))}, "recipe was"),
         ({"shard": 5}, "shard was 8, now 5"),
         ({"threshold": 0.25}, "threshold was 0.5, now 0.25"),
         ({"precision": "bfloat16"}, 'precision was "float32", now "bfloat16"'),

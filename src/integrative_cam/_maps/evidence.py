@@ -35,10 +35,10 @@ def evidence(
     activation: Float[Tensor, "batch channel *space"],
     gradient: Float[Tensor, "batch channel *space"],
     rho: Float[Tensor, "batch"],
-    negative: float,
+    negative_share: float,
     aggregation: Aggregation,
 ) -> tuple[Float[Tensor, "batch *space"], Int[Tensor, "batch"]]:
-    """Evidence for the target minus the share `negative` of the evidence against it, and the guarded entries.
+    """Evidence for the target minus the share `negative_share` of the evidence against it, and the guarded entries.
 
     "position": sum over channels of alpha g A, each product where it arose, as LayerCAM does.
     "channel": one weight per channel, sum over positions of alpha g, times A: Grad-CAM++.
@@ -46,7 +46,7 @@ def evidence(
     """
 
     def reduced(activation: Tensor, gradient: Tensor, rho: Tensor) -> tuple[Tensor, ...]:
-        return _evidence(activation, gradient, gradient.abs(), activation.sum(2), rho, negative, aggregation)
+        return _evidence(activation, gradient, gradient.abs(), activation.sum(2), rho, negative_share, aggregation)
 
     found, clamped = sum_over_blocks(reduced, (activation, gradient), rho)
     return found.reshape(len(found), *activation.shape[2:]), clamped
@@ -56,7 +56,7 @@ def evidence_and_sums(
     activation: Float[Tensor, "batch channel *space"],
     gradient: Float[Tensor, "batch channel *space"],
     rho: Float[Tensor, "batch"],
-    negative: float,
+    negative_share: float,
     aggregation: Aggregation,
     is_positive: bool,
 ) -> tuple[Float[Tensor, "batch *space"], Int[Tensor, "batch"], Sums]:
@@ -66,7 +66,7 @@ def evidence_and_sums(
         strength, product, mass = gradient.abs(), activation * gradient, activation.sum(2)
         sums = block_sums(mass if is_positive else activation.abs().sum(2), product, strength)
         of_sign = product if is_positive else None
-        return *_evidence(activation, gradient, strength, mass, rho, negative, aggregation, of_sign), *sums
+        return *_evidence(activation, gradient, strength, mass, rho, negative_share, aggregation, of_sign), *sums
 
     found, clamped, *sums = sum_over_blocks(reduced, (activation, gradient), rho)
     return found.reshape(len(found), *activation.shape[2:]), clamped, sums_of(sums, activation[0].numel())
@@ -78,7 +78,7 @@ def _evidence(
     strength: Float[Tensor, "row channel position"],
     mass: Float[Tensor, "row channel"],
     rho: Float[Tensor, "row"],
-    negative: float,
+    negative_share: float,
     aggregation: Aggregation,
     product: Float[Tensor, "row channel position"] | None = None,
 ) -> tuple[Float[Tensor, "row position"], Int[Tensor, "row"]]:
@@ -87,9 +87,9 @@ def _evidence(
     """
     denominator, clamped = saturation(mass, strength, rho)
     if product is not None and aggregation == "position":
-        return F.leaky_relu(product, negative).div_(denominator).sum(1), clamped
+        return F.leaky_relu(product, negative_share).div_(denominator).sum(1), clamped
     # Evidence against is scaled by its share; torch.where is far slower on a CPU.
-    slope = F.leaky_relu(gradient, negative).div_(denominator)
+    slope = F.leaky_relu(gradient, negative_share).div_(denominator)
     if aggregation == "position":
         return slope.mul_(activation).sum(1), clamped
     if aggregation == "channel":
@@ -122,7 +122,7 @@ def saturated_shift(
     gradient: Float[Tensor, "batch channel *space"],
     shift: Float[Tensor, "batch channel *space"],
     rho: Float[Tensor, "batch"],
-    negative: float,
+    negative_share: float,
 ) -> tuple[Float[Tensor, "batch *space"], Float[Tensor, "batch"], Float[Tensor, "batch"]]:
     """Evidence that a constant `shift` carries, its mass, the sum of |shift * gradient|, and the sum of
     shift * gradient.
@@ -133,7 +133,9 @@ def saturated_shift(
     factor = per_channel(shift)
     if factor is None:
         gradient, factor = gradient * shift, torch.ones_like(shift.flatten(2)[..., :1])
-    found, mass, total = sum_over_blocks(partial(_saturated_shift, negative=negative), (gradient, factor), rho)
+    found, mass, total = sum_over_blocks(
+        partial(_saturated_shift, negative_share=negative_share), (gradient, factor), rho
+    )
     return found.reshape(len(found), *gradient.shape[2:]), mass, total
 
 
@@ -141,7 +143,7 @@ def _saturated_shift(
     gradient: Float[Tensor, "row channel position"],
     shift: Float[Tensor, "row channel 1"],
     rho: Float[Tensor, "row"],
-    negative: float,
+    negative_share: float,
 ) -> tuple[Float[Tensor, "row position"], Float[Tensor, "row"], Float[Tensor, "row"]]:
     # Of a channel, the gradient's positive part, `up`, pulls one way and its negative part, up - gradient, the other:
     # t is |shift| times either, and one product of matrices adds all channels up.
@@ -150,8 +152,8 @@ def _saturated_shift(
     ups, sums = up.sum(2), gradient.sum(2)
     downs = ups - sums
     bend = expand_like(rho, shift) * shift.abs()
-    at_ups = F.leaky_relu(shift, negative) / (bend * ups + 2).clamp_min_(FLOOR)
-    at_downs = F.leaky_relu(-shift, negative) / (bend * downs + 2).clamp_min_(FLOOR)
+    at_ups = F.leaky_relu(shift, negative_share) / (bend * ups + 2).clamp_min_(FLOOR)
+    at_downs = F.leaky_relu(-shift, negative_share) / (bend * downs + 2).clamp_min_(FLOOR)
     found = torch.bmm((at_ups + at_downs)[:, None], up) - torch.bmm(at_downs[:, None], gradient)
     return found[:, 0], (shift.abs() * (ups + downs)).sum(1), (shift * sums).sum(1)
 

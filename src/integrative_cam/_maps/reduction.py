@@ -69,7 +69,7 @@ def reducers(
         return values * expand_like(direction, values) if falls else values
 
     def tap_map(tap: Tap) -> TapMap:
-        given = tap.activation, directed(tap.gradient), rho, recipe.negative, recipe.aggregation
+        given = tap.activation, directed(tap.gradient), rho, recipe.negative_share, recipe.aggregation
         if tap.has_sums:
             found, clamped = evidence(*given)
             sums = tap.sums
@@ -83,7 +83,7 @@ def reducers(
     def site_map(site: BiasSite) -> SiteMap:
         if recipe.bias not in ("complete", "layers"):
             return SiteMap(site.name, site.part, None, None)
-        found, mass, part = saturated_shift(directed(site.gradient), site.shift, rho, recipe.negative)
+        found, mass, part = saturated_shift(directed(site.gradient), site.shift, rho, recipe.negative_share)
         return SiteMap(site.name, with_rest(directed(part), site.rest), found, mass)
 
     return tap_map, site_map

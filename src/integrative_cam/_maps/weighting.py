@@ -63,12 +63,13 @@ WEIGHTINGS: Mapping[str, Weighting] = {
 
 
 def layer_weights(
-    scores: LayerScores, weighting: str | Weighting, temper: float, branch: float
+    scores: LayerScores, weighting: str | Weighting, weight_exponent: float, path_exponent: float
 ) -> Float[Tensor, "batch tap"]:
-    """Weights that sum to 1 over the taps: the weighting's to the power `temper` times the path share's to `branch`.
+    """Weights that sum to 1 over the taps: the weighting's to the power `weight_exponent`, times the path share's to
+    `path_exponent`.
 
-    `temper` 1/2 flattens the weights. A tap that all paths pass keeps its weight whatever `branch`; one inside of a
-    residual branch, which half of them pass, keeps 1/16 of it at 4.
+    A `weight_exponent` of 1/2 flattens the weights. A tap that all paths pass keeps its weight whatever
+    `path_exponent` is; one inside of a residual branch, which half of them pass, keeps 1/16 of it at 4.
 
     Raises:
         RecipeError: a callable's weights are negative, not finite or of another shape.
@@ -83,22 +84,22 @@ def layer_weights(
     if callable(weighting) and not (weights.isfinite() & (weights >= 0)).all():
         raise RecipeError("weighting must give finite weights >= 0.")
     # Shares first: a power of very small or large scores could leave the range of float32.
-    return shares(power(shares(weights), temper) * scores.paths**branch)
+    return shares(power(shares(weights), weight_exponent) * scores.paths**path_exponent)
 
 
 def adjust_for_resolution(
     weights: Float[Tensor, "batch tap"],
     spaces: Sequence[tuple[int, ...]],
     image: tuple[int, ...],
-    fine: float,
+    stride_exponent: float,
     stage_share: float,
 ) -> Float[Tensor, "batch tap"]:
-    """Weights by where the taps stand: times `coarseness` to the power `fine`; then the last tap of each resolution has
-    the part `stage_share` in addition, in proportion to its weight, and all have the rest.
+    """Weights by where the taps stand: times `coarseness` to the power `stride_exponent`; then the last tap
+    of each resolution has the part `stage_share` in addition, in proportion to its weight, and all have the rest.
 
     Early layers are many and alike, the last of a resolution holds what they come to.
     """
-    weights = shares(weights * coarseness(spaces, image).to(weights) ** fine)
+    weights = shares(weights * coarseness(spaces, image).to(weights) ** stride_exponent)
     last = list({space: index for index, space in enumerate(spaces)}.values())
     at_ends = torch.zeros_like(weights)
     at_ends[:, last] = weights[:, last]

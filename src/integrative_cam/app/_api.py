@@ -61,15 +61,18 @@ def add(desk: SessionStore, uploads: Path) -> None:
         readout: str = "",
         bias: str = "",
         weighting: str = "",
-        negative: float = -1,
+        negative_share: float = -1,
         layer: str = "",
     ) -> tuple[gr.FileData, dict[str, Any]]:
         """The map over the photograph as a PNG file; its classes, score, layers and Python lines as a dict.
 
         photograph: handle_file("photo.jpg"). target: a class's index or name; empty, the network's favourite. layer:
-        the name of one, for its map instead. An ingredient that is empty, or negative=-1, is the method's own.
+        the name of one, for its map instead. An ingredient that is empty, or negative_share=-1, is the method's own.
         """
-        with asked(photograph, network, target, method, readout, bias, weighting, negative, layer) as (visit, screen):
+        with asked(photograph, network, target, method, readout, bias, weighting, negative_share, layer) as (
+            visit,
+            screen,
+        ):
             return _file(picture(visit, screen), "map.png", uploads), record(visit, screen)
 
     def faithfulness(
@@ -80,10 +83,10 @@ def add(desk: SessionStore, uploads: Path) -> None:
         readout: str = "",
         bias: str = "",
         weighting: str = "",
-        negative: float = -1,
+        negative_share: float = -1,
     ) -> dict[str, Any]:
         """Insertion and deletion of the map: areas and curves. Arguments as for explain."""
-        with asked(photograph, network, target, method, readout, bias, weighting, negative) as (visit, screen):
+        with asked(photograph, network, target, method, readout, bias, weighting, negative_share) as (visit, screen):
             return asdict(measure(visit, screen)[0])
 
     def explanation(
@@ -94,10 +97,10 @@ def add(desk: SessionStore, uploads: Path) -> None:
         readout: str = "",
         bias: str = "",
         weighting: str = "",
-        negative: float = -1,
+        negative_share: float = -1,
     ) -> gr.FileData:
         """A zip file with the folder that `Explanation.load` reads. Arguments as for explain."""
-        with asked(photograph, network, target, method, readout, bias, weighting, negative) as (visit, screen):
+        with asked(photograph, network, target, method, readout, bias, weighting, negative_share) as (visit, screen):
             return _file(archive(visit, screen), "explanation.zip", uploads)
 
     queues: dict[str, tuple[Callable[..., Any], ...]] = {
@@ -117,7 +120,7 @@ def _screen(
     readout: str,
     bias: str,
     weighting: str,
-    negative: float,
+    negative_share: float,
     layer: str = "",
 ) -> Screen:
     """What the arguments of an endpoint ask for.
@@ -128,8 +131,8 @@ def _screen(
     _check_texts(
         network=network, target=target, method=method, readout=readout, bias=bias, weighting=weighting, layer=layer
     )
-    if not isinstance(negative, int | float):
-        raise InputError(f"negative must be a number, but got {str(negative)[:80]}.")
+    if not isinstance(negative_share, int | float):
+        raise InputError(f"negative_share must be a number, but got {str(negative_share)[:80]}.")
     name = network or next(iter(visit.offer))
     index = visit.network(name).index(target) if target else top_classes(visit, name, 1)[0][0]
     way = offered(method).way
@@ -137,8 +140,8 @@ def _screen(
     if isinstance(way, Recipe):
         given = {"readout": readout, "bias": bias, "weighting": weighting}
         changes: dict[str, Any] = {field: value for field, value in given.items() if value}
-        if negative != -1:
-            changes["negative"] = negative
+        if negative_share != -1:
+            changes["negative_share"] = negative_share
         switches = replace(Switches.of(way), **changes)
     screen = Screen(name, index, method, switches, layer=layer or None)
     if layer and layer_of(visit.explanation(screen.choices()[0]), layer) is None:

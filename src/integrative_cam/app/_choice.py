@@ -21,7 +21,7 @@ class Switches:
     readout: str
     bias: str
     weighting: str
-    negative: float
+    negative_share: float
 
     @staticmethod
     def of(recipe: Recipe) -> Switches:

@@ -182,14 +182,14 @@ class Handlers:
 
 def screen_of(fields: tuple[Values, ...]) -> Screen:
     """The fields of the page in their order, as a choice."""
-    network, target, method, readout, bias, weighting, negative, raw, compare, *others = fields
+    network, target, method, readout, bias, weighting, negative_share, raw, compare, *others = fields
     other_target, other_method, layer = others
     switched = isinstance(offered(method).way, Recipe)
     return Screen(
         network=network,
         target=-1 if target is None else target,
         method=method,
-        switches=Switches(readout, bias, weighting, negative) if switched else None,
+        switches=Switches(readout, bias, weighting, negative_share) if switched else None,
         raw=raw,
         compare=compare or COMPARE[0],
         other_target=other_target,

@@ -101,10 +101,10 @@ def page(desk: SessionStore, uploads: Path, example: Path | None = None) -> Any:
                         label="Weighting",
                         info="What makes a layer count: its gradient, its activation, or both.",
                     )
-                    negative = gr.Slider(
+                    negative_share = gr.Slider(
                         0,
                         1,
-                        default.negative,
+                        default.negative_share,
                         step=0.05,
                         label="Negative share",
                         info="How much of the evidence against the class is subtracted.",
@@ -136,11 +136,23 @@ def page(desk: SessionStore, uploads: Path, example: Path | None = None) -> Any:
             html_template="<span hidden></span>", js_on_load=_script("download"), elem_classes="icam-unseen"
         )
 
-        fields = [network, target, method, readout, bias, weighting, negative, raw, compare, other_target, other_method]
+        fields = [
+            network,
+            target,
+            method,
+            readout,
+            bias,
+            weighting,
+            negative_share,
+            raw,
+            compare,
+            other_target,
+            other_method,
+        ]
         asked = [visitor, *fields, layer]
         parts = [stage, profile, numbers, code, curves]
         anew = [target, layer, top, search, other_target, *parts]
-        switches = [readout, bias, weighting, negative]
+        switches = [readout, bias, weighting, negative_share]
 
         quick: dict[str, Any] = {
             "api_visibility": "private",

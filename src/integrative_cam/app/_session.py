@@ -124,7 +124,7 @@ class Session:
 
     def _reduced(self, name: str, target: int, recipe: Recipe) -> Reduced:
         """The layers' maps, which do not depend on how they are weighted, joined by biases and fused."""
-        key = ("reduced", name, target, recipe.taps, recipe.readout, recipe.negative, recipe.aggregation)
+        key = ("reduced", name, target, recipe.taps, recipe.readout, recipe.negative_share, recipe.aggregation)
         found: Reduced | None = self.kept.get(self.visitor, key)
         if found is None:
             found = reduce(self.trace(name, target, recipe.taps), replace(recipe, bias="layers"))

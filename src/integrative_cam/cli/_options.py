@@ -27,8 +27,8 @@ def _choices(table: dict[str, str]) -> str:
     return "; ".join(f"{name}: {meaning}" for name, meaning in table.items())
 
 
-def _ingredient(name: str, meaning: str) -> Any:
-    return typer.Option(name, help=meaning, rich_help_panel=INGREDIENTS)
+def _ingredient(name: str, meaning: str, *old_names: str) -> Any:
+    return typer.Option(name, *old_names, help=meaning, rich_help_panel=INGREDIENTS)
 
 
 Images = Annotated[
@@ -119,21 +119,29 @@ Readout = Annotated[
     ),
 ]
 AggregationChoice = Annotated[str | None, _ingredient("--aggregation", f"{_choices(AGGREGATIONS)}.")]
-Negative = Annotated[
-    float | None, _ingredient("--negative", "Share of the evidence against the target to subtract, 0 to 1.")
+NegativeShare = Annotated[
+    float | None,
+    _ingredient("--negative-share", "Share of the evidence against the target to subtract, 0 to 1.", "--negative"),
 ]
 BiasChoice = Annotated[str | None, _ingredient("--bias", f"{_choices(BIASES)}.")]
 BiasShare = Annotated[
     float | None, _ingredient("--bias-share", "With --bias layers: their share of the weight, 0 to 1.")
 ]
 WeightingChoice = Annotated[str | None, _ingredient("--weighting", f"Layer weights: {', '.join(WEIGHTINGS)}.")]
-Temper = Annotated[float | None, _ingredient("--temper", "Power of the weights; below 1 it flattens them.")]
-Branch = Annotated[
-    float | None,
-    _ingredient("--branch", "Power of the share of the network's paths through a layer; 0 ignores branches."),
+WeightExponent = Annotated[
+    float | None, _ingredient("--weight-exponent", "Power of the weights; below 1 it flattens them.", "--temper")
 ]
-Fine = Annotated[
-    float | None, _ingredient("--fine", "Power by which layers finer than half the image's resolution count less.")
+PathExponent = Annotated[
+    float | None,
+    _ingredient(
+        "--path-exponent", "Power of the share of the network's paths through a layer; 0 ignores paths.", "--branch"
+    ),
+]
+StrideExponent = Annotated[
+    float | None,
+    _ingredient(
+        "--stride-exponent", "Power by which layers finer than half the image's resolution count less.", "--fine"
+    ),
 ]
 StageShare = Annotated[
     float | None,

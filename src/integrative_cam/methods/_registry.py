@@ -83,7 +83,7 @@ def _single(**ingredients: object) -> Recipe:
 
 def _stages(**ingredients: object) -> Recipe:
     """The last activation at each resolution, positive evidence, equal weights."""
-    fused = {"taps": "stages", "weighting": "uniform", "negative": 0.0, "signed": False}
+    fused = {"taps": "stages", "weighting": "uniform", "negative_share": 0.0, "signed": False}
     return Recipe(**{**_LINEAR, **fused, **ingredients})
 
 
@@ -105,31 +105,31 @@ _ALL = (
         "gradcam",
         "last layer, each channel weighted by its mean gradient",
         "arXiv:1610.02391",
-        _single(aggregation="channel", negative=1.0),
+        _single(aggregation="channel", negative_share=1.0),
     ),
     Method(
         "gradcam++",
         "last layer, each channel weighted by its positive gradients times alpha",
         "arXiv:1710.11063",
-        _single(aggregation="channel", negative=0.0, readout="exp"),
+        _single(aggregation="channel", negative_share=0.0, readout="exp"),
     ),
     Method(
         "xgradcam",
         "last layer, each channel weighted by its mean gradient where it is active",
         "arXiv:2008.02312",
-        _single(aggregation="active", negative=1.0),
+        _single(aggregation="active", negative_share=1.0),
     ),
     Method(
         "hirescam",
         "last layer, gradient times activation at each position",
         "arXiv:2011.08891",
-        _single(negative=1.0),
+        _single(negative_share=1.0),
     ),
     Method(
         "layercam",
         "last layer, positive gradient times activation at each position",
         "10.1109/TIP.2021.3089943",
-        _single(negative=0.0),
+        _single(negative_share=0.0),
     ),
     Method(
         "layercam-fused",

@@ -25,7 +25,7 @@ LEAST = 0.1
 """The weight of the least important layer that counts; the most important has 1."""
 
 _GRAD_CAMS = Recipe(
-    taps="*", readout="identity", aggregation="channel", negative=1.0, bias="none", signed=False, **PLAIN
+    taps="*", readout="identity", aggregation="channel", negative_share=1.0, bias="none", signed=False, **PLAIN
 )
 
 
