@@ -12,10 +12,9 @@ from torch import nn
 with harness.instrumented():
     from PIL import Image
 
-    from integrative_cam.cli._aims import Asked, aims, check
-    from integrative_cam.cli._sight import Prediction, predict
     from integrative_cam.methods._registry import get_method
     from integrative_cam.models import Network, Preprocessing
+    from integrative_cam.query import Prediction, Question, resolve_targets
     from integrative_cam.run import Job
     from integrative_cam.targets._sample import as_target
 
@@ -39,7 +38,7 @@ OUTPUTS = {
 
 
 def attempt(data: bytes) -> None:
-    """One combination of options on one kind of output; each aim gives one finite number."""
+    """One question about one kind of output; each resolved target gives one number."""
     choices = harness.chosen(data)
     task = choices.PickValueInList(sorted(OUTPUTS))
     shape = choices.PickValueInList(OUTPUTS[task])
@@ -48,7 +47,7 @@ def attempt(data: bytes) -> None:
     )
     output = torch.randn(shape, generator=torch.Generator().manual_seed(choices.ConsumeIntInRange(0, 9)))
     output = output - 9 * choices.ConsumeIntInRange(0, 1)
-    asked = Asked(
+    question = Question(
         target=_words(choices) or "top1",
         versus=_words(choices) if choices.ConsumeBool() else None,
         within=_words(choices) if choices.ConsumeBool() else None,
@@ -56,18 +55,18 @@ def attempt(data: bytes) -> None:
         step=choices.ConsumeIntInRange(-9, 9) if choices.ConsumeIntInRange(0, 3) == 0 else None,
         negate=choices.ConsumeBool(),
     )
-    Job("s", "d", "m", get_method("integrative"), target=asked.target).targets(network)
-    check(asked, network)
+    Job("s", "d", "m", get_method("integrative"), target=question.target).targets(network)
+    question.check(network)
     seen = output
-    if asked.step is not None:
-        if output.ndim < 2 or not -len(output) <= asked.step < len(output):
-            return  # `see` says so
-        seen = output[asked.step]
-    sight = Prediction(network, PHOTOGRAPH, network.preprocessing(PHOTOGRAPH), seen)
-    found = aims(asked, sight, predict(sight))
-    assert found, "nothing is explained, and nobody is told"
-    for aim in found:
-        score = as_target(aim.target, "target")(output)
+    if question.step is not None:
+        if output.ndim < 2 or not -len(output) <= question.step < len(output):
+            return  # an error of `predict`
+        seen = output[question.step]
+    prediction = Prediction(network, PHOTOGRAPH, network.preprocessing(PHOTOGRAPH), seen)
+    resolved = resolve_targets(question, prediction)
+    assert resolved, "nothing is explained, without an error"
+    for each in resolved:
+        score = as_target(each.target, "target")(output)
         assert score.ndim == 0, score.shape
 
 

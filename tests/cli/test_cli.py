@@ -16,10 +16,9 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from integrative_cam import Explanation, explain
-from integrative_cam.cli._explain import large
-from integrative_cam.cli._printed import brief
-from integrative_cam.cli._sight import predict
+from integrative_cam.cli._explain import enlarge
 from integrative_cam.models import Network, load, read_image
+from integrative_cam.query import predict
 from integrative_cam.render import overlay
 
 FILES = ["decomposition.png", "explanation", "overlay.png", "panel.png", "record.json"]
@@ -225,26 +224,13 @@ def test_errors_are_one_line(arguments: list[str], code: int, message: str, tmp_
     assert not any(path.is_dir() and any(path.iterdir()) for path in tmp_path.iterdir())
 
 
-@pytest.mark.parametrize(
-    ("named", "short"),
-    [
-        ("tiger cat 39.5%", "tiger cat 39.5%"),
-        ("grey fox, gray fox, Urocyon 96.7%", "grey fox 96.7%"),
-        ("cougar, puma rather than jaguar, panther", "cougar rather than jaguar"),
-        ("tabby, tabby cat + lynx, catamount rather than the rest", "tabby + lynx rather than the rest"),
-    ],
-)
-def test_pictures_name_a_class_by_its_first_name(named: str, short: str) -> None:
-    assert brief(named) == short
-
-
 def test_a_tiny_photograph_is_drawn_large_with_its_region(lite0: Network, tmp_path: Path) -> None:
     Image.new("RGB", (40, 32), (90, 120, 200)).save(tmp_path / "tiny.png")
-    sight = predict(tmp_path / "tiny.png", lite0)
-    drawn = large(sight, explain(lite0.model, sight.view.tensor))
+    prediction = predict(tmp_path / "tiny.png", lite0)
+    drawn = enlarge(prediction, explain(lite0.model, prediction.view.tensor).map[0])
     assert drawn.photograph.size == (320, 256)
-    assert drawn.view.region == pytest.approx([8 * each for each in sight.view.region])
-    assert drawn.in_photograph((0, 0, 224, 224)) == pytest.approx(drawn.view.region)
+    assert drawn.view.region == pytest.approx([8 * each for each in prediction.view.region])
+    assert drawn.to_photograph((0, 0, 224, 224)) == pytest.approx(drawn.view.region)
 
 
 def test_debug_shows_the_traceback(tmp_path: Path) -> None:

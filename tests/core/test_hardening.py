@@ -44,13 +44,11 @@ from integrative_cam import (
 )
 from integrative_cam.app._guard import Guard, holds_address
 from integrative_cam.app._photograph import photograph
-from integrative_cam.cli import _aims as aiming
 from integrative_cam.cli._evaluate import Settings, _claim, _collect
-from integrative_cam.cli._sight import Prediction, predict
-from integrative_cam.cli._within import check_within
 from integrative_cam.evaluate._dataset import read_boxes, read_dataset
 from integrative_cam.models import Network, Preprocessing, build, load, read_image
 from integrative_cam.models._weights import classes_in, fill, read_weights
+from integrative_cam.query import Prediction, Question, resolve_targets
 from integrative_cam.reports import cases_of_explanations, read_truth
 from integrative_cam.reports._truth import stands_for
 from integrative_cam.run import Results, RetryPolicy, run
@@ -252,21 +250,21 @@ def test_what_is_no_number_is_no_index(name: str) -> None:
 @pytest.mark.parametrize("target", ["top0", f"top{LONG}", "top٣", "top"])
 def test_favourites_are_counted_from_one(target: str, tmp_path: Path) -> None:
     with pytest.raises(TargetError, match="is no class of tiny"):
-        aiming.check(aiming.Asked(target), NETWORK)
+        Question(target).check(NETWORK)
     with pytest.raises(TargetError, match="is no class of tiny"):
         job(tmp_path, tmp_path / "out", target=target).targets(NETWORK)
 
 
 def test_an_output_without_any_class_is_told() -> None:
     network = Network("tiny", nn.Identity(), VIEW, ("cat", "dog"), task="multi-label")
-    sight = Prediction(network, noise(), VIEW(noise()), torch.full((2, 4, 4), -9.0))
+    prediction = Prediction(network, noise(), VIEW(noise()), torch.full((2, 4, 4), -9.0))
     with pytest.raises(TargetError, match="tiny finds nothing in this photograph; name a class"):
-        aiming.aims(aiming.Asked(), sight, predict(sight))
+        resolve_targets(Question(), prediction)
 
 
 def test_names_that_no_file_can_have() -> None:
-    with pytest.raises(TargetError, match="is neither a box"):
-        check_within(LONG)
+    with pytest.raises(TargetError, match=r"must be a box, .* or the file of a mask"):
+        Question(within=LONG).check(NETWORK)
     for name in (f"x.{LONG}", f"{LONG}.onnx", f"{LONG}.pt2", f"{LONG}.py:make", f"hf/{LONG}"):
         with pytest.raises(ModelError):
             build(name)

@@ -531,4 +531,4 @@ def test_the_command_says_that_it_is_not_at_its_end(photographs: Path, tmp_path:
 def test_the_command_halves_batches_and_says_so(photographs: Path, tmp_path: Path) -> None:
     code, said, complained = icam_run(photographs, tmp_path / "out", "greedy")
     assert (code, complained.count("icam:")) == (0, 0)
-    assert "Batches halved because memory did not last: 1." in said
+    assert "Batches halved because memory ran out: 1." in said

@@ -10,8 +10,8 @@ import typer
 from .. import __version__
 from ..evaluate._benchmark import ALL
 from ..models import DEFAULT
+from ..query import Question
 from . import _options as options
-from ._aims import Asked
 from ._app_page import serve_page
 from ._compare import compare_methods, print_methods
 from ._evaluate import Settings, run_evaluation
@@ -95,9 +95,9 @@ def explain(
 
     An image that cannot be explained is reported at the end, with exit code 1; the others are done.
     """
-    asked = Asked(target, versus, within, similar_to, probability, step, negate)
+    question = Question(target, versus, within, similar_to, probability, step, negate)
     chosen = options.chosen_method(context)
-    request = Request(tuple(images or ()), model, weights, labels, task, asked, out, chosen, as_json, debug)
+    request = Request(tuple(images or ()), model, weights, labels, task, question, out, chosen, as_json, debug)
     raise typer.Exit(run(request))
 
 
@@ -128,8 +128,8 @@ def compare(
 
     One picture shows how methods differ, not which is right: icam evaluate measures them over many.
     """
-    asked = Asked(target, versus, within, similar_to, probability, step, negate)
-    compare_methods(image, _names(methods), model, weights, labels, task, asked, out, as_json)
+    question = Question(target, versus, within, similar_to, probability, step, negate)
+    compare_methods(image, _names(methods), model, weights, labels, task, question, out, as_json)
 
 
 @app.command()

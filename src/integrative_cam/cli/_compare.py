@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import warnings
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,11 +13,9 @@ from rich.table import Table
 from ..errors import RecipeError, TargetError
 from ..integrations._libraries import named, peer, peers
 from ..methods._registry import list_methods
+from ..query import Question, answer_question, area_above_half, example_photograph, predict, resolve_targets, short_name
 from ..render import comparison
-from ._aims import Asked, aims, check
-from ._explain import marked, network_of, photograph
-from ._printed import area, brief
-from ._sight import predict, ranking_of
+from ._explain import network_of, outlined
 
 
 def compare_methods(
@@ -27,46 +25,49 @@ def compare_methods(
     weights: Path | None,
     labels: Path | None,
     task: str | None,
-    asked: Asked,
+    question: Question,
     out: Path,
     as_json: bool,
 ) -> None:
     """Draw one picture with the map of each method and print how much of the image each fills."""
     chosen = [named(name) for name in names]
     if not chosen:
-        raise RecipeError(f"--methods names no method; there are {', '.join(each.name for each in list_methods())}.")
-    image = image or photograph()
+        raise RecipeError(
+            f"--methods names no method; there are {', '.join(method.name for method in list_methods())}."
+        )
+    image = image or example_photograph()
     network = network_of(model, weights, labels, task)
-    check(asked, network)
-    with warnings.catch_warnings():
-        # Of onnx2torch's layers, about their own code.
-        warnings.filterwarnings("ignore", message="Using a non-tuple sequence")
-        prediction = predict(image, network, asked.step)
-        found = aims(asked, prediction, ranking_of(prediction))
-        if len(found) > 1:
-            raise TargetError(f"--target {asked.target}: compare draws one; give top1, an index or a name.")
-        aim = found[0]
-        maps, areas = {}, {}
-        for each in chosen:
-            explanation = each(network.model, prediction.view.tensor, aim.target)
-            maps[each.name] = explanation.map[0]
-            areas[each.name] = area(explanation)
+    question.check(network)
+    prediction = predict(image, network, question.step)
+    target, *others = resolve_targets(question, prediction)
+    if others:
+        raise TargetError(f"--target {question.target}: compare draws one; give top1, an index or a name.")
+    maps, areas, notes = {}, {}, []
+    for method in chosen:
+        (answer,) = answer_question(question, prediction, method)
+        maps[method.name] = answer.explanation.map[0]
+        areas[method.name] = float(area_above_half(answer.explanation.map)[0])
+        notes += [f"{method.name}: {note}" for note in answer.notes]
+    for note in notes:
+        print(f"icam: {note}", file=sys.stderr)
 
     picture = out / f"{image.stem}-comparison.png"
-    title = f"{image.name} seen by {network.name}: why {brief(aim.label)}"
+    title = f"{image.name} seen by {network.name}: why {short_name(target.label)}"
     out.mkdir(parents=True, exist_ok=True)
-    figure = comparison(maps, marked(prediction.photograph, prediction, aim), title, region=prediction.view.region)
-    figure.savefig(picture, dpi=110)
+    photograph = outlined(prediction.photograph, prediction, target)
+    comparison(maps, photograph, title, region=prediction.view.region).savefig(picture, dpi=110)
     if as_json:
-        target = {"index": aim.index, "label": aim.label}
-        print(json.dumps({"image": str(image), "target": target, "area_above_half": areas, "picture": str(picture)}))
+        named_target = {"index": target.index, "label": target.label}
+        print(
+            json.dumps({"image": str(image), "target": named_target, "area_above_half": areas, "picture": str(picture)})
+        )
         return
     table = Table(title=title, title_justify="left", box=None, pad_edge=False)
     table.add_column("method")
     table.add_column("area above half", justify="right")
     table.add_column("what it is")
-    for each in chosen:
-        table.add_row(each.name, f"{areas[each.name]:.0%}", each.description)
+    for method in chosen:
+        table.add_row(method.name, f"{areas[method.name]:.0%}", method.description)
     Console(markup=False).print(table)
     print(f"Written:\n  {picture}")
 
@@ -76,8 +77,8 @@ def print_methods() -> None:
     table = Table(box=None, pad_edge=False)
     for column in ("method", "what it is", "source"):
         table.add_column(column, overflow="fold")
-    for each in list_methods():
-        table.add_row(each.name, each.description, each.source)
+    for method in list_methods():
+        table.add_row(method.name, method.description, method.source)
     taps: dict[str, list[str]] = {}
     for name in peers():
         taps.setdefault(name.partition("@")[0], []).append(name)

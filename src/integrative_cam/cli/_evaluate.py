@@ -28,7 +28,7 @@ from ..evaluate._summary import summarise, tidy
 from ..integrations._libraries import named
 from ..models import Network
 from ..recipe import one_of
-from ..run._decode import end_with_parent
+from ..run._pool import end_with_parent
 from ..storage import written_whole
 from ._explain import network_of, weights_by_model
 from ._measure import measured

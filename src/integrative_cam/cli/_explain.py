@@ -6,7 +6,6 @@ import itertools
 import json
 import re
 import sys
-import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,89 +16,73 @@ from PIL.Image import Image
 from rich.console import Console
 from rich.progress import track
 
-from ..errors import CamError, InputError, MissingExtraError, ModelError, first_line
-from ..explanation import Explanation
+from ..errors import CamError, InputError, ModelError, first_line
 from ..methods._registry import Method
 from ..models import Network, load
 from ..models._network import TASKS
+from ..query import (
+    RECORD,
+    Answer,
+    Prediction,
+    Question,
+    ResolvedTarget,
+    answer_question,
+    example_photograph,
+    predict,
+    short_name,
+)
 from ..recipe import Recipe, one_of
 from ..render import decomposition, overlay, panel
 from ..render._outline import contour
 from ..render._overlay import enlarged
 from ..storage import MANIFEST, replaced_folder
-from ._aims import Asked, ResolvedTarget, aims, check
-from ._printed import as_record, brief, print_explanation, print_summary, report_failures, stored_record
-from ._sight import Prediction, Ranking, predict, ranking_of
+from ._printed import print_answer, print_summary, record_with_files, report_failures
 
-LEAST = 224
-"""Pixels, about, of a picture's shorter side: a photograph of 32 would be a stamp."""
-RECORD = "record.json"
-"""Beside the pictures: what the network said, in words; `icam report` reads it."""
+MIN_SIDE = 224
+"""Smallest shorter side of a picture, about, in pixels: a photograph of 32 would be a stamp."""
 
 
 @dataclass(frozen=True)
 class Request:
-    """What the user asked for."""
+    """The arguments of `icam explain`."""
 
     images: tuple[Path, ...]
     model: str
     weights: Path | None
     labels: Path | None
     task: str | None
-    asked: Asked
+    question: Question
     out: Path
     method: Method
     as_json: bool
     debug: bool
 
 
-@dataclass(frozen=True)
-class Result:
-    """One explained image and target, and where its files are."""
-
-    image: Path
-    prediction: Prediction
-    ranking: Ranking
-    aim: ResolvedTarget
-    explanation: Explanation
-    method: str
-    folder: Path
-    notes: tuple[str, ...]
-
-    @property
-    def network(self) -> Network:
-        """That was explained."""
-        return self.prediction.network
-
-    @property
-    def named(self) -> str:
-        """What is explained; one class with what the network says of it."""
-        finding = self.aim.finding
-        return self.aim.label if finding is None else f"{self.aim.label} {self.ranking.shown(finding)}"
-
-
 def run(request: Request) -> int:
     """Explain every image; 0, or 1 if any failed."""
     if isinstance(request.method.way, Recipe):
         request.method.way.validate()
-    images = request.images or (photograph(),)
+    images = request.images or (example_photograph(),)
     network = network_of(request.model, request.weights, request.labels, request.task)
-    check(request.asked, network)
+    request.question.check(network)
 
     records: list[dict[str, Any]] = []
     failures: list[tuple[Path, str]] = []
     for path, folder in _with_progress(list(zip(images, _folders(images, request.out), strict=True))):
         try:
-            results = explain_image(path, folder, network, request)
+            answers = answer_question(request.question, predict(path, network, request.question.step), request.method)
+            folders = _folders_of(answers, folder)
+            for answer, place in zip(answers, folders, strict=True):
+                write_answer(answer, place)
         except (CamError, OSError, RuntimeError) as error:
             if request.debug:
                 raise
             failures.append((path, first_line(error)))
             continue
-        records += [as_record(result) for result in results]
-        if len(images) == 1 and not request.as_json:
-            for result in results:
-                print_explanation(result)
+        for answer, place in zip(answers, folders, strict=True):
+            records.append(record_with_files(answer, place))
+            if len(images) == 1 and not request.as_json:
+                print_answer(answer, place)
     if request.as_json:
         failed = [{"image": str(path), "error": reason} for path, reason in failures]
         print(json.dumps({"explanations": records, "failures": failed}, indent=2))
@@ -108,55 +91,35 @@ def run(request: Request) -> int:
     return report_failures(failures, len(images))
 
 
-def explain_image(path: Path, folder: Path, network: Network, request: Request) -> list[Result]:
-    """Explain each target of one image and write its files, all or none per target."""
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        # Of onnx2torch's layers, about their own code.
-        warnings.filterwarnings("ignore", message="Using a non-tuple sequence")
-        prediction = predict(path, network, request.asked.step)
-        ranking = ranking_of(prediction)
-        asked = list(aims(request.asked, prediction, ranking))
-        found = request.method.explain_targets(network.model, prediction.view.tensor, [aim.target for aim in asked])
-    notes = tuple(dict.fromkeys(str(warning.message) for warning in caught))
-
-    results = []
-    for rank, (aim, explanation) in enumerate(zip(asked, found, strict=True), 1):
-        place = folder if len(asked) == 1 else folder.with_name(f"{folder.name}-{rank}-{_slug(aim.label)}")
-        result = Result(path, prediction, ranking, aim, explanation, request.method.name, place, notes)
-        _write(result)
-        results.append(result)
-    return results
+def write_answer(answer: Answer, folder: Path) -> None:
+    """Write the pictures, the record and the explanation to a folder, all or none."""
+    prediction, saliency = enlarge(answer.prediction, answer.explanation.map[0]), answer.explanation.map[0]
+    title, region = f"Why {short_name(answer.title)}", prediction.view.region
+    with replaced_folder(folder, f"explanation/{MANIFEST}") as draft:
+        drawn = overlay(saliency, prediction.photograph, region)
+        outlined(drawn, prediction, answer.target).save(draft / "overlay.png")
+        photograph = outlined(prediction.photograph, prediction, answer.target)
+        panel(answer.explanation, photograph, title, region=region).savefig(draft / "panel.png", dpi=110)
+        decomposition(answer.explanation, title=title).savefig(draft / "decomposition.png", dpi=110)
+        (draft / RECORD).write_text(json.dumps(answer.record, indent=2) + "\n", "utf-8")
+        answer.explanation.save(draft / "explanation")
 
 
-def _write(result: Result) -> None:
-    prediction, saliency = large(result.prediction, result.explanation), result.explanation.map[0]
-    with replaced_folder(result.folder, f"explanation/{MANIFEST}") as draft:
-        drawn = overlay(saliency, prediction.photograph, prediction.view.region)
-        marked(drawn, prediction, result.aim).save(draft / "overlay.png")
-        title = f"Why {brief(result.named)}"
-        seen = marked(prediction.photograph, prediction, result.aim)
-        panel(result.explanation, seen, title, region=prediction.view.region).savefig(draft / "panel.png", dpi=110)
-        decomposition(result.explanation, title=title).savefig(draft / "decomposition.png", dpi=110)
-        (draft / RECORD).write_text(json.dumps(stored_record(result), indent=2) + "\n", "utf-8")
-        result.explanation.save(draft / "explanation")
-
-
-def large(prediction: Prediction, explanation: Explanation) -> Prediction:
-    """The same, of a photograph that is large enough to draw the map on."""
-    photograph, region = enlarged(prediction.photograph, explanation.map[0], prediction.view.region, LEAST)
+def enlarge(prediction: Prediction, saliency: torch.Tensor) -> Prediction:
+    """The same, with a photograph that is large enough to draw the map on."""
+    photograph, region = enlarged(prediction.photograph, saliency, prediction.view.region, MIN_SIDE)
     return replace(
         prediction, photograph=photograph, view=replace(prediction.view, region=region or prediction.view.region)
     )
 
 
-def marked(picture: Image, prediction: Prediction, aim: ResolvedTarget) -> Image:
-    """A picture of the photograph with a line around what the score is read from, if that is a part of it."""
-    if aim.outline is None:
+def outlined(picture: Image, prediction: Prediction, target: ResolvedTarget) -> Image:
+    """A picture of the photograph with a line around the part that the score is read from, if it is a part."""
+    if target.outline is None:
         return picture
-    if isinstance(aim.outline, torch.Tensor):
-        return contour(aim.outline.float(), picture, region=prediction.view.region)
-    return contour(torch.ones(1, 1), picture, region=prediction.in_photograph(aim.outline))
+    if isinstance(target.outline, torch.Tensor):
+        return contour(target.outline.float(), picture, region=prediction.view.region)
+    return contour(torch.ones(1, 1), picture, region=prediction.to_photograph(target.outline))
 
 
 def network_of(model: str, weights: Path | None, labels: Path | None, task: str | None = None) -> Network:
@@ -200,15 +163,6 @@ def announced(network: Network) -> Network:
     return network
 
 
-def photograph() -> Path:
-    """The cat in scikit-image's wheel."""
-    try:
-        import skimage
-    except ImportError as error:
-        raise MissingExtraError.of("The bundled photograph", "demo", error) from error
-    return Path(skimage.__file__).parent / "data" / "chelsea.png"
-
-
 def _with_progress(work: Sequence[tuple[Path, Path]]) -> Iterable[tuple[Path, Path]]:
     if len(work) == 1:
         return work
@@ -223,6 +177,15 @@ def _folders(images: Sequence[Path], out: Path) -> Iterator[Path]:
         name = next(name for name in itertools.chain([image.stem], numbered) if name not in taken)
         taken.add(name)
         yield out / name
+
+
+def _folders_of(answers: Sequence[Answer], folder: Path) -> list[Path]:
+    """The folder of an image's only target, or one per target, numbered and named after it."""
+    if len(answers) == 1:
+        return [folder]
+    return [
+        folder.with_name(f"{folder.name}-{rank}-{_slug(answer.target.label)}") for rank, answer in enumerate(answers, 1)
+    ]
 
 
 def _labels(path: Path) -> tuple[str, ...]:

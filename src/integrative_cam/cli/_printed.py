@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.bar import Bar
 from rich.console import Console
@@ -14,10 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..explanation import Explanation
-
-if TYPE_CHECKING:
-    from ._explain import Result
-    from ._sight import Finding
+from ..query import Answer, RankedClass, area_above_half, short_name
 
 CLASSES_SHOWN = 5
 TITLES = {"probability": "Top classes", "area": "Classes by area", "value": "Values", "score": "Boxes found"}
@@ -30,69 +26,65 @@ FILES = {
 }
 
 
-def print_explanation(result: Result) -> None:
-    """What the network says, the layers that weigh most, how the score splits, and the files."""
+def print_answer(answer: Answer, folder: Path) -> None:
+    """The network's prediction, the layers with the highest weights, how the score splits, and the files."""
     console = Console(markup=False)  # names of files and classes may hold anything
-    console.print(
-        Text.assemble((str(result.image), "bold"), f" seen by {result.network.name}"), highlight=False, soft_wrap=True
-    )
-    if result.ranking.findings:
-        console.print(_findings_table(result))
+    network, explanation = answer.prediction.network, answer.explanation
 
-    explanation = result.explanation
+    def line(text: str | Text) -> None:
+        console.print(text, highlight=False, soft_wrap=True)
+
+    line(Text.assemble((answer.prediction.file, "bold"), f" seen by {network.name}"))
+    if answer.prediction.ranking.classes:
+        console.print(_ranking_table(answer))
     if explanation.layers:
         console.print(_layers_table(explanation))
-
     parts = explanation.completeness
-    what = "logit" if result.aim.index is not None else result.aim.label
-    console.print(
-        f"\nScore ({what}) {float(parts.score[0]):.2f} = input {float(parts.input[0]):+.2f}, "
+    score = "logit" if answer.target.index is not None else answer.target.label
+    line(
+        f"\nScore ({score}) {float(parts.score[0]):.2f} = input {float(parts.input[0]):+.2f}, "
         f"biases {float(parts.bias[0]):+.2f}, remainder {float(parts.remainder[0]):+.2f} "
-        "(clipping, gates, smooth activations)",
-        highlight=False,
-        soft_wrap=True,
+        "(clipping, gates, smooth activations)"
     )
     if explanation.layers:
-        console.print(
+        line(
             f"At {explanation.layers[-1].name}, the last layer: activations {float(parts.activation[0, -1]):+.2f}, "
-            f"biases behind it {float(parts.tap_bias[0, -1]):+.2f}, rest {float(parts.bypass[0, -1]):+.2f}",
-            highlight=False,
-            soft_wrap=True,
+            f"biases behind it {float(parts.tap_bias[0, -1]):+.2f}, rest {float(parts.bypass[0, -1]):+.2f}"
         )
-    console.print(f"Map: {area(explanation):.0%} of the image holds more than half of the maximum", highlight=False)
+    line(f"Map: {float(area_above_half(explanation.map)[0]):.0%} of the image holds more than half of the maximum")
     if int(explanation.clamped[0]):
-        console.print(f"Pole guard: limited alpha at {int(explanation.clamped[0])} entries", highlight=False)
-    for note in result.notes:
-        console.print(f"Note: {note}", highlight=False, soft_wrap=True)
-    console.print("Written:")
+        line(f"Pole guard: limited alpha at {int(explanation.clamped[0])} entries")
+    for note in answer.notes:
+        line(f"Note: {note}")
+    line("Written:")
     for file in FILES.values():
-        console.print(f"  {result.folder / file}", highlight=False, soft_wrap=True)
+        line(f"  {folder / file}")
 
 
-def _findings_table(result: Result) -> Table:
-    ranking, aim = result.ranking, result.aim
-    boxes = ranking.measure == "score"
+def _ranking_table(answer: Answer) -> Table:
+    ranking, network, target = answer.prediction.ranking, answer.prediction.network, answer.target
+    has_boxes = ranking.measure == "score"
     table = Table(title=TITLES[ranking.measure], title_justify="left", box=None, pad_edge=False)
     table.add_column("index", justify="right")
     table.add_column("class")
     table.add_column(ranking.measure, justify="right")
-    if boxes:
+    if has_boxes:
         table.add_column("box")
-    for finding in ranking.findings[:CLASSES_SHOWN]:
+    for ranked in ranking.classes[:CLASSES_SHOWN]:
         # Of a detector's boxes of one class, one is explained.
-        explained = finding.box == aim.outline if boxes else finding.index in aim.classes
-        mark = "  <- explained" if explained else "  <- versus" if finding.index in aim.against else ""
-        box = [",".join(map(str, _rounded(result, finding)))] if boxes else []
-        label = f"{result.network.label(finding.index)}{mark}"
-        table.add_row(str(finding.index), label, ranking.shown(finding), *box)
+        explained = ranked.box == target.outline if has_boxes else ranked.index in target.classes
+        mark = "  <- explained" if explained else "  <- versus" if ranked.index in target.against else ""
+        box = [_box_in_photograph(answer, ranked)] if has_boxes else []
+        table.add_row(str(ranked.index), f"{network.label(ranked.index)}{mark}", ranking.as_text(ranked.value), *box)
     return table
 
 
-def _rounded(result: Result, finding: Finding) -> list[int]:
-    assert finding.box is not None
-    width, height = result.prediction.photograph.size
-    sides = zip(result.prediction.in_photograph(finding.box), (width, height) * 2, strict=True)
-    return [round(min(max(side, 0), limit)) for side, limit in sides]
+def _box_in_photograph(answer: Answer, ranked: RankedClass) -> str:
+    """LEFT,TOP,RIGHT,BOTTOM in whole pixels inside the photograph."""
+    assert ranked.box is not None
+    limits = answer.prediction.photograph.size * 2
+    sides = zip(answer.prediction.to_photograph(ranked.box), limits, strict=True)
+    return ",".join(str(round(min(max(side, 0), limit))) for side, limit in sides)
 
 
 def _layers_table(explanation: Explanation) -> Table:
@@ -112,60 +104,24 @@ def _layers_table(explanation: Explanation) -> Table:
 
 
 def print_summary(records: Sequence[Mapping[str, Any]]) -> None:
-    """One row per image and target, from `as_record`."""
+    """One row per image and target, from `record_with_files`."""
     table = Table(title=f"{len(records)} explanations", title_justify="left", box=None, pad_edge=False)
-    table.add_column("folder", overflow="ellipsis", no_wrap=True)
-    table.add_column("explained", overflow="ellipsis", no_wrap=True)
-    table.add_column("strongest layer", overflow="ellipsis", no_wrap=True)
+    for column in ("folder", "explained", "strongest layer"):
+        table.add_column(column, overflow="ellipsis", no_wrap=True)
     for record in records:
         strongest = max(record["layers"], key=lambda layer: layer["weight"], default={"name": "-"})["name"]
-        table.add_row(Path(record["files"]["overlay"]).parent.name, brief(record["named"]), strongest)
+        table.add_row(Path(record["files"]["overlay"]).parent.name, short_name(record["named"]), strongest)
     console = Console(markup=False)
     console.print(table)
     places = {str(Path(record["files"]["overlay"]).parent.parent) for record in records}
     console.print(f"Written: a folder each in {', '.join(sorted(places))}", highlight=False, soft_wrap=True)
     for note in dict.fromkeys(f"{record['image']}: {note}" for record in records for note in record["notes"]):
-        Console(markup=False).print(f"Note: {note}", highlight=False, soft_wrap=True)
+        console.print(f"Note: {note}", highlight=False, soft_wrap=True)
 
 
-def brief(named: str) -> str:
-    """Each class by the first of its names."""
-    return re.sub(r", .*?(?= rather than | \+ | [0-9.]+%$|$)", "", named)
-
-
-def as_record(result: Result) -> dict[str, Any]:
-    """The same facts as plain values for --json; sizes and boxes in pixels, boxes of the photograph."""
-    return stored_record(result) | {"files": {name: str(result.folder / file) for name, file in FILES.items()}}
-
-
-def stored_record(result: Result) -> dict[str, Any]:
-    """`as_record` without the places of files, to lie beside them."""
-    explanation, parts = result.explanation, result.explanation.completeness
-    measure, finding = result.ranking.measure, result.aim.finding
-    return {
-        "image": str(result.image),
-        "size": list(result.prediction.photograph.size),
-        "seen": list(result.prediction.view.region),
-        "model": result.network.name,
-        "task": result.network.task,
-        "classes": len(result.prediction.output.reshape(len(result.prediction.output), -1)),
-        "method": result.method,
-        "named": result.named,
-        "target": {"index": result.aim.index, "label": result.aim.label, "classes": list(result.aim.classes)},
-        measure: None if finding is None else finding.value,
-        "top": [_as_entry(result, finding) for finding in result.ranking.findings[:CLASSES_SHOWN]],
-        "score": float(explanation.score[0]),
-        "parts": {
-            "input": float(parts.input[0]),
-            "bias": float(parts.bias[0]),
-            "remainder": float(parts.remainder[0]),
-        },
-        "area_above_half": area(explanation),
-        "guarded": int(explanation.clamped[0]),
-        "layers": [layer.summary for layer in explanation.layers],
-        "recipe": explanation.recipe and explanation.recipe.described(),
-        "notes": list(result.notes),
-    }
+def record_with_files(answer: Answer, folder: Path) -> dict[str, Any]:
+    """The answer's record for --json, with the places of its files."""
+    return answer.record | {"files": {name: str(folder / file) for name, file in FILES.items()}}
 
 
 def report_failures(failures: Sequence[tuple[Path, str]], attempted: int) -> int:
@@ -176,14 +132,3 @@ def report_failures(failures: Sequence[tuple[Path, str]], attempted: int) -> int
         done = attempted - len(failures)
         print(f"icam: {len(failures)} of {attempted} images failed, {done} done.", file=sys.stderr)
     return 1 if failures else 0
-
-
-def _as_entry(result: Result, finding: Finding) -> dict[str, Any]:
-    label = result.network.label(finding.index)
-    entry = {"index": finding.index, "label": label, result.ranking.measure: finding.value}
-    return entry if finding.box is None else entry | {"box": list(result.prediction.in_photograph(finding.box))}
-
-
-def area(explanation: Explanation) -> float:
-    """The share of the first image that holds more than half of the maximum."""
-    return float((explanation.map[0] > 0.5).double().mean())

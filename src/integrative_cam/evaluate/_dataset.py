@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
+from ..models._image import SUFFIXES
 from ._voc import IMAGENET_CLASSES, VOC_TO_IMAGENET
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
 
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"})
 MAX_BYTES = 2**20
 """Of an annotation."""
 MAX_SIDE = 2**24

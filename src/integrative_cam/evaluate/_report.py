@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
 
-from ..reports._base import environment
+from ..render._templates import environment
 from ._benchmark import ALL
 from ._summary import Line, mean_ranks
 

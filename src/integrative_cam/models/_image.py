@@ -31,6 +31,8 @@ _AVIF = ("AVIF",) if find_spec("PIL.AvifImagePlugin") else ()
 PHOTOGRAPHS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", *_AVIF)
 FORMATS = (*PHOTOGRAPHS, "PPM", "JPEG2000")
 """All that is read. Of Pillow's other decoders some start programs, as that of EPS starts Ghostscript."""
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"})
+"""Of the files in a folder that are taken for images."""
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
 
 

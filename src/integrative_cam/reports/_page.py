@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import PurePath
 from urllib.parse import quote
 
-from ._base import environment
+from ..render._templates import environment
 from ._cases import Case
 from ._suspicion import reasons
 

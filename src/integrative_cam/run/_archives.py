@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError, first_line
-from ..evaluate._dataset import SUFFIXES
+from ..models._image import SUFFIXES
 from ._retry import RetryPolicy
 from ._sources import Part, filesystem, is_local, parquet
 

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import io
-import multiprocessing
-import os
-import threading
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from itertools import islice
-from multiprocessing.connection import wait
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -21,6 +17,7 @@ from ..models import Preprocessing
 from ..models._image import decode_image
 from ._archives import Item
 from ._failures import Failure, MissingError, SourceError
+from ._pool import context, end_with_parent
 from ._retry import RetryPolicy
 from ._sources import filesystem
 
@@ -202,27 +199,6 @@ def _prepare(how: Decoding) -> None:
 def _decode(items: list[Item]) -> list[Sample | Failure]:
     assert _how is not None
     return decode(items, _how)
-
-
-def end_with_parent() -> None:
-    """End this process as soon as the one that started it is gone, so that kill -9 leaves none behind."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def watch(sentinel: int) -> None:
-        wait([sentinel])
-        os._exit(1)
-
-    threading.Thread(target=watch, args=(parent.sentinel,), daemon=True).start()
-
-
-def context() -> Any:
-    """How processes start: from a fresh one with the libraries loaded, never as a copy of one with threads or a GPU."""
-    if "forkserver" not in multiprocessing.get_all_start_methods():
-        return multiprocessing.get_context("spawn")
-    found = multiprocessing.get_context("forkserver")
-    found.set_forkserver_preload(["integrative_cam.run._decode"])
-    return found
 
 
 def pieces(elements: Iterable[Element], size: int) -> Iterator[list[Element]]:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
@@ -14,12 +16,12 @@ from ..errors import InputError, MissingExtraError
 from ..recipe import Recipe, one_of
 from ._failures import DestinationError, Failure
 from ._job import Job, fingerprint_of
-from ._local import run_local
 from ._on_ray import run_ray
+from ._pool import Lost, run_parts
 from ._record import Record, read_records
-from ._sources import Source, open_source
+from ._sources import Part, Source, open_source
 from ._store import Store
-from ._worker import device_of
+from ._worker import device_of, start_worker
 
 Engine = Literal["local", "ray"]
 ENGINES = ("local", "ray")
@@ -110,16 +112,22 @@ def run(
     known, _ = read_records(store)  # a part whose record is broken is done again
     records = {number: record for number, record in known.items() if record.final}
     missing = [part for part in source.parts if part.number not in records]
-    found = sum(_images(record) for record in records.values())
+    found = sum(record.images for record in records.values())
     watch = _Watch(source, list(records.values()), report)
     if missing:
+        results: Generator[Record | Lost[Part]]
         if engine == "ray":
-            stream = run_ray(job, fingerprint, missing, workers, address)
+            results = run_ray(job, fingerprint, missing, workers, address)
         else:
-            stream = run_local(job, fingerprint, missing, _workers(job, workers), watch.tell)
-        for record in stream:
-            records[record.part] = record
-            watch.finished(record, told=engine == "local")
+            start = partial(start_worker, job, fingerprint)
+            results = run_parts(start, missing, _workers(job, workers), watch.tell)
+        with closing(results):
+            for result in results:
+                record = result if isinstance(result, Record) else _lost(result)
+                records[record.part] = record
+                watch.finished(record, told=engine == "local")
+                if record.fatal:
+                    break
     return _outcome(source, records, found, store)
 
 
@@ -150,12 +158,16 @@ def _workers(job: Job, wanted: int | None) -> int:
     return max(1, devices)
 
 
+def _lost(lost: Lost[Part]) -> Record:
+    return Record(lost.part.number, unfinished=lost.reason, fatal=lost.fatal)
+
+
 def _outcome(source: Source, records: dict[int, Record], found: int, store: Store) -> Outcome:
     ordered = [records[number] for number in sorted(records)]
     lost = {part.number: "not reached" for part in source.parts if part.number not in records}
     failures = tuple(failure for record in ordered for failure in record.all_failures)
     outcome = Outcome(
-        images=sum(_images(record) for record in ordered),
+        images=sum(record.images for record in ordered),
         rows=sum(shard.rows for record in ordered for shard in record.shards),
         found=found,
         failures=failures,
@@ -173,10 +185,6 @@ def _outcome(source: Source, records: dict[int, Record], found: int, store: Stor
         if not outcome.unfinished:  # else it says so already
             raise
     return outcome
-
-
-def _images(record: Record) -> int:
-    return sum(shard.images for shard in record.shards)
 
 
 class _Watch:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import pickle
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ class Actor:
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Explain the part; what goes wrong is in the record, so that Ray retries deaths only."""
-        (part,) = (pickle.loads(each) for each in batch["part"])
+        part = pickle.loads(batch["part"][0])
         if isinstance(self.worker, str):
             record = Record(part.number, unfinished=self.worker, fatal=True)
         else:
@@ -38,8 +38,8 @@ class Actor:
 
 def run_ray(
     job: Job, fingerprint: str, parts: Sequence[Part], workers: int | None, address: str | None
-) -> Iterator[Record]:
-    """The record of each part as it comes; after a fatal one, none.
+) -> Generator[Record]:
+    """The record of each part as it comes.
 
     Parts go to between 1 and `workers` actors, as many as Ray finds or makes room for; each asks for a GPU, or for as
     many processors as it has decoders. Back-pressure, and a new actor for one that dies, are Ray's.
@@ -85,10 +85,7 @@ def run_ray(
             compute=ray.data.ActorPoolStrategy(min_size=1, max_size=min(workers or len(rows), len(rows))),
         )
         for row in records.iter_rows():
-            record = Record.of(row["record"])
-            yield record
-            if record.fatal:
-                return
+            yield Record.of(row["record"])
     finally:
         if ours:
             ray.shutdown()

@@ -10,13 +10,12 @@ from typing import Any
 from ._failures import Failure
 from ._store import DONE, SHARDS, Store
 
-LARGEST = 2**53
-"""No count of anything is larger."""
+LARGEST_COUNT = 2**53
 
 
 @dataclass(frozen=True)
 class Shard:
-    """A shard as its record knows it: its file's name and size, images with results, rows, failures, halved batches."""
+    """A shard as its record describes it: its file's name and size in bytes, images with results, rows, failures."""
 
     name: str
     bytes: int
@@ -43,6 +42,11 @@ class Record:
     fatal: bool = False
 
     @property
+    def images(self) -> int:
+        """With results."""
+        return sum(shard.images for shard in self.shards)
+
+    @property
     def all_failures(self) -> tuple[Failure, ...]:
         """Of its images and of itself."""
         return tuple(failure for shard in self.shards for failure in shard.failures) + self.failures
@@ -54,7 +58,10 @@ class Record:
 
     def as_json(self) -> bytes:
         """For the store."""
-        return (json.dumps(asdict(self)) + "\n").encode()
+        stored = asdict(self)
+        for shard in stored["shards"]:
+            shard["halvings"] = shard.pop("batch_reductions")  # the name that 0.1.0 stored
+        return (json.dumps(stored) + "\n").encode()
 
     @classmethod
     def of(cls, content: bytes) -> Record:
@@ -64,22 +71,22 @@ class Record:
             ValueError: that is no record.
         """
         try:
-            found = json.loads(content)
-            shards = tuple(_shard(shard) for shard in found["shards"])
-            record = cls(**{**found, "shards": shards, "failures": failures_in(found["failures"])})
+            stored = json.loads(content)
+            shards = tuple(_shard(shard) for shard in stored["shards"])
+            record = cls(**{**stored, "shards": shards, "failures": failures_in(stored["failures"])})
         except (KeyError, TypeError, RecursionError) as error:
             raise ValueError(f"no record of a part: {error}") from None
         _check(record, {"part": int, "decoder_deaths": int, "unfinished": str, "fatal": bool})
         return record
 
 
-def failures_in(found: Any) -> tuple[Failure, ...]:
+def failures_in(stored: Any) -> tuple[Failure, ...]:
     """Failures from their plain values.
 
     Raises:
         ValueError, KeyError, TypeError: they are none.
     """
-    failures = tuple(Failure(**each) for each in found)
+    failures = tuple(Failure(**fields) for fields in stored)
     for failure in failures:
         _check(failure, {"key": str, "kind": str, "reason": str})
     return failures
@@ -90,7 +97,7 @@ def read_records(store: Store) -> tuple[dict[int, Record], list[str]]:
 
     A part of which a shard is missing or has another size is not finished.
     """
-    known: dict[int, Record] = {}
+    finished: dict[int, Record] = {}
     broken: list[str] = []
     sizes = store.sizes(SHARDS)
     for name, content in store.contents(DONE).items():
@@ -100,19 +107,21 @@ def read_records(store: Store) -> tuple[dict[int, Record], list[str]]:
             broken.append(name)
             continue
         if all(sizes.get(shard.name) == shard.bytes for shard in record.shards):
-            known[record.part] = record
-    return known, broken
+            finished[record.part] = record
+    return finished, broken
 
 
-def _shard(found: Mapping[str, Any]) -> Shard:
-    shard = Shard(**{**found, "failures": failures_in(found["failures"])})
-    _check(shard, {"name": str, "bytes": int, "images": int, "rows": int, "halvings": int})
+def _shard(stored: Mapping[str, Any]) -> Shard:
+    fields = {**stored, "failures": failures_in(stored["failures"]), "batch_reductions": stored["halvings"]}
+    del fields["halvings"]
+    shard = Shard(**fields)
+    _check(shard, {"name": str, "bytes": int, "images": int, "rows": int, "batch_reductions": int})
     return shard
 
 
-def _check(value: object, kinds: Mapping[str, type]) -> None:
-    """Raise ValueError where a field is of another kind, or no number of things."""
+def _check(stored: object, kinds: Mapping[str, type]) -> None:
+    """Raise ValueError where a field has another type, or is a number that counts nothing."""
     for name, kind in kinds.items():
-        found = getattr(value, name)
-        if type(found) is not kind or (isinstance(found, int) and not 0 <= found < LARGEST):
-            raise ValueError(f"{name} is {found!r}")
+        value = getattr(stored, name)
+        if type(value) is not kind or (isinstance(value, int) and not 0 <= value < LARGEST_COUNT):
+            raise ValueError(f"{name} is {value!r}")

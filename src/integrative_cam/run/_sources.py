@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..errors import InputError, MissingExtraError, first_line
-from ..evaluate._dataset import SUFFIXES
+from ..models._image import SUFFIXES
 from ._retry import RetryPolicy
 
 Kind = Literal["images", "tar", "arrow", "parquet"]

@@ -7,7 +7,7 @@ import json
 import os
 import posixpath
 import uuid
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +22,9 @@ _DRAFT = ".draft"
 
 
 class Store:
-    """Files below a folder or a URL. What `write` wrote is there as a whole, or not at all, whatever happens.
+    """Files below a folder or a URL; each is written whole or not at all, even if the process is killed.
 
-    Local files get their name when they are on the disk; object stores show an object when it has arrived.
+    A local file gets its name once its content is on the disk; object stores show an object once it has arrived.
     """
 
     def __init__(self, place: str) -> None:
@@ -64,34 +64,37 @@ class Store:
         """The complete files in a folder, with their sizes in bytes."""
         self.files.invalidate_cache()
         try:
-            found = self.files.ls(self.path(folder), detail=True)
+            entries = self.files.ls(self.path(folder), detail=True)
         except FileNotFoundError:
             return {}
-        named = {posixpath.basename(each["name"]): each["size"] for each in found if each["type"] == "file"}
-        return {name: size for name, size in named.items() if not name.endswith(_DRAFT)}
+        sizes = {posixpath.basename(entry["name"]): entry["size"] for entry in entries if entry["type"] == "file"}
+        return {name: size for name, size in sizes.items() if not name.endswith(_DRAFT)}
 
     def tidy(self) -> None:
         """Remove what killed writers left behind."""
         if self.local:
-            for folder in (self.root, self.path(SHARDS), self.path(DONE)):
-                for draft in Path(folder).glob(f".*{_DRAFT}"):
-                    draft.unlink(missing_ok=True)
+            for draft in Path(self.root).rglob(f".*{_DRAFT}"):
+                draft.unlink(missing_ok=True)
 
     def _others(self) -> list[str]:
-        """What is here, but for a manifest that a kill left half written."""
+        """What is here, apart from a manifest that a kill left half written."""
         return [name for name in self.files.ls(self.root, detail=False) if not name.endswith(_DRAFT)]
 
-    def claim(self, wanted: dict[str, Any]) -> None:
-        """Write the manifest, or check that the run begun here is the same.
+    def claim(self, wanted: Mapping[str, Any], kind: str = "run") -> None:
+        """Write the manifest, or check that what was begun here is the same.
+
+        Args:
+            wanted: the settings that make two runs the same.
+            kind: what is written here, in a word, for messages.
 
         Raises:
-            InputError: it is another one, or something else is here.
+            InputError: the settings here are others, or something else is here.
             ExplanationError: the manifest here cannot be read.
         """
         wanted = json.loads(json.dumps(wanted))
         content = self.read(MANIFEST)
         if content is not None:
-            begun = self._manifest_in(content)
+            begun = read_object(content, self.path(MANIFEST), "start anew in another folder")
             different = [name for name in wanted.keys() | begun.keys() if begun.get(name) != wanted.get(name)]
             if different:
                 changes = "; ".join(
@@ -99,12 +102,12 @@ class Store:
                     for name in sorted(different)
                 )
                 raise InputError(
-                    f"{self.place} holds a run of another command: {changes}.{_meaning(different)} Continue it as it "
-                    "began, or choose another --out."
+                    f"{self.place} holds the results of another command: {changes}.{_meaning(different)} Repeat that "
+                    "command to continue it, or choose another --out."
                 )
             return
         if self.files.exists(self.root) and (not self.files.isdir(self.root) or self._others()):
-            raise InputError(f"{self.place} exists and holds no run; choose another --out.")
+            raise InputError(f"{self.place} exists and holds no {kind}; choose another --out.")
         self.write(MANIFEST, (json.dumps(wanted, indent=2) + "\n").encode())
 
     def manifest(self) -> dict[str, Any]:
@@ -116,23 +119,29 @@ class Store:
         content = self.read(MANIFEST)
         if content is None:
             raise ExplanationError(f"{self.place} holds no run: {MANIFEST} is missing.")
-        return self._manifest_in(content)
+        return read_object(content, self.path(MANIFEST), "start anew in another folder")
 
     def contents(self, folder: str) -> dict[str, bytes]:
         """The complete files in a folder by name, in order."""
         names = sorted(self.sizes(folder))
         paths = [self.path(f"{folder}/{name}") for name in names]
-        found = self.files.cat(paths) if len(paths) > 1 else {path: self.files.cat_file(path) for path in paths}
-        return {posixpath.basename(path): bytes(content) for path, content in found.items()}
+        stored = self.files.cat(paths) if len(paths) > 1 else {path: self.files.cat_file(path) for path in paths}
+        return {posixpath.basename(path): bytes(content) for path, content in stored.items()}
 
-    def _manifest_in(self, content: bytes) -> dict[str, Any]:
-        try:
-            found = json.loads(content)
-        except (ValueError, RecursionError) as error:
-            raise ExplanationError(f"{self.path(MANIFEST)} cannot be read: {first_line(error)}") from None
-        if not isinstance(found, dict):
-            raise ExplanationError(f"{self.path(MANIFEST)} is no manifest of a run.")
-        return found
+
+def read_object(content: bytes, path: str, advice: str) -> dict[str, Any]:
+    """The JSON object in a file that an earlier run wrote.
+
+    Raises:
+        ExplanationError: it holds none; the message ends in `advice`.
+    """
+    try:
+        stored = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise ExplanationError(f"{path}: cannot be read ({first_line(error)}); {advice}.") from None
+    if not isinstance(stored, dict):
+        raise ExplanationError(f"{path}: is not what this package wrote; {advice}.")
+    return stored
 
 
 def _meaning(different: Collection[str]) -> str:

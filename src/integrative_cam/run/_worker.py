@@ -7,7 +7,7 @@ import json
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from types import TracebackType
 from typing import Any
 
@@ -236,6 +236,12 @@ class Worker:
                 about["layers"] = [[layer.name, layer.kind] for layer in explanation.layers]
                 about["bias_layers"] = [layer.name for layer in explanation.bias_layers]
         return rows
+
+
+def start_worker(job: Job, fingerprint: str, place: int, tell: Callable[[int], None]) -> Worker:
+    """The worker at a place of a pool, with a CUDA device of its own where there are several."""
+    devices = torch.cuda.device_count() if job.device in ("auto", "cuda") else 0
+    return Worker(replace(job, device=f"cuda:{place % devices}") if devices else job, fingerprint, tell)
 
 
 class SourceDownError(SourceError):

@@ -1,4 +1,4 @@
-"""What `--target` and the options around it stand for, without the process around them."""
+"""What a question means on one network's output: classes, regions, boxes."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from PIL import Image
 from torch import Tensor, nn
 
 from integrative_cam import TargetError
-from integrative_cam.cli._aims import Asked, ResolvedTarget, aim_at, aims, check, classes_of
-from integrative_cam.cli._sight import Prediction, predict
 from integrative_cam.models import Network, Preprocessing
+from integrative_cam.query import Prediction, Question, ResolvedTarget, parse_target, resolve_targets
+from integrative_cam.query._target import classes_named, combine_classes
 from integrative_cam.targets._sample import as_target
 
 NETWORK = Network("bar", nn.Identity(), Preprocessing(), ("C++", "gin+tonic", "gin, geneva", "tonic", "rum"))
@@ -31,13 +31,18 @@ LOGITS = torch.tensor([1.0, 2, 4, 8, 16])
     ],
 )
 def test_classes(option: str, classes: tuple[int, ...]) -> None:
-    assert classes_of(option, NETWORK) == classes
+    assert classes_named(option, NETWORK) == classes
+
+
+@pytest.mark.parametrize(("text", "meaning"), [("top1", 1), ("top12", 12), ("rum", (4,)), ("gin+3", (2, 3))])
+def test_a_target_text_is_a_number_of_top_classes_or_names(text: str, meaning: int | tuple[int, ...]) -> None:
+    assert parse_target(text, NETWORK) == meaning
 
 
 @pytest.mark.parametrize("option", ["beer", "gin+beer", "gin+", "+", "top1", "gin+top1", ""])
 def test_unknown_classes(option: str) -> None:
     with pytest.raises(TargetError, match="is no class of bar"):
-        classes_of(option, NETWORK)
+        classes_named(option, NETWORK)
 
 
 @pytest.mark.parametrize(
@@ -51,16 +56,18 @@ def test_unknown_classes(option: str) -> None:
         ((4,), "rest", "rum rather than the rest", 16 - float(LOGITS[:4].logsumexp(0)), ()),
     ],
 )
-def test_aims(classes: tuple[int, ...], versus: str | None, label: str, score: float, against: tuple[int, ...]) -> None:
-    aim = aim_at(classes, versus, NETWORK)
-    assert (aim.label, aim.classes, aim.against, aim.index) == (label, classes, against, None)
-    assert callable(aim.target)
-    assert aim.target(LOGITS).item() == pytest.approx(score)
+def test_sums_and_contrasts_of_classes(
+    classes: tuple[int, ...], versus: str | None, label: str, score: float, against: tuple[int, ...]
+) -> None:
+    resolved = combine_classes(classes, versus, NETWORK)
+    assert (resolved.label, resolved.classes, resolved.against, resolved.index) == (label, classes, against, None)
+    assert callable(resolved.target)
+    assert resolved.target(LOGITS).item() == pytest.approx(score)
 
 
 def test_one_class_stays_an_index() -> None:
-    aim = aim_at((3,), None, NETWORK)
-    assert (aim.target, aim.index, aim.label) == (3, 3, "tonic")
+    resolved = combine_classes((3,), None, NETWORK)
+    assert (resolved.target, resolved.index, resolved.label) == (3, 3, "tonic")
 
 
 @pytest.mark.parametrize(
@@ -77,52 +84,52 @@ def test_one_class_stays_an_index() -> None:
 )
 def test_errors(classes: tuple[int, ...], versus: str | None, message: str) -> None:
     with pytest.raises(TargetError, match=message):
-        aim_at(classes, versus, NETWORK)
+        combine_classes(classes, versus, NETWORK)
 
 
 # Outputs of one photograph, 40 wide and 20 high, whose crop of 20 x 20 in the middle the network takes as 10 x 10.
 
 
-def sight(output: Tensor, task: str = "classification", labels: tuple[str, ...] = NETWORK.labels) -> Prediction:
+def predicted(output: Tensor, task: str = "classification", labels: tuple[str, ...] = NETWORK.labels) -> Prediction:
     preprocessing = Preprocessing(resize=10, crop=(10, 10))
     photograph = Image.new("RGB", (40, 20), "grey")
     network = Network("bar", nn.Identity(), preprocessing, labels, task=task)
     return Prediction(network, photograph, preprocessing(photograph), output)
 
 
-def aims_of(asked: Asked, seen: Prediction) -> list[ResolvedTarget]:
-    check(asked, seen.network)
-    return aims(asked, seen, predict(seen))
+def resolve(question: Question, prediction: Prediction) -> list[ResolvedTarget]:
+    question.check(prediction.network)
+    return resolve_targets(question, prediction)
 
 
-def value(aim: ResolvedTarget, output: Tensor) -> float:
-    return float(as_target(aim.target, "target")(output))
+def value(resolved: ResolvedTarget, output: Tensor) -> float:
+    return float(as_target(resolved.target, "target")(output))
 
 
 def test_probability_of_one_class_and_of_a_label() -> None:
     output = torch.tensor([0.0, 0, float(torch.tensor(2.0).log())])
-    (aim,) = aims_of(Asked("2", probability=True), sight(output))
-    assert (value(aim, output), aim.label) == (pytest.approx(0.5), "the probability of gin, geneva")
-    (aim,) = aims_of(Asked("2", probability=True), sight(output, "multi-label"))
-    assert value(aim, output) == pytest.approx(2 / 3)
-    assert predict(sight(output, "multi-label")).findings[0].value == pytest.approx(2 / 3)
-    assert predict(sight(output)).findings[0].value == pytest.approx(0.5)
+    (resolved,) = resolve(Question("2", probability=True), predicted(output))
+    assert (value(resolved, output), resolved.label) == (pytest.approx(0.5), "the probability of gin, geneva")
+    (resolved,) = resolve(Question("2", probability=True), predicted(output, "multi-label"))
+    assert value(resolved, output) == pytest.approx(2 / 3)
+    assert predicted(output, "multi-label").ranking.classes[0].value == pytest.approx(2 / 3)
+    assert predicted(output).ranking.classes[0].value == pytest.approx(0.5)
 
 
 def test_values_are_no_probabilities() -> None:
     output = torch.tensor([7.0])
-    seen = sight(output, "regression", ())
-    (aim,) = aims_of(Asked(negate=True), seen)
-    assert (value(aim, output), aim.label, predict(seen).measure) == (-7, "not value 0", "value")
-    assert predict(seen).findings[0].value == 7
+    seen = predicted(output, "regression", ())
+    (resolved,) = resolve(Question(negate=True), seen)
+    assert (value(resolved, output), resolved.label, seen.ranking.measure) == (-7, "not value 0", "value")
+    assert seen.ranking.classes[0].value == 7
     with pytest.raises(TargetError, match="bar gives 5 values: say which with --target"):
-        aims_of(Asked(), sight(LOGITS, "regression"))
+        resolve(Question(), predicted(LOGITS, "regression"))
 
 
 def test_a_step() -> None:
     output = torch.stack([LOGITS, 10 * LOGITS, -LOGITS])
-    (aim,) = aims_of(Asked("3", versus="rum", step=1), sight(output[1]))
-    assert (value(aim, output), aim.label) == (-80, "tonic rather than rum at step 1")
+    (resolved,) = resolve(Question("3", versus="rum", step=1), predicted(output[1]))
+    assert (value(resolved, output), resolved.label) == (-80, "tonic rather than rum at step 1")
 
 
 # Classes C++, gin+tonic, gin: of 2 x 2 pixels, each half of the network's 10; the second row is rum's.
@@ -130,18 +137,18 @@ DENSE = torch.tensor([[[5.0, 1], [0, 0]], [[0, 3], [0, 0]], [[0.0, 0], [7, 9]]])
 
 
 def test_segmentation_where_found_and_by_area() -> None:
-    prediction = predict(sight(DENSE))
-    assert [(each.index, each.value) for each in prediction.findings] == [(2, 0.5), (0, 0.25), (1, 0.25)]
-    (first, second) = aims_of(Asked("top2"), sight(DENSE))
+    ranking = predicted(DENSE).ranking
+    assert [(each.index, each.value) for each in ranking.classes] == [(2, 0.5), (0, 0.25), (1, 0.25)]
+    (first, second) = resolve(Question("top2"), predicted(DENSE))
     assert (value(first, DENSE), first.outline.tolist()) == (8, [[False, False], [True, True]])
     assert (value(second, DENSE), second.outline.tolist()) == (5, [[True, False], [False, False]])
-    assert (first.label, prediction.shown(first.finding)) == ("gin, geneva", "50.0%")
-    (aim,) = aims_of(Asked("geneva", versus="c++"), sight(DENSE))
-    assert value(aim, DENSE) == 8 - 0
+    assert (first.label, ranking.as_text(first.ranked.value)) == ("gin, geneva", "50.0%")
+    (resolved,) = resolve(Question("geneva", versus="c++"), predicted(DENSE))
+    assert value(resolved, DENSE) == 8 - 0
     with pytest.raises(TargetError, match=r"finds C\+\+ nowhere in this photograph \(but gin\+tonic, gin, geneva\)"):
-        aims_of(Asked("0"), sight(DENSE - torch.tensor([9.0, 0, 0])[:, None, None]))
+        resolve(Question("0"), predicted(DENSE - torch.tensor([9.0, 0, 0])[:, None, None]))
     with pytest.raises(TargetError, match=r"--versus rest has no meaning for bar.*name the rival class"):
-        aims_of(Asked("geneva", versus="rest"), sight(DENSE))
+        resolve(Question("geneva", versus="rest"), predicted(DENSE))
 
 
 @pytest.mark.parametrize(
@@ -156,35 +163,35 @@ def test_segmentation_where_found_and_by_area() -> None:
 def test_a_box_counts_pixels_of_the_photograph(box: str, score: float, inside: list[list[bool]]) -> None:
     output = DENSE.clone()
     output[1] = torch.tensor([[1.0, 3], [5, 9]])
-    (aim,) = aims_of(Asked("1", within=box), sight(output))
-    assert (aim.outline.tolist(), value(aim, output)) == (inside, score)
-    assert aim.label == f"gin+tonic within {box}"
+    (resolved,) = resolve(Question("1", within=box), predicted(output))
+    assert (resolved.outline.tolist(), value(resolved, output)) == (inside, score)
+    assert resolved.label == f"gin+tonic within {box}"
 
 
 def test_top_class_within_a_box_is_its_most_frequent() -> None:
-    (aim,) = aims_of(Asked(within="20,0,30,10"), sight(DENSE))
-    assert aim.classes == (1,)
-    with pytest.raises(TargetError, match="holds no pixel of what the network gives"):
-        aims_of(Asked(within="0,0,9,20"), sight(DENSE))
+    (resolved,) = resolve(Question(within="20,0,30,10"), predicted(DENSE))
+    assert resolved.classes == (1,)
+    with pytest.raises(TargetError, match="which covers 10,0,30,20 of the photograph"):
+        resolve(Question(within="0,0,9,20"), predicted(DENSE))
 
 
 def test_a_mask_is_the_photographs(tmp_path: Path) -> None:
     mask = Image.new("RGB", (40, 20))
     mask.paste((0, 0, 128), (20, 10, 40, 20))  # as dark as a mask's palette gets
     mask.save(tmp_path / "mask.png")
-    (aim,) = aims_of(Asked("2", within=str(tmp_path / "mask.png")), sight(DENSE))
-    assert (aim.outline.tolist(), value(aim, DENSE)) == ([[False, False], [False, True]], 9)
+    (resolved,) = resolve(Question("2", within=str(tmp_path / "mask.png")), predicted(DENSE))
+    assert (resolved.outline.tolist(), value(resolved, DENSE)) == ([[False, False], [False, True]], 9)
     Image.new("RGB", (20, 20), "white").save(tmp_path / "small.png")
     with pytest.raises(TargetError, match="must have the photograph's size, 40 x 20 pixels, but has 20 x 20"):
-        aims_of(Asked("2", within=str(tmp_path / "small.png")), sight(DENSE))
+        resolve(Question("2", within=str(tmp_path / "small.png")), predicted(DENSE))
 
 
 def test_an_image_that_the_network_makes() -> None:
     output = torch.arange(8.0).reshape(2, 2, 2)
-    (aim,) = aims_of(Asked(), sight(output, "image", ()))
-    assert (value(aim, output), aim.label, aim.outline) == (3.5, "the output", None)
-    (aim,) = aims_of(Asked("1", within="20,0,30,20"), sight(output, "image", ()))
-    assert (value(aim, output), aim.label) == (6, "channel 1 of the output within 20,0,30,20")
+    (resolved,) = resolve(Question(), predicted(output, "image", ()))
+    assert (value(resolved, output), resolved.label, resolved.outline) == (3.5, "the output", None)
+    (resolved,) = resolve(Question("1", within="20,0,30,20"), predicted(output, "image", ()))
+    assert (value(resolved, output), resolved.label) == (6, "channel 1 of the output within 20,0,30,20")
 
 
 def boxes(*found: tuple[int, int, float, list[float]]) -> Tensor:
@@ -208,38 +215,38 @@ FOUND = boxes((1, 1, 1.0, [1.0, 0.5, 0]), (3, 3, 1.0, [0, 0.4, 0.2]), (1, 2, 0.2
 
 
 def test_detections_are_listed_best_first() -> None:
-    prediction = predict(detector(FOUND))
-    assert [each.index for each in prediction.findings] == [0, 1, 0]
-    assert [each.value for each in prediction.findings] == pytest.approx([1, 0.4**0.4, 0.2**0.6 * 0.9**0.4])
-    assert prediction.findings[0].box == pytest.approx((0, 0, 32, 32))
-    assert prediction.findings[1].box == pytest.approx((32, 32, 64, 64))
+    ranking = detector(FOUND).ranking
+    assert [each.index for each in ranking.classes] == [0, 1, 0]
+    assert [each.value for each in ranking.classes] == pytest.approx([1, 0.4**0.4, 0.2**0.6 * 0.9**0.4])
+    assert ranking.classes[0].box == pytest.approx((0, 0, 32, 32))
+    assert ranking.classes[1].box == pytest.approx((32, 32, 64, 64))
     same = boxes((1, 1, 1.0, [1.0, 0, 0]), (1, 1, 1.0, [1.0, 0, 0]))
     same[:, 1, 2], same[1, 1, 2] = same[:, 1, 1] * 0.9, -0.5  # a shift of half a cell: overlap above 0.45
-    assert len(predict(detector(same)).findings) == 1
+    assert len(detector(same).ranking.classes) == 1
 
 
 def test_the_box_that_matches() -> None:
     seen = detector(FOUND)
-    (aim,) = aims_of(Asked("dog"), seen)
-    assert (aim.classes, aim.outline) == ((1,), pytest.approx((0, 0, 32, 32)))  # 0.5 here, 0.4 there
-    assert value(aim, FOUND) == pytest.approx(0.5**0.4)
-    (aim,) = aims_of(Asked("dog", within="64,32,128,64"), seen)  # in pixels of the photograph, twice as wide
-    assert value(aim, FOUND) == pytest.approx(0.4**0.4)
-    assert aim.outline == pytest.approx((32, 32, 64, 64))
-    (aim,) = aims_of(Asked(within="64,32,128,64", versus="cow"), seen)
-    assert (aim.label, aim.classes) == ("dog rather than cow within 64,32,128,64", (1,))
-    assert value(aim, FOUND) == pytest.approx(0.4**0.4 - 0.2**0.4)
-    assert [each.classes for each in aims_of(Asked("top2"), seen)] == [(0,), (1,)]
+    (resolved,) = resolve(Question("dog"), seen)
+    assert (resolved.classes, resolved.outline) == ((1,), pytest.approx((0, 0, 32, 32)))  # 0.5 here, 0.4 there
+    assert value(resolved, FOUND) == pytest.approx(0.5**0.4)
+    (resolved,) = resolve(Question("dog", within="64,32,128,64"), seen)  # in pixels of the photograph, twice as wide
+    assert value(resolved, FOUND) == pytest.approx(0.4**0.4)
+    assert resolved.outline == pytest.approx((32, 32, 64, 64))
+    (resolved,) = resolve(Question(within="64,32,128,64", versus="cow"), seen)
+    assert (resolved.label, resolved.classes) == ("dog rather than cow within 64,32,128,64", (1,))
+    assert value(resolved, FOUND) == pytest.approx(0.4**0.4 - 0.2**0.4)
+    assert [each.classes for each in resolve(Question("top2"), seen)] == [(0,), (1,)]
     with pytest.raises(TargetError, match=r"no detected box overlaps it by 0.5 or more .*; the best has 0.25"):
-        aims_of(Asked(within="0,0,32,16"), seen)
+        resolve(Question(within="0,0,32,16"), seen)
 
 
 def test_boxes_go_to_the_photograph_and_back() -> None:
-    seen = sight(LOGITS)
-    assert seen.in_photograph((0, 0, 10, 10)) == (10, 0, 30, 20)
-    assert seen.in_input((12, 2, 20, 20)) == (1, 1, 5, 10)
+    seen = predicted(LOGITS)
+    assert seen.to_photograph((0, 0, 10, 10)) == (10, 0, 30, 20)
+    assert seen.to_input((12, 2, 20, 20)) == (1, 1, 5, 10)
 
 
 def test_labels_of_a_pixel_do_not_exclude_each_other() -> None:
-    seen = sight(DENSE - 0.5, "multi-label")
-    assert [(each.index, each.value) for each in predict(seen).findings] == [(0, 0.5), (2, 0.5), (1, 0.25)]
+    seen = predicted(DENSE - 0.5, "multi-label")
+    assert [(each.index, each.value) for each in seen.ranking.classes] == [(0, 0.5), (2, 0.5), (1, 0.25)]

@@ -1,4 +1,4 @@
-"""Pages from Jinja templates."""
+"""HTML pages from Jinja templates."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def environment(package: str) -> Environment:
-    """For the templates beside the modules of `package`: all text is escaped, and a name that is missing is an error.
+    """Load the templates that lie beside the modules of `package`; all text is escaped, a missing name is an error.
 
     Raises:
         MissingExtraError: jinja2 is not installed.
