@@ -113,7 +113,9 @@ def test_parts_and_area_are_of_one_sample(model: nn.Module) -> None:
     images = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(1))
     explanation = explain(model, images, 1)
     alone = explain(model, images[1:], 1)
-    assert score_parts(explanation, 1) == pytest.approx(score_parts(alone), abs=1e-5)
+    for name, values in score_parts(explanation).items():
+        assert values[1:] == pytest.approx(score_parts(alone)[name], abs=1e-5)
+        assert values[0] != pytest.approx(values[1], abs=1e-5)
     maps = torch.zeros(2, 4, 5)
     maps[1, :2] = 0.6
     maps[1, 3] = 0.5

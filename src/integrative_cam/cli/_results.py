@@ -19,13 +19,13 @@ from rich.table import Table
 from ..evaluate import Interval
 from ..evaluate._benchmark import ALL
 from ..evaluate._dataset import Sample
-from ..evaluate._report import Example, Plot, Report, html
 from ..evaluate._summary import Line, mean_ranks
 from ..integrations._libraries import named
 from ..models import load, read_image
 from ..render import overlay
 from ..render._colours import INK
 from ..render._plots import Dot, dot_plot, svg
+from ..reports import Example, Plot, Report, evaluation_html
 from ..storage import written_whole
 from ._measure import CONTROLS
 
@@ -100,7 +100,7 @@ def write_report(
         failures=[reason if str(path) in reason else f"{path}: {reason}" for path, reason in failures],
         left_out=left_out,
     )
-    written_whole(out / "report.html", html(report))
+    written_whole(out / "report.html", evaluation_html(report))
 
 
 def _plots(folder: Path, lines: Sequence[Line], reference: str) -> list[Plot]:

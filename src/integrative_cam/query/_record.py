@@ -41,7 +41,7 @@ def record_of(answer: Answer) -> dict[str, Any]:
     for entry, ranked in zip(top, ranking.classes, strict=False):
         if ranked.box is not None:
             entry["box"] = list(prediction.to_photograph(ranked.box))
-    parts = score_parts(explanation)
+    parts = {name: values[0] for name, values in score_parts(explanation).items()}
     return {
         "image": prediction.file,
         "size": list(prediction.photograph.size),
@@ -74,10 +74,10 @@ def read_record(folder: Path) -> dict[str, Any]:
     return record
 
 
-def score_parts(explanation: Explanation, sample: int = 0) -> dict[str, float]:
-    """A sample's score, and its parts from the input, the biases and the remainder, which sum to it."""
+def score_parts(explanation: Explanation) -> dict[str, list[float]]:
+    """Each image's score, and its parts from the input, the biases and the remainder, which sum to it."""
     parts = explanation.completeness
-    return {name: float(getattr(parts, name)[sample]) for name in ("score", "input", "bias", "remainder")}
+    return {name: getattr(parts, name).tolist() for name in ("score", "input", "bias", "remainder")}
 
 
 def area_above_half(maps: Float[Tensor, "batch *space"]) -> Float[Tensor, "batch"]:

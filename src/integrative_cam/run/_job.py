@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,16 +10,16 @@ from typing import Any
 import torch
 
 from .._version import __version__
-from ..errors import InputError, ModelError
+from ..errors import InputError, ModelError, TargetError
 from ..methods._registry import Method
 from ..models import Network, load
+from ..query import parse_target
 from ..recipe import Recipe
 from ._retry import RetryPolicy
 from ._sources import Source
 
 FORMAT = 1
 PRECISIONS = ("float32", "bfloat16", "float16")
-TOP = re.compile(r"top([1-9][0-9]{0,8})")
 
 
 @dataclass(frozen=True)
@@ -82,13 +81,17 @@ class Job:
         return self.method.way if isinstance(self.method.way, Recipe) else None
 
     def targets(self, network: Network) -> int | list[int]:
-        """How many of the network's favourites are explained, or the one class that is, in a list.
+        """The number of top classes to explain, or the one class, in a list.
 
         Raises:
-            TargetError: unknown or ambiguous name.
+            TargetError: a name is unknown or ambiguous, or several classes are named.
         """
-        top = TOP.fullmatch(self.target)
-        return int(top[1]) if top else [network.index(self.target)]
+        target = parse_target(self.target, network)
+        if isinstance(target, int):
+            return target
+        if len(target) > 1:
+            raise TargetError(f"target {self.target!r}: a run explains one class, or top1, top2, ...; name one class.")
+        return list(target)
 
     def network(self, fingerprint: str | None = None) -> Network:
         """Load the network, on the CPU.

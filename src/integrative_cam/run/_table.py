@@ -14,6 +14,7 @@ from torch import Tensor
 from .._maps.blocks import at_least_float32
 from .._maps.completeness import Completeness
 from ..explanation import BiasLayer, Explanation, Layer
+from ..query import probabilities, score_parts
 from ..recipe import Recipe
 from ..targets import class_scores
 
@@ -76,10 +77,8 @@ def rows_of(
     explanation: Explanation, rank: int, samples: Sequence[Sample], network: Network, threshold: float
 ) -> list[dict[str, Any]]:
     """One row per image; see `docs/scale.md` for the columns. `rank` counts the targets of an image from 1."""
-    parts = explanation.completeness
-    logits = class_scores(explanation.output, "target").detach().double().cpu()
-    exclusive = logits.shape[1] > 1 and network.task != "multi-label"
-    probabilities = logits.softmax(1) if exclusive else logits.sigmoid()
+    parts, scores = explanation.completeness, score_parts(explanation)
+    logits = class_scores(explanation.output, "target").detach().cpu()
     assert explanation.target is not None
     target = explanation.target.cpu()
     prediction = logits.argmax(1)
@@ -92,11 +91,9 @@ def rows_of(
         "target_name": [network.label(index) for index in target.tolist()],
         "prediction": prediction.tolist(),
         "prediction_name": [network.label(index) for index in prediction.tolist()],
-        "probability": probabilities.gather(1, target[:, None])[:, 0].tolist(),
-        "score": explanation.score.tolist(),
-        "score_input": parts.input.tolist(),
-        "score_bias": parts.bias.tolist(),
-        "score_remainder": parts.remainder.tolist(),
+        "probability": probabilities(logits, network.task).gather(1, target[:, None])[:, 0].tolist(),
+        "score": scores.pop("score"),
+        **{f"score_{name}": values for name, values in scores.items()},
         **measured(maps, threshold),
         "image_width": [sample.width for sample in samples],
         "image_height": [sample.height for sample in samples],

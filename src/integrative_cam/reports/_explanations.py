@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import PurePath
 from urllib.parse import quote
 
-from ..render._templates import environment
+from ._base import environment
 from ._cases import Case
 from ._suspicion import reasons
 
@@ -26,13 +26,13 @@ def html(cases: Sequence[Case], unread: Sequence[str], title: str, run: str = ".
     Raises:
         MissingExtraError: jinja2 is not installed.
     """
-    pages = environment("integrative_cam.reports")
+    pages = environment()
     pages.filters["percent"] = lambda value: f"{value:.0%}"
     pages.filters["link"] = lambda folder: quote(f"{run}/{folder}/panel.png")
     found = [(case, reasons(case)) for case in cases]
     found.sort(key=lambda pair: (-sum(reason.weight for reason in pair[1]), pair[0].image, pair[0].explained))
     known = [case.right for case in cases if case.right is not None]
-    return pages.get_template("page.html.jinja").render(
+    return pages.get_template("explanations.html.jinja").render(
         title=title,
         entries=[
             {

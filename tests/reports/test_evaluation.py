@@ -12,11 +12,12 @@ import polars
 import pytest
 
 from integrative_cam.evaluate._benchmark import ALL
-from integrative_cam.evaluate._report import Example, Plot, Report, html, verdict
 from integrative_cam.evaluate._statistics import Interval
 from integrative_cam.evaluate._summary import Line, mean_ranks, summarise, tidy
 from integrative_cam.render._colours import INK
 from integrative_cam.render._plots import Dot, dot_plot, svg
+from integrative_cam.reports import Example, Plot, Report, evaluation_html
+from integrative_cam.reports._evaluation import verdict
 
 
 def row(model: str, image: str, method: str, metric: str, value: float | list[int], name: str = "") -> dict[str, Any]:
@@ -200,7 +201,7 @@ def page(**changes: Any) -> str:
         "left_out": {"no dog within the network's top 20": 4},
         **changes,
     }
-    return html(Report(**contents))
+    return evaluation_html(Report(**contents))
 
 
 def test_the_page_loads_nothing() -> None:

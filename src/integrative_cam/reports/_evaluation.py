@@ -1,4 +1,4 @@
-"""The evaluation as one HTML file that needs nothing else: tables, plots, examples, settings."""
+"""The page of an evaluation: tables, plots, examples, settings."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
 
-from ..render._templates import environment
-from ._benchmark import ALL
-from ._summary import Line, mean_ranks
+from ..evaluate._benchmark import ALL
+from ..evaluate._summary import Line, mean_ranks
+from ._base import environment
 
 
 @dataclass(frozen=True)
@@ -43,16 +43,16 @@ class Report:
     left_out: Mapping[str, int]
 
 
-def html(report: Report) -> str:
-    """The page. It loads nothing: styles, a few lines of script, plots and pictures are inside.
+def evaluation_html(report: Report) -> str:
+    """The evaluation as one HTML page that loads nothing: styles, script, plots and pictures are inside.
 
     Raises:
         MissingExtraError: jinja2 is not installed.
     """
-    pages = environment("integrative_cam.evaluate")
+    pages = environment()
     pages.filters["interval"] = lambda interval: f"[{interval.low:.3f}, {interval.high:.3f}]"
     plots = [(plot.title, _inlined(plot)) for plot in report.plots]
-    return pages.get_template("report.html.jinja").render(
+    return pages.get_template("evaluation.html.jinja").render(
         report=report,
         name=PurePath(str(report.settings["dataset"])).name,
         unit="object" if report.settings["target"] == "object" else "photograph",
