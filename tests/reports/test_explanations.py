@@ -19,7 +19,7 @@ from serving import browser
 from integrative_cam import ExplanationError
 from integrative_cam.cli._report import write_report
 from integrative_cam.reports import Case, cases_of_explanations, html, read_truth
-from integrative_cam.reports._cases import border, side_of
+from integrative_cam.reports._cases import border, thumbnail_side
 from integrative_cam.reports._suspicion import reasons
 from integrative_cam.reports._truth import stands_for
 
@@ -135,8 +135,8 @@ def test_border_of_a_flat_and_of_a_blank_map() -> None:
 
 
 def test_thumbnails_together_stay_bounded() -> None:
-    assert (side_of(1), side_of(1000), side_of(4000), side_of(10**6)) == (240, 240, 120, 96)
-    assert 2000 * side_of(2000) ** 2 <= 1000 * 240**2 * 1.01
+    assert (thumbnail_side(1), thumbnail_side(1000), thumbnail_side(4000), thumbnail_side(10**6)) == (240, 240, 120, 96)
+    assert 2000 * thumbnail_side(2000) ** 2 <= 1000 * 240**2 * 1.01
 
 
 @pytest.mark.parametrize(

@@ -9,12 +9,12 @@ from pathlib import Path
 from ..reports import cases_of_explanations, html, read_truth
 from ..storage import written_whole
 
-NAMED = 5
-"""Of true classes that no prediction agrees with."""
+CLASSES_LISTED = 5
+"""True classes that the message about a --truth that never agrees names at most."""
 
 
 def write_report(folder: Path, truth: str | None, file: Path | None) -> None:
-    """Write the page and say where it is; what could not be read goes to standard error too."""
+    """Write the page and print where it is; explanations that cannot be read are named on standard error too."""
     truths = read_truth(truth)
     cases, unread = cases_of_explanations(folder, truths)
     place = file or folder / "report.html"
@@ -24,7 +24,7 @@ def write_report(folder: Path, truth: str | None, file: Path | None) -> None:
     if judged and not any(case.right for case in judged):
         named = list(dict.fromkeys(name for case in judged for name in case.truth))
         print(
-            f"icam: no prediction agrees with --truth {truth}: {', '.join(named[:NAMED])}. Its classes must be indices "
+            f"icam: no prediction agrees with --truth {truth}: {', '.join(named[:CLASSES_LISTED])}. Its classes must be indices "
             "of the network's classes, or names as the network has them.",
             file=sys.stderr,
         )

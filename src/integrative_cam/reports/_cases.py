@@ -1,10 +1,9 @@
-"""What `icam explain` wrote, one case per explained photograph and target."""
+"""The explanations that `icam explain` wrote, one case for each photograph and target."""
 
 from __future__ import annotations
 
 import base64
 import io
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from safetensors import safe_open
 from ..errors import ExplanationError, first_line
 from ..evaluate._localisation import energy, mask_of_boxes
 from ..models import read_image
+from ..query import RECORD, area_above_half, read_record
 from ..storage import ARRAYS
 from ._truth import Truth, Truths, stands_for
 
@@ -23,24 +23,35 @@ if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
 
-RECORD = "record.json"
-SIDE = 240
-"""Of a thumbnail's longer side, in pixels, of few cases."""
-PICTURES = 1000
-"""Cases beyond which thumbnails shrink, so that together they hold as many pixels as these."""
-LEAST_SIDE = 96
-RIM = 0.1
-"""Of a picture's sides, counted as its border at each end."""
+THUMBNAIL_SIDE = 240
+"""Longer side of a thumbnail, in pixels, of up to FULL_SIZE_CASES cases."""
+FULL_SIZE_CASES = 1000
+"""With more cases, thumbnails shrink, so that the page stays as large as with so many."""
+MIN_THUMBNAIL_SIDE = 96
+BORDER_SHARE = 0.1
+"""Share of the map's height and width that counts as its border, at each side."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """One explanation.
+    """One explained photograph and target. Shares are from 0 to 1.
 
-    `confidence` is the probability, or a detector's score, of the predicted class; `right` None where the truth is not
-    known. Shares, 0 to 1: `area` of the picture above half of the map's maximum; `border` of the evidence in the outer
-    tenth at each side; `on_object` of the evidence in the true boxes of the explained class, and `object_area` of the
-    picture in them; `remainder` of the score's parts. `picture` is a data URI, `folder` the explanation's in the run's.
+    Attributes:
+        image: the photograph's file.
+        explained: the target in words, with the predicted value.
+        prediction: the network's top class.
+        confidence: its probability, or a detector's score; None for a network that gives neither.
+        runner_up: the probability of the second class.
+        truth: the true classes; empty if unknown.
+        right: whether the prediction is one of them; None if unknown.
+        area: share of the map above half of its maximum.
+        border: share of the evidence in the outer tenth at each side.
+        on_object: share of the evidence in the true boxes of the explained class; None without such boxes.
+        object_area: share of the map in these boxes.
+        remainder: share of the remainder in the absolute parts of the score.
+        model, method: names.
+        picture: the overlay as a data URI.
+        folder: of the explanation, in the folder of the run.
     """
 
     image: str
@@ -62,7 +73,7 @@ class Case:
 
 
 def cases_of_explanations(folder: Path, truths: Truths) -> tuple[list[Case], list[str]]:
-    """The cases of the folders that `icam explain --out FOLDER` wrote, and what could not be read, in words.
+    """The cases in the folder that `icam explain --out FOLDER` wrote, and a line for each that cannot be read.
 
     Raises:
         ExplanationError: there are none.
@@ -77,24 +88,24 @@ def cases_of_explanations(folder: Path, truths: Truths) -> tuple[list[Case], lis
         raise ExplanationError(
             f"{folder}: holds no explanation with a {RECORD}; write some with icam explain PHOTOGRAPHS --out {folder}."
         )
-    side = side_of(len(records))
+    side = thumbnail_side(len(records))
     cases, unread = [], []
-    for place in records:
+    for file in records:
         try:
-            cases.append(_case(place.parent, folder, truths, side))
+            cases.append(_case(file.parent, folder, truths, side))
         except Exception as error:  # a folder may hold anything under these names
-            unread.append(f"{place.parent}: {first_line(error)}")
+            unread.append(f"{file.parent}: {first_line(error)}")
     return cases, unread
 
 
-def side_of(count: int) -> int:
-    """Of a thumbnail, in pixels."""
-    share: float = min(1.0, PICTURES / count) ** 0.5
-    return max(LEAST_SIDE, round(SIDE * share))
+def thumbnail_side(cases: int) -> int:
+    """The longer side of each thumbnail in pixels, for a page of so many cases."""
+    share: float = min(1.0, FULL_SIZE_CASES / cases) ** 0.5
+    return max(MIN_THUMBNAIL_SIDE, round(THUMBNAIL_SIDE * share))
 
 
 def _case(folder: Path, top: Path, truths: Truths, side: int) -> Case:
-    record: dict[str, Any] = json.loads((folder / RECORD).read_text("utf-8"))
+    record = read_record(folder)
     with safe_open(folder / "explanation" / ARRAYS, framework="pt") as arrays:
         saliency = arrays.get_tensor("map")[0].float()
     size = (int(record["size"][0]), int(record["size"][1]))
@@ -112,7 +123,7 @@ def _case(folder: Path, top: Path, truths: Truths, side: int) -> Case:
         runner_up=float(values[1]) if measure == "probability" and len(values) > 1 else None,
         truth=tuple(_named(label, record) for label in truth.labels),
         right=_right(predicted, truth, record["classes"]) if measure else None,
-        area=float((saliency > 0.5).double().mean()),
+        area=float(area_above_half(saliency[None])),
         border=border(saliency),
         on_object=on_object,
         object_area=object_area,
@@ -125,7 +136,7 @@ def _case(folder: Path, top: Path, truths: Truths, side: int) -> Case:
 
 
 def _named(truth: str, record: Mapping[str, Any]) -> str:
-    """An index by its class's name, where the network has it among its first."""
+    """The true class's name if it is given as an index and is among the network's top classes."""
     names = {str(entry["index"]): str(entry["label"]) for entry in record["top"]}
     return names.get(truth, f"class {truth}" if truth.isdigit() else truth)
 
@@ -139,7 +150,7 @@ def _right(predicted: Mapping[str, Any], truth: Truth, classes: int) -> bool | N
 def _object(
     record: Mapping[str, Any], truth: Truth, saliency: Float[Tensor, "height width"]
 ) -> tuple[float, float] | None:
-    """Shares of the evidence and of the picture in the true boxes of the explained class, if it has any."""
+    """Shares of the evidence and of the map in the true boxes of the explained class, if it has any."""
     explained = record["target"]["classes"]
     names = {entry["index"]: entry["label"] for entry in record["top"]}
     chosen = [
@@ -159,7 +170,7 @@ def _object(
 
 
 def _in_map(boxes: Float[Tensor, "box 4"], seen: Sequence[float], saliency: Tensor) -> Float[Tensor, "inside 4"]:
-    """Boxes of the photograph in pixels of the map, which shows the region `seen`; those outside of it left out."""
+    """Boxes in pixels of the map instead of the photograph, clipped to the region `seen` that the map covers."""
     left, top, right, bottom = seen
     height, width = saliency.shape
     scale = torch.tensor([width / (right - left), height / (bottom - top)] * 2)
@@ -169,9 +180,9 @@ def _in_map(boxes: Float[Tensor, "box 4"], seen: Sequence[float], saliency: Tens
 
 
 def border(saliency: Float[Tensor, "height width"]) -> float:
-    """The share of the map in the outer tenth at each side; 0 of a blank map. A flat map has 0.36."""
+    """The share of the map's sum in the outer tenth at each side: 0.36 for a flat map, 0 for a blank one."""
     height, width = saliency.shape
-    down, across = round(height * RIM), round(width * RIM)
+    down, across = round(height * BORDER_SHARE), round(width * BORDER_SHARE)
     total = float(saliency.double().sum())
     inner = float(saliency[down : height - down, across : width - across].double().sum())
     return (total - inner) / total if total > 0 else 0.0

@@ -1,4 +1,4 @@
-"""Cases as one HTML file that needs nothing else."""
+"""The page of the explanations in a folder."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from ._suspicion import reasons
 
 
 def html(cases: Sequence[Case], unread: Sequence[str], title: str, run: str = ".") -> str:
-    """The page. It loads nothing: styles, a few lines of script and thumbnails are inside.
+    """The cases as one HTML page that loads nothing: styles, script and thumbnails are inside.
 
-    Names of files and classes are text, whatever they hold. Cases are sorted by suspicion, then name.
+    Names of files and classes are escaped. Cases are sorted by suspicion, then by name.
 
     Args:
-        cases: to show.
-        unread: what could not be shown, in words.
-        title: such as the folder's name.
-        run: the folder of the run, as seen from the page's.
+        cases: the cases to show.
+        unread: a line for each case that could not be read.
+        title: the page's title, such as the folder's name.
+        run: the folder of the run, relative to the folder of the page, for links to panels.
 
     Raises:
         MissingExtraError: jinja2 is not installed.

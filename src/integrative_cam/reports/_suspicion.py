@@ -1,4 +1,4 @@
-"""Why a case deserves a look, in words, and how much."""
+"""Reasons why a case deserves a look, with weights."""
 
 from __future__ import annotations
 
@@ -8,20 +8,16 @@ from dataclasses import dataclass
 from ._cases import Case
 
 SURE, UNSURE = 0.5, 0.3
-"""Confidence at and above which a network is called sure, below which unsure."""
+"""A network is called sure at this confidence or more, unsure below the second."""
 CLOSE = 0.05
-"""Difference to the runner-up below which a decision is close."""
-BORDER = 0.6
-"""Share of the evidence in the border, where a flat map has 0.36."""
-WIDE = 0.5
-"""Share of the picture above half of the maximum."""
-UNEXPLAINED = 0.7
-"""Share of the remainder in the score's parts."""
+"""A decision is close if the runner-up's probability is less than this below the best."""
+BORDER, WIDE, UNEXPLAINED = 0.6, 0.5, 0.7
+"""A reason if `Case.border`, `Case.area` or `Case.remainder` is above; a flat map has a border of 0.36."""
 
 
 @dataclass(frozen=True)
 class Reason:
-    """A short name to filter by, a sentence, and a weight: the sum over a case's reasons ranks it."""
+    """A short name to filter by, a sentence, and a weight; cases are ranked by the sum of their weights."""
 
     kind: str
     text: str
@@ -29,7 +25,7 @@ class Reason:
 
 
 def reasons(case: Case) -> list[Reason]:
-    """All that apply, heaviest first."""
+    """The reasons that apply to a case, heaviest first."""
     return sorted(_reasons(case), key=lambda reason: -reason.weight)
 
 

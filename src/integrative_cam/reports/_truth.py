@@ -1,4 +1,4 @@
-"""What a data set says is in a photograph."""
+"""The true classes and boxes of photographs, from a data set."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 FOLDERS = "folders"
-"""Stands for: the folder of a photograph is named after its class."""
+"""Means that the folder of each photograph is named after its class."""
 
 
 @dataclass(frozen=True)
 class Truth:
-    """The classes in one photograph, by index or name, and boxes of them, if known."""
+    """The classes in one photograph, by index or name, and their boxes in its pixels, as far as they are known."""
 
     labels: tuple[str, ...] = ()
     boxes: Mapping[str, Float[Tensor, "box 4"]] = field(default_factory=dict)
@@ -30,13 +30,13 @@ class Truth:
 
 @dataclass(frozen=True)
 class Truths:
-    """Of a data set, by place and, where that is unique, by file name."""
+    """The truth of a data set; samples by absolute path and, if it is unique, by file name."""
 
     samples: Mapping[str, Sample]
     by_folder: bool = False
 
     def of(self, image: Path, size: tuple[int, int]) -> Truth:
-        """Of a photograph of `size` (width, height); empty where nothing is known."""
+        """The truth of a photograph of `size` (width, height) in pixels; empty if nothing is known."""
         if self.by_folder:
             return Truth((image.absolute().parent.name,))
         sample = self.samples.get(str(image.absolute())) or self.samples.get(image.name)
@@ -47,7 +47,9 @@ class Truths:
 
 
 def read_truth(place: str | None) -> Truths:
-    """A CSV file with columns `file` and `label`, a folder with boxes as Pascal VOC, or "folders"; None: nothing.
+    """Read a CSV file with columns `file` and `label`, or a folder with boxes as in Pascal VOC.
+
+    "folders" takes the name of each photograph's folder as its class; None knows nothing.
 
     Raises:
         InputError: no such data set.
@@ -61,7 +63,7 @@ def read_truth(place: str | None) -> Truths:
 
 
 def stands_for(truth: str, index: int, label: str, classes: int) -> bool:
-    """Whether a network's class is the true one: its index, a synonym of its name, or a kind of VOC's class."""
+    """Whether the true class is the network's: its index, a synonym of its name, or VOC's name for the kind it is."""
     if index_in(truth) is not None:
         return index_in(truth) == index
     wanted = truth.strip().lower()
