@@ -22,10 +22,10 @@ def write_report(folder: Path, truth: str | None, file: Path | None) -> None:
     written_whole(place, html(cases, unread, folder.resolve().name, run))
     judged = [case for case in cases if case.right is not None]
     if judged and not any(case.right for case in judged):
-        named = list(dict.fromkeys(name for case in judged for name in case.truth))
+        classes = list(dict.fromkeys(name for case in judged for name in case.truth))
         print(
-            f"icam: no prediction agrees with --truth {truth}: {', '.join(named[:CLASSES_LISTED])}. Its classes must be indices "
-            "of the network's classes, or names as the network has them.",
+            f"icam: no prediction agrees with --truth {truth}: {', '.join(classes[:CLASSES_LISTED])}. Its classes must "
+            "be indices of the network's classes, or names as the network has them.",
             file=sys.stderr,
         )
     for line in unread:
