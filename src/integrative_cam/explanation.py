@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import operator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, fields, is_dataclass, replace
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,8 +13,10 @@ import torch
 from torch import Tensor
 
 from ._maps.completeness import Completeness
+from ._maps.fusion import by_magnitude, fuse, signed_sum
 from ._maps.streams import Streams
-from .errors import MissingExtraError
+from ._maps.weighting import shares
+from .errors import InputError, MissingExtraError
 from .recipe import Recipe
 
 if TYPE_CHECKING:
@@ -21,13 +24,16 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from PIL.Image import Image
 
+_PER_NETWORK = ("is_cut", "reached")
+"""Tensors that have no batch axis: they say something about the network, not about an image."""
+
 
 @dataclass(frozen=True)
 class Layer:
-    """One tap's part. Scores and weights are per sample; see `weighting.LayerScores`.
+    """One tap's part. Scores and weights are per sample; see `LayerScores`.
 
-    `map` is signed, raw (nothing scaled) and at the tap's own resolution; it includes `bias`, which is not
-    zero for the recipes "complete" and "residual".
+    `map` is signed, not scaled, and at the tap's own resolution; it includes `bias`, which is zero except for the
+    recipes with bias="complete" and bias="residual".
     """
 
     name: str
@@ -64,6 +70,9 @@ class BiasLayer:
 class Explanation:
     """Why each image of a batch got its score.
 
+    It is a sequence of its images: `len(explanation)`, `explanation[0]`, `explanation[2:5]` and a loop over it give
+    explanations of these images, each with its batch axis.
+
     Attributes:
         map: (batch, *space) of the input's size, in [0, 1]; its maximum is 1, or it is blank. Of several inputs, that
             of the first one that has a map.
@@ -73,7 +82,8 @@ class Explanation:
         output: what the model returned (its logits where it returned several things).
         target: (batch,) class indices, or None where the target is a callable.
         target_names: the class index or the callable's name, per image.
-        guarded: (batch,), entries of the feature maps where the pole guard limited alpha.
+        clamped: (batch,), the number of entries of the feature maps whose alpha had to be limited: its denominator
+            came near zero or below.
         completeness: the score's parts, at the input and at every tap.
         recipe: the ingredients; None where the map is made in another way, such as Score-CAM's.
         streams: each input's map and share of the evidence; None for a network of one floating-point input.
@@ -97,6 +107,111 @@ class Explanation:
     def weights(self) -> Float[Tensor, "batch tap"]:
         """Each tap's weight; rows sum to 1. With bias layers, the taps share 1 - recipe.bias_share like this."""
         return torch.stack([layer.weight for layer in self.layers], 1) if self.layers else self.score[:, None][:, :0]
+
+    @property
+    def signed_map(self) -> Float[Tensor, "batch *space"]:
+        """The map before it was cut at zero, divided by its largest magnitude: in [-1, 1], evidence against below 0.
+
+        Cut at zero, divided by its maximum and raised to `recipe.gamma` it is `map`. Only recipes with signed=True and
+        fusion="sum" keep evidence against the target until the end; for all others this is `map` itself.
+        """
+        if self.recipe is None or not self.recipe.signed or self.recipe.fusion != "sum":
+            return self.map
+        return signed_sum(*self._fused_parts(), tuple(self.map.shape[1:]))
+
+    def fuse(
+        self,
+        layers: Sequence[Layer | BiasLayer] | None = None,
+        change: Callable[[Tensor], Tensor] | None = None,
+    ) -> Float[Tensor, "batch *space"]:
+        """Fuse the map again as `recipe` does: of some of its layers, or of all after a change.
+
+        >>> explanation.fuse(explanation.layers[-3:])        # the last three layers, with their weights
+        >>> explanation.fuse(change=smoothed)                # all, each layer's map smoothed before
+
+        Args:
+            layers: some of this explanation's `layers` and `bias_layers`; None takes all that `map` is made of.
+            change: what is done to each layer's signed map, (batch, *space), before the fusion.
+
+        Returns:
+            (batch, *space) in [0, 1]. A map that is not made of layers is changed itself and divided by its maximum.
+
+        Raises:
+            InputError: no layers, or layers that `map` is not made of.
+        """
+        if layers is None and (self.recipe is None or not self.layers):
+            return self.map if change is None else by_magnitude(change(self.map))
+        maps, weights = self._fused_parts(layers)
+        if change is not None:
+            maps = [change(layer_map) for layer_map in maps]
+        recipe = self.recipe or Recipe()
+        return fuse(maps, weights, tuple(self.map.shape[1:]), recipe.fusion, recipe.gamma, recipe.signed)
+
+    def _fused_parts(
+        self, chosen: Sequence[Layer | BiasLayer] | None = None
+    ) -> tuple[list[Tensor], Float[Tensor, "batch layer"]]:
+        """The maps that `map` is fused of, or the chosen ones among them, and their weights, which sum to 1."""
+        parts: list[tuple[Layer | BiasLayer, Tensor]] = []
+        if self.recipe is not None:
+            tap_share = 1 - self.recipe.bias_share if self.bias_layers else 1.0
+            parts += [(layer, layer.weight * tap_share) for layer in self._mapped_layers()]
+            parts += [(layer, layer.weight) for layer in self.bias_layers]
+        if chosen is not None:
+            wanted = set(map(id, chosen))
+            parts = [part for part in parts if id(part[0]) in wanted]
+            if not parts or len(parts) < len(wanted):
+                raise InputError(
+                    "layers must be some of this explanation's layers and bias_layers, such as explanation.layers[-3:]"
+                    f", but {len(wanted) - len(parts)} of {len(wanted)} are no part of its map."
+                )
+        weights = torch.stack([weight for _, weight in parts], 1)
+        return [layer.map for layer, _ in parts], weights if chosen is None else shares(weights)
+
+    def _mapped_layers(self) -> list[Layer]:
+        """The taps that `map` is made of: of several inputs, those that depend on the one that it is the map of."""
+        if self.streams is None:
+            return list(self.layers)
+        mapped = next(index for index, stream_map in enumerate(self.streams.maps) if stream_map is not None)
+        reached = self.streams.reached[:, mapped].tolist()
+        return [
+            layer
+            for layer, depends in zip(self.layers, reached, strict=True)
+            if depends and layer.map.ndim == self.map.ndim
+        ]
+
+    def __len__(self) -> int:
+        """The number of images."""
+        return len(self.map)
+
+    def __getitem__(self, index: int | slice) -> Explanation:
+        """The explanation of one image, or of a slice of them; the batch axis stays.
+
+        Raises:
+            IndexError: there is no such image.
+            TypeError: neither an integer nor a slice.
+        """
+        if not isinstance(index, slice):
+            try:
+                place = operator.index(index)
+            except TypeError:
+                raise TypeError(
+                    f"an explanation's images are chosen by an integer or a slice, but got {index!r}."
+                ) from None
+            if not -len(self) <= place < len(self):
+                raise IndexError(f"image {place} is out of range: the explanation has {len(self)} images.")
+            place %= len(self)
+            index = slice(place, place + 1)
+        part: Explanation = _with_tensors(self, lambda name, tensor: tensor if name in _PER_NETWORK else tensor[index])
+        return replace(part, target_names=self.target_names[index])
+
+    def __iter__(self) -> Iterator[Explanation]:
+        """One explanation per image."""
+        return (self[place] for place in range(len(self)))
+
+    def to(self, device: str | torch.device) -> Explanation:
+        """The same explanation with all of its tensors on a device, such as "cpu"."""
+        moved: Explanation = _with_tensors(self, lambda _, tensor: tensor.to(device))
+        return moved
 
     def plot(
         self, images: Tensor | Image | Sequence[Image] | None = None, sample: int = 0, raw: bool = False
@@ -151,3 +266,31 @@ class Explanation:
             f"Explanation({len(self.map)} image(s), map {'x'.join(map(str, self.map.shape[1:]))}, "
             f"target {', '.join(self.target_names)}, {len(self.layers)} layers)"
         )
+
+
+def tensors_in(value: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
+    """All tensors in nested dataclasses and tuples, each with its path, such as "layers.0.map"."""
+    if isinstance(value, Tensor):
+        yield name, value
+        return
+    parts: Iterable[tuple[object, Any]] = enumerate(value) if isinstance(value, tuple) else ()
+    if _holds_tensors(value):
+        parts = ((field.name, getattr(value, field.name)) for field in fields(value))
+    for part, inner in parts:
+        yield from tensors_in(inner, f"{name}.{part}" if name else str(part))
+
+
+def _with_tensors(value: Any, change: Callable[[str, Tensor], Tensor], name: str = "") -> Any:
+    """The same with `change(name of the field, tensor)` for every tensor in nested dataclasses and tuples."""
+    if isinstance(value, Tensor):
+        return change(name, value)
+    if isinstance(value, tuple):
+        return tuple(_with_tensors(inner, change, name) for inner in value)
+    if _holds_tensors(value):
+        parts = {field.name: getattr(value, field.name) for field in fields(value)}
+        return replace(value, **{part: _with_tensors(inner, change, part) for part, inner in parts.items()})
+    return value
+
+
+def _holds_tensors(value: Any) -> bool:
+    return is_dataclass(value) and not isinstance(value, type | Recipe)

@@ -21,7 +21,7 @@ from ._maps.completeness import Completeness
 from ._maps.streams import Streams
 from ._version import __version__
 from .errors import ExplanationError
-from .explanation import BiasLayer, Explanation, Layer
+from .explanation import BiasLayer, Explanation, Layer, tensors_in
 from .recipe import Recipe, present_names
 
 FORMAT = 1
@@ -97,22 +97,8 @@ def written_whole(path: Path, text: str) -> None:
         draft.unlink(missing_ok=True)
 
 
-def _names(kind: type) -> list[str]:
-    return [field.name for field in fields(kind)]
-
-
 def _arrays(explanation: Explanation) -> dict[str, Tensor]:
-    found: dict[str, Any] = {}
-    groups = [("", explanation), ("completeness.", explanation.completeness)]
-    groups += [(f"layers.{index}.", layer) for index, layer in enumerate(explanation.layers)]
-    groups += [(f"bias_layers.{index}.", layer) for index, layer in enumerate(explanation.bias_layers)]
-    if explanation.streams is not None:
-        groups += [("streams.", explanation.streams)]
-        found |= {f"streams.maps.{index}": each for index, each in enumerate(explanation.streams.maps)}
-    for prefix, part in groups:
-        found |= {f"{prefix}{name}": getattr(part, name) for name in _names(type(part))}
-    tensors = {name: value.detach().cpu() for name, value in found.items() if isinstance(value, Tensor)}
-    return {name: value.contiguous().clone() for name, value in tensors.items()}
+    return {name: value.detach().cpu().contiguous().clone() for name, value in tensors_in(explanation)}
 
 
 def _manifest(explanation: Explanation) -> dict[str, Any]:
@@ -130,7 +116,8 @@ def _manifest(explanation: Explanation) -> dict[str, Any]:
 
 def _explanation(manifest: dict[str, Any], arrays: dict[str, Tensor]) -> Explanation:
     def part(prefix: str, kind: type, names: dict[str, Any]) -> Any:
-        return kind(**names, **{name: arrays[f"{prefix}{name}"] for name in _names(kind) if name not in names})
+        stored = [field.name for field in fields(kind) if field.name not in names]
+        return kind(**names, **{name: arrays[f"{prefix}{name}"] for name in stored})
 
     def parts(group: str, kind: type) -> tuple[Any, ...]:
         return tuple(part(f"{group}.{index}.", kind, names) for index, names in enumerate(manifest[group]))
@@ -150,7 +137,7 @@ def _explanation(manifest: dict[str, Any], arrays: dict[str, Tensor]) -> Explana
         output=arrays["output"],
         target=arrays.get("target"),
         target_names=names,
-        clamped=arrays["guarded"],
+        clamped=arrays["clamped" if "clamped" in arrays else "guarded"],  # its name in 0.1.0
         completeness=part("completeness.", Completeness, {}),
         recipe=recipe_of(manifest["recipe"]),
         streams=part("streams.", Streams, streams_of(manifest["streams"])) if manifest.get("streams") else None,

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from integrative_cam import InputError, MissingExtraError, OutputError, TargetError, explain, get_method
 from integrative_cam.evaluate._robustness import Perturbation, infidelity, max_sensitivity, noise, removed_square
-from integrative_cam.integrations._attribution import signed_map
 
 HIRES = get_method("hirescam")
 pytestmark = pytest.mark.filterwarnings("ignore:The map of image")
@@ -39,7 +38,7 @@ def by_loop(
 ) -> list[float]:
     """The definition, one draw at a time: the factor that fits best, then the mean squared miss."""
     found = []
-    maps = signed_map(explain(model, seen, index, HIRES.recipe)).numpy()
+    maps = explain(model, seen, index, HIRES.recipe).signed_map.numpy()
     for at, image in enumerate(seen):
         generator = torch.Generator().manual_seed(seed)
         told, done = [], []
@@ -70,11 +69,11 @@ def test_max_sensitivity_is_its_definition() -> None:
     found = max_sensitivity(model, seen, HIRES, index, radius=0.3, samples=5, seed=2, batch_size=2)
     for at, image in enumerate(seen):
         generator = torch.Generator().manual_seed(2)
-        still = signed_map(explain(model, image[None], index[at], HIRES.recipe)).numpy()
+        still = explain(model, image[None], index[at], HIRES.recipe).signed_map.numpy()
         moved = []
         for _ in range(5):
             drawn = (2 * torch.rand(image.shape, generator=generator).double() - 1) * 0.3
-            other = signed_map(explain(model, (image + drawn)[None], index[at], HIRES.recipe)).numpy()
+            other = explain(model, (image + drawn)[None], index[at], HIRES.recipe).signed_map.numpy()
             moved.append(np.sqrt(((other - still) ** 2).sum() / (still**2).sum()))
         assert found[at].item() == pytest.approx(max(moved), rel=1e-8)
         assert max(moved) > 1.2 * min(moved)

@@ -12,7 +12,8 @@ from reference import fusion
 from torch import Tensor, nn
 
 from integrative_cam import InputError, Recipe, explain, get_method
-from integrative_cam.integrations._attribution import Attribution, explain_func, signed_map, spread
+from integrative_cam.integrations import Attribution, explain_func
+from integrative_cam.integrations._attribution import spread_over_channels
 
 few = examples(15)
 
@@ -31,7 +32,7 @@ PAIR = torch.tensor([[[[1.0, 2.0]], [[3.0, 0.0]]]])
 
 def test_by_hand() -> None:
     found = explain(Signed(), PAIR, 0, get_method("hirescam").recipe)
-    assert signed_map(found).tolist() == [[[1, -1]]]
+    assert found.signed_map.tolist() == [[[1, -1]]]
     assert found.map.tolist() == [[[1, 0]]]
     attribution = Attribution(Signed(), get_method("hirescam"))
     assert attribution.attribute(PAIR, 0).tolist() == [[[[0.5, -0.5]], [[0.5, -0.5]]]]
@@ -43,7 +44,7 @@ def test_by_hand() -> None:
 def test_signed_maps_are_the_maps_before_the_cut(option: Options) -> None:
     model, seen = build("resnet", option), images(option)
     found = explain(model, seen)
-    signed = signed_map(found)
+    signed = found.signed_map
     cut = signed.relu()
     space = tuple(range(1, signed.ndim))
     torch.testing.assert_close((cut / cut.amax(space, keepdim=True).clamp_min(1e-300)) ** 0.85, found.map)
@@ -69,14 +70,14 @@ def _scaled(values: Tensor, space: tuple[int, ...]) -> np.ndarray:
 def test_maps_without_evidence_against_are_themselves(recipe: Recipe) -> None:
     option = Options(seed=4)
     found = explain(build("plain", option), images(option), recipe=recipe)
-    assert torch.equal(signed_map(found), found.map)
+    assert torch.equal(found.signed_map, found.map)
 
 
 def test_methods_that_are_no_recipes() -> None:
     option = Options(seed=4)
     model, seen = build("plain", option), images(option)
     found = get_method("uniform")(model, seen)
-    assert torch.equal(signed_map(found), found.map)
+    assert torch.equal(found.signed_map, found.map)
     assert torch.equal(Attribution(model, get_method("uniform")).attribute(seen), torch.full_like(seen, 0.5))
 
 
@@ -87,12 +88,12 @@ def test_the_channels_of_an_attribution_add_up_to_the_map(dims: int) -> None:
     found = Attribution(model).attribute(seen, target=2)
     assert found.shape == seen.shape
     assert torch.equal(found[:, 0], found[:, 1])
-    torch.testing.assert_close(found.sum(1), signed_map(explain(model, seen, 2)))
+    torch.testing.assert_close(found.sum(1), explain(model, seen, 2).signed_map)
 
 
 def test_images_without_channels() -> None:
     maps = torch.rand(2, 3, 4)
-    assert torch.equal(spread(maps, torch.rand(2, 3, 4)), maps)
+    assert torch.equal(spread_over_channels(maps, torch.rand(2, 3, 4)), maps)
 
 
 def test_tuples_as_captum_hands_them_over() -> None:
@@ -125,12 +126,12 @@ def test_quantus_form() -> None:
     found = explain_func(model=model, inputs=seen.numpy(), targets=np.array([1, 3]), device="cpu", method="any")
     assert isinstance(found, np.ndarray)
     assert found.shape == (2, 1, *seen.shape[2:])
-    expected = signed_map(explain(model, seen.float(), [1, 3]))
+    expected = explain(model, seen.float(), [1, 3]).signed_map
     assert np.array_equal(found[:, 0], expected.numpy())
     for one in (2, np.int64(2)):
         assert np.array_equal(explain_func(model, seen.numpy(), one), explain_func(model, seen.numpy(), [2, 2]))
     other = explain_func(model, seen.numpy(), None, explainer=get_method("layercam"))
-    assert np.array_equal(other[:, 0], signed_map(get_method("layercam")(model, seen.float())).numpy())
+    assert np.array_equal(other[:, 0], get_method("layercam")(model, seen.float()).signed_map.numpy())
 
 
 def test_quantus_itself() -> None:

@@ -30,7 +30,6 @@ from integrative_cam import (
     get_method,
     trace,
 )
-from integrative_cam.integrations._attribution import signed_map
 
 few = networks.examples(25)
 any_fusion = given(networks.options(), st.sampled_from(networks.FUSIONS), st.booleans())
@@ -386,7 +385,7 @@ def test_the_map_is_that_of_the_first_input_that_has_one() -> None:
     found = explain(model, given)
     assert torch.equal(found.map, streams_of(found).maps[1])
     assert trace(model, given).main_input.name == "signal"
-    positive = signed_map(found).relu()
+    positive = found.signed_map.relu()
     close((positive / positive.amax(1, keepdim=True)) ** 0.85, found.map)
 
 

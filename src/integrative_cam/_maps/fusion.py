@@ -31,14 +31,26 @@ def fuse(
     space: tuple[int, ...],
     fusion: Fusion,
     gamma: float = 1,
+    signed: bool = True,
 ) -> Float[Tensor, "batch *space"]:
     """Fuse signed maps of any resolution to one map of size `space` in [0, 1]; its maximum is 1 or it is blank.
 
     Each map is divided by its own largest magnitude, weighted and fused; then cut at zero, divided by the maximum and
-    raised to the power `gamma`. No minimum is subtracted: a constant positive map stays positive.
+    raised to the power `gamma`. No minimum is subtracted: a constant positive map stays positive. With `signed` False
+    each map is cut at zero before that as well. See docs/method.md, "Fusion".
     """
-    found = by_magnitude(_fused(maps, weights, space, fusion).relu())
-    return found if gamma == 1 else power(found, gamma)
+    maps = maps if signed else [layer_map.relu() for layer_map in maps]
+    fused = by_magnitude(_fused(maps, weights, space, fusion).relu())
+    return fused if gamma == 1 else power(fused, gamma)
+
+
+def signed_sum(
+    maps: Sequence[Float[Tensor, "batch *layer_space"]],
+    weights: Float[Tensor, "batch layer"],
+    space: tuple[int, ...],
+) -> Float[Tensor, "batch *space"]:
+    """What `fuse` with fusion="sum" cuts at zero, divided by its largest magnitude: values in [-1, 1]."""
+    return by_magnitude(_weighted_sum(maps, weights, space))
 
 
 def _fused(

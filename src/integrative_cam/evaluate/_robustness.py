@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from .._maps.blocks import at_least_float32
 from ..errors import InputError, MissingExtraError, OutputError
 from ..explanation import Explanation
-from ..integrations._attribution import Attribution, signed_map, spread
+from ..integrations._attribution import Attribution, spread_over_channels
 from ..methods._registry import Explainer
 from ..targets import class_scores, logits_of
 from ._perturbation import check_images
@@ -57,9 +57,9 @@ def infidelity(
     """How far the map's own account of a perturbation I is from what it does to the score; lower is better.
 
     The mean of (beta <I, attribution> - (S(x) - S(x - I)))^2 over `samples` draws of I, with the signed map spread
-    over the channels as attribution (`bridges`) and S the target's logit; in squared logits, 0 at best. A map has
-    no unit, so beta is the factor that fits it best (captum's `normalize`); it is positive, negative or, for a
-    blank map, 0.
+    over the channels as attribution (`integrations.Attribution`) and S the target's logit; in squared logits, 0 at
+    best. A map has no unit, so beta is the factor that fits it best (captum's `normalize`); it is positive, negative
+    or, for a blank map, 0.
 
     Args:
         model: returns logits; run in evaluation mode and left as it was.
@@ -83,7 +83,7 @@ def infidelity(
         raise MissingExtraError.of("infidelity", "peers", error) from error
     _check(images, samples, batch_size)
     explanation = method(model, images, target_index)
-    attributions = spread(signed_map(explanation), images)
+    attributions = spread_over_channels(explanation.signed_map, images)
 
     found = []
     with left_as_it_was(model, images.device):
@@ -114,7 +114,7 @@ def max_sensitivity(
     """How far the map moves, at most, when uniform noise is added to the image; lower is better.
 
     The largest |map(x + noise) - map(x)| / |map(x)| over `samples` draws of noise in [-radius, radius], with the
-    signed map of the same class (`bridges.signed_map`) and Euclidean norms; a blank map(x) is divided by 1.
+    signed map of the same class (`Explanation.signed_map`) and Euclidean norms; a blank map(x) is divided by 1.
 
     Args:
         model: as for `infidelity`.

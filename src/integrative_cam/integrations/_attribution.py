@@ -9,10 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from .._maps.evidence import expand_like
-from .._maps.fusion import by_magnitude, resize
 from ..errors import InputError
-from ..explanation import Explanation
 from ..methods._registry import Explainer, get_method
 from ..targets import Target
 
@@ -37,7 +34,7 @@ class Attribution:
     method: Explainer = INTEGRATIVE
 
     def attribute(self, inputs: Inputs, target: Target = None) -> Inputs:
-        """The signed map of each image, spread evenly over its channels; see `signed_map` and `spread`.
+        """The signed map of each image (`Explanation.signed_map`), spread evenly over its channels.
 
         A map says where, not in which channel: the sum over the channels is the map.
 
@@ -53,7 +50,7 @@ class Attribution:
             if len(inputs) != 1:
                 raise InputError(f"inputs must be one tensor or a tuple of one, but got {len(inputs)}.")
             return (self.attribute(inputs[0], target),)
-        return spread(signed_map(self.method(self.model, inputs, target)), inputs)
+        return spread_over_channels(self.method(self.model, inputs, target).signed_map, inputs)
 
 
 def explain_func(
@@ -75,7 +72,7 @@ def explain_func(
         explainer: one of `list_methods()`, or any callable like them.
 
     Returns:
-        (batch, 1, *space): the signed map of each image; see `signed_map`. Quantus repeats it for each channel.
+        (batch, 1, *space): the signed map of each image, `Explanation.signed_map`. Quantus repeats it for each channel.
 
     Raises:
         CamError: see `explain`.
@@ -83,33 +80,11 @@ def explain_func(
     weight = next((each for each in model.parameters() if each.is_floating_point()), torch.zeros(0))
     images = torch.as_tensor(inputs).to(weight.device, weight.dtype)
     target = None if targets is None else torch.as_tensor(targets)
-    found: np.ndarray[Any, Any] = signed_map(explainer(model, images, target))[:, None].cpu().numpy()
+    found: np.ndarray[Any, Any] = explainer(model, images, target).signed_map[:, None].cpu().numpy()
     return found
 
 
-def signed_map(explanation: Explanation) -> Float[Tensor, "batch *space"]:
-    """The map before it was cut at zero, divided by its largest magnitude: in [-1, 1], evidence against below 0.
-
-    Cut at zero, divided by its maximum and raised to `recipe.gamma` it is `explanation.map`. Only recipes with
-    signed=True and fusion="sum" keep evidence against the target until the end; of others this is `explanation.map`
-    itself.
-    """
-    recipe = explanation.recipe
-    if recipe is None or not recipe.signed or recipe.fusion != "sum":
-        return explanation.map
-    share = 1 - recipe.bias_share if explanation.bias_layers else 1.0
-    # Layers of other inputs may have other axes; they have no weight in this map.
-    parts = [
-        (layer.map, share * layer.weight) for layer in explanation.layers if layer.map.ndim == explanation.map.ndim
-    ]
-    parts += [(layer.map, layer.weight) for layer in explanation.bias_layers]
-    total = torch.zeros_like(explanation.map)
-    for values, weight in parts:
-        total = total + expand_like(weight, total) * resize(by_magnitude(values), tuple(total.shape[1:]))
-    return by_magnitude(total)
-
-
-def spread(
+def spread_over_channels(
     maps: Float[Tensor, "batch *space"], images: Float[Tensor, "batch channel *space"]
 ) -> Float[Tensor, "batch channel *space"]:
     """Each position's value in equal parts over the channels of the images."""

@@ -8,7 +8,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .._maps.fusion import by_magnitude, fuse
 from ..errors import InputError
 
 if TYPE_CHECKING:
@@ -35,26 +34,7 @@ def presented(explanation: Explanation, raw: bool = False) -> Float[Tensor, "bat
     Early layers answer pixel by pixel and speckle; of neighbours of one layer the mean is shown. A map that no recipe
     fused is smoothed itself. `raw`: `explanation.map`.
     """
-    if raw:
-        return explanation.map.detach()
-    recipe = explanation.recipe
-    found = [layer.map for layer in explanation.layers] + [layer.map for layer in explanation.bias_layers]
-    if recipe is None or not found:
-        return by_magnitude(smoothed(explanation.map))
-    tap_share = 1 - recipe.bias_share if explanation.bias_layers else 1.0
-    taps = [layer.weight * tap_share for layer in explanation.layers]
-    maps = [smoothed(each) for each in found]
-    weights = [*taps, *(layer.weight for layer in explanation.bias_layers)]
-    # Of several inputs, a tap that does not lead to the mapped one has no weight and no part in the fusion.
-    one = explanation.streams is None
-    used = [index for index, weight in enumerate(weights) if one or bool(weight.any())]
-    return fuse(
-        [maps[index] if recipe.signed else maps[index].relu() for index in used],
-        torch.stack([weights[index] for index in used], 1),
-        tuple(explanation.map.shape[1:]),
-        recipe.fusion,
-        recipe.gamma,
-    )
+    return explanation.map.detach() if raw else explanation.fuse(change=smoothed)
 
 
 @torch.no_grad()
