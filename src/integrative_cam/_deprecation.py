@@ -1,11 +1,64 @@
-"""Warnings about old names, which work for one release."""
+"""Old public names, which work for one release with a DeprecationWarning that names the new one."""
 
 from __future__ import annotations
 
 import sys
 import warnings
+from collections.abc import Callable, Mapping
+from pkgutil import resolve_name
+from types import ModuleType
+from typing import Any
 
-_SKIPPED = ("integrative_cam", "dataclasses", "copy")
+RENAMED: Mapping[str, str] = {
+    "integrate": "explain_trace",
+    "method": "get_method",
+    "methods": "list_methods",
+    **{
+        name: f"errors.{name}"
+        for name in (
+            "ExplanationError",
+            "ImageError",
+            "InputError",
+            "ModelError",
+            "OutputError",
+            "RecipeError",
+            "TapError",
+            "TargetError",
+        )
+    },
+    "cam.integrate": "explain_trace",
+    "cam.unlayered": "cam.explanation_from_map",
+    "cam.weighted": "cam.explanation_from_slopes",
+    "methods.method": "get_method",
+    "methods.methods": "list_methods",
+    "models.exported.as_functions": "models.as_functions",
+    "run.Patience": "run.RetryPolicy",
+    "targets.Several": "targets.Targets",
+    "targets.check_several": "targets.check_targets",
+    "targets.favourites": "targets.top_classes",
+}
+"""Old name to new name, both below this package."""
+
+MODULES: Mapping[str, str] = {
+    "bias": "_maps.completeness",
+    "bridges": "integrations",
+    "evaluate.dataset": "evaluate",
+    "evaluate.peers": "integrations",
+    "fusion": "_maps.fusion",
+    "models.image": "models",
+    "readout": "_maps.readout",
+    "render.plots": "render",
+    "report": "reports",
+    "streams": "_maps.streams",
+    "taps": "_plan.taps",
+    "trace": "_call",
+    "traced": "_maps.traced",
+    "weighting": "_maps.weighting",
+}
+"""Old module to the one that has its names now, both below this package."""
+
+_ROOT = "integrative_cam"
+_SKIPPED = (_ROOT, "importlib", "dataclasses", "copy")
 """Packages whose frames stand between a user's line and the warning."""
 
 
@@ -15,3 +68,48 @@ def warn_deprecated(message: str) -> None:
     while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] in _SKIPPED:
         level, frame = level + 1, frame.f_back
     warnings.warn(message, DeprecationWarning, stacklevel=level)
+
+
+def deprecated_names(package: str) -> Callable[[str], Any]:
+    """The `__getattr__` of a package, for its old names and old modules."""
+
+    def value_of(name: str) -> Any:
+        old = f"{package}.{name}"
+        return sys.modules[old] if old.removeprefix(f"{_ROOT}.") in MODULES else _value(old)
+
+    return value_of
+
+
+def _value(old: str) -> Any:
+    """What an old name, or a name in an old module, stands for."""
+    short = old.removeprefix(f"{_ROOT}.")
+    module, _, name = short.rpartition(".")
+    new = RENAMED.get(short) or (f"{MODULES[module]}.{name}" if module in MODULES else None)
+    try:
+        value = resolve_name(f"{_ROOT}.{new}") if new else None
+    except (ImportError, AttributeError):
+        new = None
+    if new is None:
+        raise AttributeError(f"module {old.rpartition('.')[0]!r} has no attribute {old.rpartition('.')[2]!r}")
+    warn_deprecated(f"{old} is now {_ROOT}.{new}; the old name goes with the next release.")
+    return value
+
+
+class _OldModule(ModuleType):
+    """Stands in `sys.modules` for a module that is gone."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return _value(f"{self.__name__}.{name}")
+
+
+class CallableModule(ModuleType):
+    """A package that has the name of an old function."""
+
+    def __call__(self, *arguments: Any, **options: Any) -> Any:
+        return _value(self.__name__)(*arguments, **options)
+
+
+for _name in MODULES:
+    sys.modules[f"{_ROOT}.{_name}"] = _OldModule(f"{_ROOT}.{_name}")

@@ -7,16 +7,19 @@ from dataclasses import asdict, dataclass, fields
 from difflib import get_close_matches
 from functools import wraps
 from numbers import Real
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
+from ._choices import AGGREGATIONS, BIASES, FUSIONS, READOUTS, WEIGHTINGS
 from ._deprecation import warn_deprecated
-from ._maps.completeness import Bias
-from ._maps.evidence import Aggregation
-from ._maps.fusion import Fusion
-from ._maps.readout import READOUTS, Readout
-from ._maps.weighting import WEIGHTINGS, Weighting
-from ._plan.taps import Taps
 from .errors import RecipeError
+
+if TYPE_CHECKING:
+    from ._maps.completeness import Bias
+    from ._maps.evidence import Aggregation
+    from ._maps.fusion import Fusion
+    from ._maps.readout import Readout
+    from ._maps.weighting import Weighting
+    from ._plan.taps import Taps
 
 RENAMED: Mapping[str, str] = {
     "negative": "negative_share",
@@ -31,25 +34,32 @@ RENAMED: Mapping[str, str] = {
 class Recipe:
     """The ingredients of a fused map; the defaults are Integrative CAM.
 
+    In Python, `taps` can also be a callable on a tap, `readout` an elementwise callable on scores, and `weighting` a
+    callable on `LayerScores`.
+
     Args:
-        taps: feature maps to fuse: "activations", "stages", "last", a name, glob, module path or resolution
-            ("14x14"), a list of these, or a callable on a tap.
-        readout: smooth f of the score: "exp" (Grad-CAM++), "identity", "softmax", "sigmoid", "softplus",
-            "log_softmax", or an elementwise callable.
-        aggregation: "position" keeps evidence where it arose; "channel" weighs whole channels (Grad-CAM++);
-            "active" too, by the mean slope where they are active (XGrad-CAM).
+        taps: feature maps to fuse: "activations", the output of every nonlinearity with a spatial extent; "stages", the
+            last of them at each resolution; "last", the last of them; or a name, glob, module path or resolution
+            ("14x14"), or several of these.
+        readout: smooth function of the score: "exp", which saturates evidence as Grad-CAM++ does, "identity",
+            "softplus", "sigmoid", "softmax" or "log_softmax".
+        aggregation: "position" keeps evidence where it arose; "channel" gives each channel one weight (Grad-CAM++);
+            "active" does too, from where the channel is active (XGrad-CAM).
         negative_share: share of the evidence against the target that is subtracted, 0 to 1.
-        bias: "layers", "complete", "residual" or "none".
-        bias_share: share of the weight that all bias layers have together, 0 to 1; used by bias="layers".
-        weighting: "joint", "product", "average", "geometric", "uniform", "last", or a callable on LayerScores.
-        weight_exponent: power that the weights are raised to, > 0; 1/2 flattens them.
+        bias: "layers": each bias map joins the fusion as a layer of its own, with a share of the weight; "complete":
+            each tap's map gains the bias maps of everything behind it; "residual": each tap's map gains S - <g, A>,
+            spread evenly; "none": no bias in the map.
+        bias_share: share of the weight that all bias layers have together, 0 to 1; used by bias "layers".
+        weighting: layer weights: "joint", "product", "average", "geometric", "uniform" or "last".
+        weight_exponent: power, > 0, of the layer weights; below 1 it flattens them.
         path_exponent: power, >= 0, of the share of the network's paths that pass a layer. The layer's weight is
             multiplied by it, because a layer inside of a branch holds only a part of the evidence.
         stride_exponent: power, >= 0, of half a layer's stride (pixels of the image per position). The layer's weight
             is multiplied by it where the stride is below 2, because maps as fine as the image follow edges.
         stage_share: share of the weight that the last layer at each resolution has in addition, 0 to 1.
-        signed: keep layers' maps signed and cut at zero once, after fusion; else cut each layer's.
-        fusion: "sum", "max", "geometric" or "product".
+        signed: fuse signed maps and cut at zero once, after fusion; else cut each layer's map.
+        fusion: "sum": weighted sum; "max": largest weighted value at each position; "geometric": weighted geometric
+            mean, so that every layer must agree; "product": the geometric mean to the power of the number of layers.
         gamma: power, > 0, of the finished map; below 1 it lifts weak evidence and leaves the order of pixels alone.
     """
 
@@ -82,9 +92,9 @@ class Recipe:
             one_of("readout", self.readout, READOUTS, "or an elementwise callable")
         if not callable(self.weighting):
             one_of("weighting", self.weighting, WEIGHTINGS, "or a callable on LayerScores")
-        one_of("aggregation", self.aggregation, get_args(Aggregation))
-        one_of("bias", self.bias, get_args(Bias))
-        one_of("fusion", self.fusion, get_args(Fusion))
+        one_of("aggregation", self.aggregation, AGGREGATIONS)
+        one_of("bias", self.bias, BIASES)
+        one_of("fusion", self.fusion, FUSIONS)
         for each in fields(self):
             if isinstance(each.default, float) and not isinstance(getattr(self, each.name), Real):
                 raise RecipeError(f"{each.name} must be a number, but got {getattr(self, each.name)!r}.")

@@ -12,7 +12,8 @@ from reference import fusion as reference
 from torch import Tensor
 
 from integrative_cam import Recipe, explain_trace
-from integrative_cam._maps.fusion import FUSIONS, by_magnitude, fuse, resize
+from integrative_cam._choices import FUSIONS
+from integrative_cam._maps.fusion import by_magnitude, fuse, resize
 from integrative_cam._maps.weighting import shares
 from integrative_cam.recipe import PLAIN
 

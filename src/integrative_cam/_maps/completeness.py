@@ -16,12 +16,6 @@ if TYPE_CHECKING:
     from jaxtyping import Bool, Float
 
 Bias = Literal["complete", "residual", "layers", "none"]
-BIASES: dict[str, str] = {
-    "complete": "each tap's map gains the bias maps of everything behind it",
-    "residual": "each tap's map gains S - <g, A>, spread evenly",
-    "layers": "each bias map joins the fusion as a layer of its own, with a share of the weight",
-    "none": "no bias in the map",
-}
 
 
 @dataclass(frozen=True)

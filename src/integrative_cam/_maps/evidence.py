@@ -22,11 +22,6 @@ if TYPE_CHECKING:
 
 Aggregation = Literal["position", "channel", "active"]
 
-AGGREGATIONS: dict[str, str] = {
-    "position": "evidence stays where it arose",
-    "channel": "one weight per channel (Grad-CAM++)",
-    "active": "one weight per channel, from where it is active (XGrad-CAM)",
-}
 FLOOR = 1.0
 """The pole guard: the least 2 + rho g sum(A) allowed, so that alpha <= 1, twice its linear value of 1/2."""
 

@@ -16,12 +16,6 @@ if TYPE_CHECKING:
     from jaxtyping import Float
 
 Fusion = Literal["sum", "max", "geometric", "product"]
-FUSIONS: dict[str, str] = {
-    "sum": "weighted sum",
-    "max": "largest weighted value at each position",
-    "geometric": "weighted geometric mean: every layer must agree",
-    "product": "the geometric mean to the power of the number of layers",
-}
 _MODES = {1: "linear", 2: "bilinear", 3: "trilinear"}
 
 

@@ -9,13 +9,9 @@ from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from typing import Protocol, TypeVar
 
+from .._choices import TAPS
 from ..errors import TapError
 
-POLICIES: dict[str, str] = {
-    "activations": "the output of every nonlinearity with a spatial extent",
-    "stages": "the last of them at each resolution",
-    "last": "the last of them",
-}
 _RESOLUTION = re.compile(r"[0-9]{1,9}(x[0-9]{1,9})*")
 
 
@@ -51,9 +47,9 @@ def may_want(taps: Taps) -> Callable[[str, str], bool]:
     if callable(taps):
         return lambda *_: True
     patterns = _patterns(taps)
-    if all(pattern in POLICIES for pattern in patterns):
+    if all(pattern in TAPS for pattern in patterns):
         return lambda _, kind: kind == "activation"
-    of_activations = any(pattern in POLICIES or _RESOLUTION.fullmatch(pattern) for pattern in patterns)
+    of_activations = any(pattern in TAPS or _RESOLUTION.fullmatch(pattern) for pattern in patterns)
     return lambda name, kind: (
         (of_activations and kind == "activation")
         or any(_matches(pattern, name) or _inside(pattern, name) for pattern in patterns)
@@ -138,7 +134,7 @@ def _patterns(taps: str | Sequence[str]) -> list[str]:
     patterns = [taps] if isinstance(taps, str) else list(taps) if isinstance(taps, Sequence) else []
     if not patterns or not all(isinstance(pattern, str) and pattern for pattern in patterns):
         raise TapError(
-            f"taps must be one of {', '.join(POLICIES)}, a name, a glob, a module path, a resolution such as "
+            f"taps must be one of {', '.join(TAPS)}, a name, a glob, a module path, a resolution such as "
             f"'14x14', a list of these or a callable, but got {taps!r}."
         )
     return patterns
@@ -153,7 +149,7 @@ def _inside(path: str, name: str) -> bool:
 
 
 def _nothing(pattern: str, candidates: Sequence[TapLike], seen: Sequence[str]) -> str:
-    if pattern in POLICIES:
+    if pattern in TAPS:
         return (
             "No feature map with space: the network calls no nonlinearity (relu, gelu, ...) whose output is "
             "(batch, channel, *space) with more than one position and depends on the input. "

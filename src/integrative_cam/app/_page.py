@@ -7,9 +7,7 @@ from typing import Any
 
 import gradio as gr
 
-from .._maps.completeness import BIASES
-from .._maps.readout import READOUTS
-from .._maps.weighting import WEIGHTINGS
+from .._choices import BIASES, READOUTS, WEIGHTINGS
 from ..recipe import Recipe
 from . import _api as api
 from . import _markup as markup

@@ -1,4 +1,4 @@
-"""The commands of `icam`."""
+"""The commands of `icam`: what each takes and says of itself; what a command needs is imported when it runs."""
 
 from __future__ import annotations
 
@@ -8,17 +8,12 @@ from typing import Annotated
 import typer
 
 from .. import __version__
-from ..evaluate._benchmark import ALL
-from ..models import DEFAULT
-from ..query import Question
+from .._choices import DEFAULT_NETWORK
 from . import _options as options
-from ._app_page import serve_page
-from ._compare import compare_methods, print_methods
-from ._evaluate import Settings, run_evaluation
-from ._explain import Request, run
-from ._report import write_report
-from ._run import run as run_data_set
-from ._taps import list_taps
+from ._command import command
+
+METHODS = "integrative,gradcam,gradcam++,hirescam,layercam-fused"
+THUMBNAIL = 128
 
 app = typer.Typer(
     help="Ask a convolutional network why: a class activation map fused over all of its layers.",
@@ -45,38 +40,16 @@ def _main(
 
 
 @app.command()
+@command
 def explain(
-    context: typer.Context,
-    images: options.Images = None,
-    model: options.Model = DEFAULT,
-    weights: options.Weights = None,
-    labels: options.Labels = None,
-    task: options.Task = None,
-    target: options.Target = "top1",
-    versus: options.Versus = None,
-    within: options.Within = None,
-    similar_to: options.SimilarTo = None,
-    probability: options.Probability = False,
-    step: options.Step = None,
-    negate: options.Negate = False,
-    out: options.Out = Path("icam-out"),
-    method: options.Method = "integrative",
-    taps: options.TapChoice = None,
-    readout: options.Readout = None,
-    aggregation: options.AggregationChoice = None,
-    negative_share: options.NegativeShare = None,
-    bias: options.BiasChoice = None,
-    bias_share: options.BiasShare = None,
-    weighting: options.WeightingChoice = None,
-    weight_exponent: options.WeightExponent = None,
-    path_exponent: options.PathExponent = None,
-    stride_exponent: options.StrideExponent = None,
-    stage_share: options.StageShare = None,
-    signed: options.Signed = None,
-    fusion: options.FusionChoice = None,
-    gamma: options.Gamma = None,
-    as_json: options.AsJson = False,
-    debug: options.Debug = False,
+    images: Annotated[list[Path] | None, typer.Argument(metavar="[IMAGE]...")] = None,
+    *,
+    network: options.Network,
+    question: options.Question,
+    out: Path = Path("icam-out"),
+    method: options.MethodChoice,
+    as_json: bool = False,
+    debug: bool = False,
 ) -> None:
     """Explain what a network sees in photographs.
 
@@ -94,85 +67,57 @@ def explain(
     Why these two are alike:  icam explain photo.jpg --similar-to other.jpg
 
     An image that cannot be explained is reported at the end, with exit code 1; the others are done.
+
+    Args:
+        images: Photographs. Without any: the cat that comes with scikit-image.
     """
-    question = Question(target, versus, within, similar_to, probability, step, negate)
-    chosen = options.chosen_method(context)
-    request = Request(tuple(images or ()), model, weights, labels, task, question, out, chosen, as_json, debug)
-    raise typer.Exit(run(request))
+    from ._explain import Request, run
+
+    raise typer.Exit(run(Request(tuple(images or ()), *network, question, out, method, as_json, debug)))
 
 
 @app.command()
+@command
 def compare(
-    image: Annotated[Path | None, typer.Argument(help="A photograph; without it, the bundled cat.")] = None,
-    methods: Annotated[
-        str, typer.Option(help="Names with commas between them; see icam methods.")
-    ] = "integrative,gradcam,gradcam++,hirescam,layercam-fused",
-    model: options.Model = DEFAULT,
-    weights: options.Weights = None,
-    labels: options.Labels = None,
-    task: options.Task = None,
-    target: options.Target = "top1",
-    versus: options.Versus = None,
-    within: options.Within = None,
-    similar_to: options.SimilarTo = None,
-    probability: options.Probability = False,
-    step: options.Step = None,
-    negate: options.Negate = False,
-    out: options.Out = Path("icam-out"),
-    as_json: options.AsJson = False,
-    debug: options.Debug = False,
+    image: Path | None = None,
+    *,
+    methods: str = METHODS,
+    network: options.Network,
+    question: options.Question,
+    out: Path = Path("icam-out"),
+    as_json: bool = False,
 ) -> None:
     """Draw several methods' maps of one photograph side by side; what is explained is said as in icam explain.
 
     icam compare photo.jpg --methods integrative,gradcam,layercam-fused
 
     One picture shows how methods differ, not which is right: icam evaluate measures them over many.
+
+    Args:
+        image: a photograph; without it, the bundled cat.
     """
-    question = Question(target, versus, within, similar_to, probability, step, negate)
-    compare_methods(image, _names(methods), model, weights, labels, task, question, out, as_json)
+    from ._compare import compare_methods
+
+    compare_methods(image, _names(methods), *network, question, out, as_json)
 
 
 @app.command()
+@command
 def evaluate(
-    dataset: Annotated[
-        Path,
-        typer.Argument(
-            help="A folder of photographs, a CSV file with a column named file, or a folder with boxes or masks as in "
-            "Pascal VOC."
-        ),
-    ],
-    models: Annotated[
-        list[str] | None, typer.Option("--model", "-m", help="A network, repeatable, as in icam explain.")
-    ] = None,
-    weights: options.WeightsOfSeveral = None,
-    methods: Annotated[
-        str, typer.Option(help="Names with commas between them; see icam methods.")
-    ] = "integrative,gradcam,gradcam++,hirescam,layercam-fused",
-    metrics: Annotated[
-        str, typer.Option(help=f"Any of {', '.join(ALL)}.")
-    ] = "insertion,deletion,ins-del,drop,increase,area",
-    target: Annotated[
-        str | None,
-        typer.Option(
-            "--target",
-            "-t",
-            help="What is explained: top1, the network's own top class; label, from the CSV file's column named label, "
-            "an index or name; object, each class of objects that has boxes or masks, the default where any has.",
-        ),
-    ] = None,
-    regions: Annotated[
-        str | None, typer.Option(help="Where the objects are: boxes (the default where there are any) or masks.")
-    ] = None,
-    limit: Annotated[int | None, typer.Option(help="At most so many photographs, at even distances.", min=1)] = None,
-    steps: Annotated[int, typer.Option(help="Steps of insertion and deletion.", min=1)] = 16,
-    reference: Annotated[str, typer.Option(help="The method that the others are paired with.")] = "integrative",
-    out: options.Out = Path("icam-evaluation"),
-    seed: Annotated[int, typer.Option(help="Of ties and of the bootstrap.")] = 0,
-    processes: Annotated[
-        int,
-        typer.Option(help="How many photographs are measured at once, each by a process of its own.", min=1),
-    ] = 1,
-    debug: options.Debug = False,
+    dataset: Path,
+    *,
+    models: list[str] | None = None,
+    weights: list[str] | None = None,
+    methods: str = METHODS,
+    metrics: str = "insertion,deletion,ins-del,drop,increase,area",
+    target: str | None = None,
+    regions: str | None = None,
+    limit: Annotated[int | None, typer.Option(min=1)] = None,
+    steps: Annotated[int, typer.Option(min=1)] = 16,
+    reference: str = "integrative",
+    out: Path = Path("icam-evaluation"),
+    seed: int = 0,
+    processes: Annotated[int, typer.Option(min=1)] = 1,
 ) -> None:
     """Measure methods over many photographs.
 
@@ -181,10 +126,28 @@ def evaluate(
     Prints means with 95 % bootstrap intervals, paired differences and win rates, and writes one row per network,
     photograph, object, method and metric to results.parquet and results.csv, plots, and report.html. Run the same
     command again after an interruption, and it goes on where it stopped.
+
+    Args:
+        dataset: a folder of photographs, a CSV file with a column named file, or a folder with boxes or masks as in
+            Pascal VOC.
+        models: a network, repeatable, named as in icam explain.
+        weights: local weights: FILE for the only network; MODEL=FILE, repeatable, for several.
+        metrics: any of insertion, deletion, ins-del, drop, increase, road, coherency, complexity, adcc, arcc, area,
+            variation, randomisation, infidelity, sensitivity, pointing, energy, top-share, best-iou, maxboxacc.
+        target: what is explained: top1, the network's own top class; label, from the CSV file's column named label, an
+            index or name; object, each class of objects that has boxes or masks, the default where any has.
+        regions: where the objects are: boxes (the default where there are any) or masks.
+        limit: at most so many photographs, at even distances.
+        steps: steps of insertion and deletion.
+        reference: the method that the others are paired with.
+        seed: seed of ties and of the bootstrap.
+        processes: how many photographs are measured at once, each by a process of its own.
     """
+    from ._evaluate import Settings, run_evaluation
+
     settings = Settings(
         dataset=str(dataset),
-        models=tuple(models or (DEFAULT,)),
+        models=tuple(models or (DEFAULT_NETWORK,)),
         weights=tuple(weights or ()),
         methods=_names(methods),
         metrics=_names(metrics),
@@ -202,68 +165,160 @@ def _names(listed: str) -> tuple[str, ...]:
 
 
 @app.command("methods")
+@command
 def show_methods() -> None:
     """List the methods that have a name, with their sources."""
+    from ._compare import print_methods
+
     print_methods()
 
 
 @app.command()
-def report(
-    folder: Annotated[Path, typer.Argument(help="What icam explain wrote its results to, its --out.")],
-    truth: Annotated[
-        str | None,
-        typer.Option(
-            help="True classes: a CSV file with columns named file and label; a folder with boxes as in Pascal VOC; or "
-            "folders, where each photograph's folder is named after its class."
-        ),
-    ] = None,
-    file: Annotated[Path | None, typer.Option("--out", "-o", help="The page; FOLDER/report.html.")] = None,
-    debug: options.Debug = False,
-) -> None:
+@command
+def report(folder: Path, *, truth: str | None = None, out: Path | None = None) -> None:
     """Write explanations as one HTML file to sort and filter, the most suspicious first.
 
     The file loads nothing and can be moved; only its links to panels need the folder beside it.
 
     icam explain photos/*.jpg --out run  &&  icam report run --truth photos/labels.csv
+
+    Args:
+        folder: what icam explain wrote its results to, its --out.
+        truth: true classes: a CSV file with columns named file and label; a folder with boxes as in Pascal VOC; or
+            folders, where each photograph's folder is named after its class.
+        out: the page; FOLDER/report.html.
     """
-    write_report(folder, truth, file)
+    from ._report import write_report
+
+    write_report(folder, truth, out)
 
 
 @app.command()
+@command
 def taps(
-    model: options.Model = DEFAULT,
-    weights: options.Weights = None,
-    taps: options.TapChoice = None,
-    every: Annotated[bool, typer.Option("--all", help="Every feature map that can be named.")] = False,
-    as_json: options.AsJson = False,
-    debug: options.Debug = False,
+    *,
+    model: str = DEFAULT_NETWORK,
+    weights: Path | None = None,
+    taps: list[str] | None = None,
+    every: bool = False,
+    as_json: bool = False,
 ) -> None:
     """List the layers that would be fused: name, kind, channels and size, from input to output.
 
     The network needs no weights for it:  icam taps --model torchvision/resnet18
+
+    Args:
+        model: as in icam explain.
+        weights: local weights: safetensors, or a torch state dict. Random ones do.
+        taps: the layers, repeatable; see icam explain.
+        every: every feature map that can be named.
     """
+    from ._taps import list_taps
+
     list_taps(model, weights, tuple(taps) if taps else "activations", every, as_json)
 
 
-app.command("run")(run_data_set)
+@app.command()
+@command
+def run(
+    source: str,
+    *,
+    out: str,
+    model: str = DEFAULT_NETWORK,
+    weights: Path | None = None,
+    target: str = "top1",
+    threshold: float = 0.5,
+    thumbnails: bool = False,
+    method: options.MethodChoice,
+    engine: str = "local",
+    address: str | None = None,
+    workers: Annotated[int | None, typer.Option(min=0)] = None,
+    decoders: Annotated[int, typer.Option(min=0)] = 1,
+    batch: int = 16,
+    shard: int = 256,
+    device: str = "auto",
+    precision: str = "float32",
+    timeout: float = 30.0,
+    attempts: int = 4,
+) -> None:
+    """Explain a whole data set: a table with a row per image and target, and all maps.
+
+    Run the same command again after an interruption, whatever it was, and it goes on where it stopped.
+
+    icam run photos/ --out results
+
+    In Python, integrative_cam.run.Results("results") reads tables and maps back. For overlays and a report to look
+    through, see icam explain and icam report.
+
+    Exit code 0: every image has its results; 1: all was tried, but some images failed, as failures.csv says; 2: the
+    command could not be carried out; 3: not at its end, run it again.
+
+    Args:
+        source: a folder of images, a CSV or Parquet list with a column named file, WebDataset tars (a file, a folder
+            or a pattern with *), Parquet files with images inside, or a data set that Hugging Face's save_to_disk
+            wrote; a path, or a URL that fsspec reads (s3://, gs://, https://, ...).
+        out: folder or URL for the results.
+        model: as in icam explain.
+        weights: local weights: safetensors, or a torch state dict. Without it, the library's pretrained ones.
+        target: "top1", "top3", ... (the network's highest classes, a row each), or a class index or name.
+        threshold: share of the map's maximum above which its area and box count.
+        thumbnails: keep a small overlay, 128 pixels, with each map.
+        engine: "local" (this machine) or ray.
+        address: with --engine ray: of the cluster, or auto. Without it, Ray starts here.
+        workers: processes with a network each; by default one per GPU, or one; with ray, as many as have room.
+        decoders: processes per worker that read and decode.
+        batch: images that a network takes at once; halved where memory ends.
+        shard: images that are written at once, and lost at most by a kill.
+        device: "auto", "cpu", "cuda", "cuda:1", ...
+        precision: of the network's arithmetic: float32, bfloat16 or float16 (autocast).
+        timeout: seconds to wait for an answer of the source.
+        attempts: how often to ask the source, with growing pauses.
+    """
+    from ..run import Job, RetryPolicy
+    from ._run import run_job
+
+    job = Job(
+        source=source,
+        dest=out,
+        model=model,
+        method=method,
+        weights=weights.resolve() if weights else None,
+        target=target,
+        threshold=threshold,
+        shard=shard,
+        thumbnail=THUMBNAIL if thumbnails else 0,
+        batch=batch,
+        decoders=decoders,
+        device=device,
+        precision=precision,
+        patience=RetryPolicy(timeout, attempts),
+    )
+    raise typer.Exit(run_job(job, engine, workers, address))
 
 
 @app.command("app")
+@command
 def page(
-    models: Annotated[
-        list[str] | None,
-        typer.Option("--model", "-m", help="A network that visitors may choose, repeatable, as in icam explain."),
-    ] = None,
-    weights: options.WeightsOfSeveral = None,
-    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 lets other machines in.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="0 for any that is free.", min=0, max=65535)] = 7860,
-    browse: Annotated[bool, typer.Option("--open/--no-open", help="Open the page in your browser.")] = True,
-    debug: options.Debug = False,
+    *,
+    models: list[str] | None = None,
+    weights: list[str] | None = None,
+    host: str = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535)] = 7860,
+    browse: bool = True,
 ) -> None:
     """Serve a web page: drop a photograph, choose a class, click through the layers, switch the ingredients.
 
     icam app --model torchvision/resnet18 --weights resnet18.safetensors
 
     Only this machine can visit it unless --host says otherwise. Photographs stay in memory and are forgotten.
+
+    Args:
+        models: a network that visitors may choose, repeatable, named as in icam explain.
+        weights: local weights: FILE for the only network; MODEL=FILE, repeatable, for several.
+        host: address to listen on; 0.0.0.0 lets other machines in.
+        port: 0 for any that is free.
+        browse: open the page in your browser.
     """
-    serve_page(models or (DEFAULT,), weights or (), host, port, browse)
+    from ._app_page import serve_page
+
+    serve_page(models or (DEFAULT_NETWORK,), weights or (), host, port, browse)

@@ -16,10 +16,10 @@ from PIL.Image import Image
 from rich.console import Console
 from rich.progress import track
 
+from .._choices import TASKS
 from ..errors import CamError, InputError, ModelError, first_line
 from ..methods._registry import Method
 from ..models import Network, load
-from ..models._network import TASKS
 from ..query import (
     RECORD,
     Answer,

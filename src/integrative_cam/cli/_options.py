@@ -1,170 +1,108 @@
-"""Options that several commands share."""
+"""Options that several commands share. Annotations are evaluated here: they and the docstrings are what typer shows."""
 
-from __future__ import annotations
-
-from dataclasses import fields, replace
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from inspect import Parameter, Signature
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .._maps.completeness import BIASES
-from .._maps.evidence import AGGREGATIONS
-from .._maps.fusion import FUSIONS
-from .._maps.readout import READOUTS
-from .._maps.weighting import WEIGHTINGS
-from .._plan.taps import POLICIES
-from ..methods._registry import Method as Way
-from ..methods._registry import get_method, list_methods
-from ..models import DEFAULT
-from ..models._network import TASKS
-from ..recipe import Recipe
+from .._choices import DEFAULT_NETWORK
+from ..methods import Method, get_method
+from ..recipe import RENAMED, Recipe
+from ._command import described
 
-INGREDIENTS = "Ingredients that differ from the method's"
+if TYPE_CHECKING:
+    from .. import query
+
+NetworkOptions = tuple[str, Path | None, Path | None, str | None]
 
 
-def _choices(table: dict[str, str]) -> str:
-    return "; ".join(f"{name}: {meaning}" for name, meaning in table.items())
+def _network(
+    *, model: str = DEFAULT_NETWORK, weights: Path | None = None, labels: Path | None = None, task: str | None = None
+) -> NetworkOptions:
+    """The network.
+
+    Args:
+        model: "efficientnet-lite0" (bundled), torchvision/NAME, timm/NAME, hf/OWNER/REPOSITORY, hf/FOLDER, FILE.onnx,
+            FILE.pt2:trusted (torch.export) or FILE.py:FACTORY; the last two can run code.
+        weights: local weights: safetensors, or a torch state dict. Without it, the library's pretrained ones.
+        labels: text file with one class name per line.
+        task: what the output means, where that is not known of the network: classification, one
+            class of several, or one at each pixel; multi-label, classes that do not exclude each other; regression,
+            values; image, an image made of the image; fastestdet, boxes in FastestDet's layout.
+    """
+    return model, weights, labels, task
 
 
-def _ingredient(name: str, meaning: str, *old_names: str) -> Any:
-    return typer.Option(name, *old_names, help=meaning, rich_help_panel=INGREDIENTS)
+def _question(
+    *,
+    target: str = "top1",
+    versus: str | None = None,
+    within: str | None = None,
+    similar_to: Path | None = None,
+    probability: bool = False,
+    step: int | None = None,
+    negate: bool = False,
+) -> "query.Question":
+    """What to explain.
+
+    Args:
+        target: "top1", "top3", ... (the network's highest classes); a class index or name; several with + between them
+            (281+282+285), for the sum of their logits. For segmentation: the class where it is predicted; for a
+            detector: its best box; for a network that outputs an image: a channel.
+        versus: why the target and not this: a class or several, as in --target; runner-up, the best of the other
+            classes; or rest, all of them.
+        within: a part of the output: a box, LEFT,TOP,RIGHT,BOTTOM in pixels of the photograph, or the file of a mask
+            of its size, black outside. A detector's box is the one that matches it.
+        similar_to: why it is like this photograph: the cosine of the two outputs.
+        probability: explain the class's probability in place of its logit.
+        step: for an output of (step, class): the step; negative numbers count from the end.
+        negate: explain what lowers the score in place of what raises it.
+    """
+    from ..query import Question
+
+    return Question(target, versus, within, similar_to, probability, step, negate)
 
 
-Images = Annotated[
-    list[Path] | None,
-    typer.Argument(metavar="[IMAGE]...", help="Photographs. Without any: the cat that comes with scikit-image."),
-]
-Model = Annotated[
-    str,
-    typer.Option(
-        "--model",
-        "-m",
-        help=f"{DEFAULT} (bundled), torchvision/NAME, timm/NAME, hf/OWNER/REPOSITORY, hf/FOLDER, FILE.onnx, "
-        "FILE.pt2:trusted (torch.export) or FILE.py:FACTORY; the last two can run code.",
-    ),
-]
-Weights = Annotated[
-    Path | None,
-    typer.Option(help="Local weights: safetensors, or a torch state dict. Without it, the library's pretrained ones."),
-]
-WeightsOfSeveral = Annotated[
-    list[str] | None,
-    typer.Option("--weights", help="Local weights: FILE for the only network; MODEL=FILE, repeatable, for several."),
-]
-Labels = Annotated[Path | None, typer.Option(help="Text file with one class name per line.")]
-Task = Annotated[
-    str | None,
-    typer.Option(
-        help="What the output means, where that is not known of the network: "
-        f"{'; '.join(f'{name}: {meaning}' for name, meaning in TASKS.items())}."
-    ),
-]
-AIM = "What to explain"
+def _method(method: str, **ingredients: Any) -> Method:
+    """The method, with the ingredients that differ from its own.
 
-
-def _aim(*names: str, meaning: str) -> Any:
-    return typer.Option(*names, help=meaning, rich_help_panel=AIM)
-
-
-Target = Annotated[
-    str,
-    _aim(
-        "--target",
-        "-t",
-        meaning="top1, top3, ... (the network's favourites); a class index or name; several with + between them "
-        "(281+282+285), for the sum of their logits. Of segmentation: the class where it is found; of a detector: its "
-        "best box; of an image made: a channel.",
-    ),
-]
-Versus = Annotated[
-    str | None,
-    _aim(
-        "--versus",
-        meaning="Why the target and not this: a class or several, as in --target; runner-up, the best of the other "
-        "classes; or rest, all of them.",
-    ),
-]
-Within = Annotated[
-    str | None,
-    _aim(
-        "--within",
-        meaning="A part of the output: a box, LEFT,TOP,RIGHT,BOTTOM in pixels of the photograph, or the file of a mask "
-        "of its size, black outside. A detector's box is the one that matches it.",
-    ),
-]
-SimilarTo = Annotated[
-    Path | None,
-    _aim("--similar-to", meaning="Why it is like this photograph: the cosine of the two outputs."),
-]
-Probability = Annotated[bool, _aim("--probability", meaning="Explain the class's probability in place of its logit.")]
-Step = Annotated[
-    int | None, _aim("--step", meaning="Of an output of (step, class): the step, from the end where negative.")
-]
-Negate = Annotated[bool, _aim("--negate", meaning="Explain what lowers the score in place of what raises it.")]
-Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for the results.")]
-Method = Annotated[str, typer.Option(help=f"{', '.join(each.name for each in list_methods())}; see icam methods.")]
-TapChoice = Annotated[
-    list[str] | None,
-    _ingredient(
-        "--taps",
-        f"Layers to fuse, repeatable. {_choices(POLICIES)}; or a name, glob, module path or resolution (14x14).",
-    ),
-]
-Readout = Annotated[
-    str | None,
-    _ingredient(
-        "--readout",
-        f"Smooth function of the score: {', '.join(READOUTS)}. exp saturates evidence as Grad-CAM++ does.",
-    ),
-]
-AggregationChoice = Annotated[str | None, _ingredient("--aggregation", f"{_choices(AGGREGATIONS)}.")]
-NegativeShare = Annotated[
-    float | None,
-    _ingredient("--negative-share", "Share of the evidence against the target to subtract, 0 to 1.", "--negative"),
-]
-BiasChoice = Annotated[str | None, _ingredient("--bias", f"{_choices(BIASES)}.")]
-BiasShare = Annotated[
-    float | None, _ingredient("--bias-share", "With --bias layers: their share of the weight, 0 to 1.")
-]
-WeightingChoice = Annotated[str | None, _ingredient("--weighting", f"Layer weights: {', '.join(WEIGHTINGS)}.")]
-WeightExponent = Annotated[
-    float | None, _ingredient("--weight-exponent", "Power of the weights; below 1 it flattens them.", "--temper")
-]
-PathExponent = Annotated[
-    float | None,
-    _ingredient(
-        "--path-exponent", "Power of the share of the network's paths through a layer; 0 ignores paths.", "--branch"
-    ),
-]
-StrideExponent = Annotated[
-    float | None,
-    _ingredient(
-        "--stride-exponent", "Power by which layers finer than half the image's resolution count less.", "--fine"
-    ),
-]
-StageShare = Annotated[
-    float | None,
-    _ingredient("--stage-share", "Share of the weight that the last layer of each resolution adds, 0 to 1."),
-]
-Gamma = Annotated[float | None, _ingredient("--gamma", "Power of the finished map; below 1 it lifts weak evidence.")]
-Signed = Annotated[
-    bool | None,
-    _ingredient("--signed/--unsigned", "Fuse signed maps and cut at zero once, or cut each layer's map."),
-]
-FusionChoice = Annotated[str | None, _ingredient("--fusion", f"{_choices(FUSIONS)}.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of tables.")]
-Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks of errors.")]
-
-
-def chosen_method(context: typer.Context) -> Way:
-    """The method that `--method` names, with the ingredients that the command's other options change.
+    Args:
+        method: "integrative", gradcam, gradcam++, xgradcam, hirescam, layercam, layercam-fused, refinecam, winsorcam,
+            fullgrad, gradcam-elementwise, scorecam, ablationcam, random, center, uniform; see icam methods.
 
     Raises:
         RecipeError: no such method, or one without ingredients that could be changed.
     """
-    chosen = get_method(context.params["method"])
-    given = {field.name: context.params[field.name] for field in fields(Recipe)}
-    given["taps"] = tuple(given["taps"] or ()) or None
-    changes = {name: value for name, value in given.items() if value is not None}
+    chosen = get_method(method)
+    changes = {name: value for name, value in ingredients.items() if value not in (None, [])}
+    for old in changes.keys() & RENAMED.keys():
+        new = RENAMED[old]
+        changes[new] = changes.pop(old)
+        flag = f"--{new.replace('_', '-')}"
+        print(f"icam: --{old} is now {flag}; the old name goes with the next release.", file=sys.stderr)
+    if "taps" in changes:
+        changes["taps"] = tuple(changes["taps"])
     return replace(chosen, way=replace(chosen.recipe, **changes)) if changes else chosen
+
+
+def _ingredients() -> Iterator[Parameter]:
+    """An option for each field of `Recipe`, under its own name and hidden under its old one; None where not given."""
+    meanings = described(Recipe)[1]
+    for name, field in Recipe.__dataclass_fields__.items():
+        kind: Any = list[str] if name == "taps" else type(field.default)
+        for shown in (name, *(old for old, new in RENAMED.items() if new == name)):
+            info = typer.Option(help=meanings[name], hidden=shown != name)
+            yield Parameter(shown, Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, info])
+
+
+_method.__signature__ = Signature(  # type: ignore[attr-defined]
+    [Parameter("method", Parameter.KEYWORD_ONLY, default="integrative", annotation=str), *_ingredients()]
+)
+
+Network = Annotated[NetworkOptions, _network]
+Question = Annotated["query.Question", _question]
+MethodChoice = Annotated[Method, _method]

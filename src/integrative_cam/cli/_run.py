@@ -6,118 +6,24 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Annotated
 
-import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 from rich.text import Text
 
-from ..models import DEFAULT
-from ..run import Job, Outcome, Progress, RetryPolicy
+from ..run import Job, Outcome, Progress
 from ..run import run as conduct
-from . import _options as options
 
 SHOWN = 20
 """Failures that are named on standard error; all are in the file."""
-THUMBNAIL = 128
 
 
-def run(
-    context: typer.Context,
-    source: Annotated[
-        str,
-        typer.Argument(
-            help="A folder of images, a CSV or Parquet list with a column named file, WebDataset tars (a file, a "
-            "folder or a pattern with *), Parquet files with images inside, or a data set that Hugging Face's "
-            "save_to_disk wrote; a path, or a URL that fsspec reads (s3://, gs://, https://, ...)."
-        ),
-    ],
-    out: Annotated[str, typer.Option("--out", "-o", help="Folder or URL for the results.")],
-    model: options.Model = DEFAULT,
-    weights: options.Weights = None,
-    target: Annotated[
-        str,
-        typer.Option(
-            "--target", "-t", help="top1, top3, ... (the network's favourites, a row each), or a class index or name."
-        ),
-    ] = "top1",
-    threshold: Annotated[
-        float, typer.Option(help="Share of the map's maximum above which its area and box count.")
-    ] = 0.5,
-    thumbnails: Annotated[
-        bool, typer.Option("--thumbnails", help=f"Keep a small overlay, {THUMBNAIL} pixels, with each map.")
-    ] = False,
-    method: options.Method = "integrative",
-    engine: Annotated[str, typer.Option(help="local (this machine) or ray.")] = "local",
-    address: Annotated[
-        str | None, typer.Option(help="With --engine ray: of the cluster, or auto. Without it, Ray starts here.")
-    ] = None,
-    workers: Annotated[
-        int | None,
-        typer.Option(
-            help="Processes with a network each; by default one per GPU, or one; with ray, as many as have room.",
-            min=0,
-        ),
-    ] = None,
-    decoders: Annotated[int, typer.Option(help="Processes per worker that read and decode.", min=0)] = 1,
-    batch: Annotated[int, typer.Option(help="Images that a network takes at once; halved where memory ends.")] = 16,
-    shard: Annotated[int, typer.Option(help="Images that are written at once, and lost at most by a kill.")] = 256,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
-    precision: Annotated[
-        str,
-        typer.Option(help="Of the network's arithmetic: float32, bfloat16 or float16 (autocast)."),
-    ] = "float32",
-    timeout: Annotated[float, typer.Option(help="Seconds to wait for an answer of the source.")] = 30.0,
-    attempts: Annotated[int, typer.Option(help="How often to ask the source, with growing pauses.")] = 4,
-    taps: options.TapChoice = None,
-    readout: options.Readout = None,
-    aggregation: options.AggregationChoice = None,
-    negative_share: options.NegativeShare = None,
-    bias: options.BiasChoice = None,
-    bias_share: options.BiasShare = None,
-    weighting: options.WeightingChoice = None,
-    weight_exponent: options.WeightExponent = None,
-    path_exponent: options.PathExponent = None,
-    stride_exponent: options.StrideExponent = None,
-    stage_share: options.StageShare = None,
-    signed: options.Signed = None,
-    fusion: options.FusionChoice = None,
-    gamma: options.Gamma = None,
-    debug: options.Debug = False,
-) -> None:
-    """Explain a whole data set: a table with a row per image and target, and all maps.
-
-    Run the same command again after an interruption, whatever it was, and it goes on where it stopped.
-
-    icam run photos/ --out results
-
-    In Python, integrative_cam.run.Results("results") reads tables and maps back. For overlays and a report to look
-    through, see icam explain and icam report.
-
-    Exit code 0: every image has its results; 1: all was tried, but some images failed, as failures.csv says; 2: the
-    command could not be carried out; 3: not at its end, run it again.
-    """
-    job = Job(
-        source=source,
-        dest=out,
-        model=model,
-        method=options.chosen_method(context),
-        weights=weights.resolve() if weights else None,
-        target=target,
-        threshold=threshold,
-        shard=shard,
-        thumbnail=THUMBNAIL if thumbnails else 0,
-        batch=batch,
-        decoders=decoders,
-        device=device,
-        precision=precision,
-        patience=RetryPolicy(timeout, attempts),
-    )
+def run_job(job: Job, engine: str, workers: int | None, address: str | None) -> int:
+    """Run the job with a progress bar on standard error; the exit code that the command's help explains."""
     with _progress() as report:
         outcome = conduct(job, engine, workers, address, report)  # type: ignore[arg-type]
-    raise typer.Exit(_told(outcome, job))
+    return _told(outcome, job)
 
 
 class _Speed(ProgressColumn):

@@ -18,10 +18,10 @@ import torch
 from torch import Tensor, nn
 
 from .._call import trace
+from .._choices import TAPS
 from .._maps.fusion import resize
 from .._maps.traced import Tap
 from .._plan.model_state import eager, preserved_randomness, unwrapped
-from .._plan.taps import POLICIES
 from ..cam import explanation_from_map
 from ..errors import (
     CamError,
@@ -67,7 +67,7 @@ def peers() -> list[str]:
         for library, (_, module, classes) in _LIBRARIES.items()
         if find_spec(module) is not None
         for each in classes
-        for taps in _TAKES.get(f"{library}:{each}", tuple(POLICIES))
+        for taps in _TAKES.get(f"{library}:{each}", tuple(TAPS))
     ]
 
 
@@ -96,13 +96,13 @@ def peer(name: str) -> Method:
     run, module, classes = _LIBRARIES[library]
     one_of(f"{library} method", chosen, dict.fromkeys(classes))
     if (chosen == LAYERLESS) == bool(taps):
-        wanted = f"{library}:{chosen}" if taps else f"{library}:{chosen}@TAPS with TAPS one of {', '.join(POLICIES)}"
+        wanted = f"{library}:{chosen}" if taps else f"{library}:{chosen}@TAPS with TAPS one of {', '.join(TAPS)}"
         raise RecipeError(f"method {name} must be {wanted}.")
     if find_spec(module) is None:
         raise MissingExtraError.of(f"method {name}", "peers", ModuleNotFoundError(name=module))
     return Method(
         name,
-        f"{chosen} as {library} ships it" + (f"; layers: {POLICIES.get(taps, taps)}" if taps else ""),
+        f"{chosen} as {library} ships it" + (f"; layers: {taps}" if taps else ""),
         f"{library} {metadata.version(library)}",
         partial(_explain, name, partial(run, chosen), taps),
     )

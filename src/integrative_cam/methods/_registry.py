@@ -1,25 +1,27 @@
-"""Methods of the CAM family by name; most are recipes: the same walk over the same trace with other choices."""
+"""Methods of the CAM family by name; most are recipes: the same walk over the same trace with other choices.
+
+Nothing here imports torch before a method is called, so that the command can list them at once.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from importlib import import_module
+from typing import TYPE_CHECKING
 
-from torch import Tensor, nn
-
-from .._call import trace
-from .._plan.inputs import Inputs
-from ..cam import IntegrativeCAM, explain, explanation_from_slopes
 from ..errors import InputError, RecipeError
-from ..explanation import Explanation
 from ..recipe import PLAIN, Recipe, one_of
-from ..targets import Target, Targets, check_targets, top_classes
-from ._controls import centre_cam, random_cam, uniform_cam
-from ._fullgrad import full_grad
-from ._perturbation import ablation_cam, score_cam
-from ._winsor import winsor_cam
 
-Explainer = Callable[[nn.Module, Tensor, Target], Explanation]
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from .._plan.inputs import Inputs
+    from ..explanation import Explanation
+    from ..targets import Target, Targets
+
+Explainer = Callable[["nn.Module", "Tensor", "Target"], "Explanation"]
 """Takes a model, images (batch, channel, *space) and a target, and gives their maps with what they are made of."""
 
 _LINEAR = {"readout": "identity", "bias": "none", **PLAIN}
@@ -42,6 +44,8 @@ class Method:
             CamError: see `trace`.
         """
         if isinstance(self.way, Recipe):
+            from ..cam import explain
+
             return explain(model, images, target, self.way)
         if isinstance(images, Mapping | Sequence):
             raise InputError(
@@ -56,6 +60,9 @@ class Method:
         Raises:
             CamError: see `trace`; TargetError where there is no target.
         """
+        from ..cam import IntegrativeCAM
+        from ..targets import check_targets, top_classes
+
         if isinstance(self.way, Recipe):
             return IntegrativeCAM(model, self.way).explain_targets(images, targets)
         check_targets(targets)
@@ -87,8 +94,18 @@ def _stages(**ingredients: object) -> Recipe:
     return Recipe(**{**_LINEAR, **fused, **ingredients})
 
 
+def _imported(function: str, model: nn.Module, images: Tensor, target: Target = None) -> Explanation:
+    """Call a function of this package, named as "module.function"."""
+    module, _, name = function.rpartition(".")
+    explanation: Explanation = getattr(import_module(f".{module}", __package__), name)(model, images, target)
+    return explanation
+
+
 def _elementwise(model: nn.Module, images: Tensor, target: Target) -> Explanation:
     """sum_k relu(g_k A_k): LayerCAM where activations are positive; two negatives count as evidence for."""
+    from .._call import trace
+    from ..cam import explanation_from_slopes
+
     found = trace(model, images, target, "last")
     (tap,) = found.taps
     return explanation_from_slopes(found, tap.gradient.where(tap.gradient * tap.activation > 0, 0))
@@ -147,13 +164,13 @@ _ALL = (
         "winsorcam",
         "Grad-CAM of every convolution, weighted by mean gradients without outliers",
         "arXiv:2507.10846",
-        winsor_cam,
+        partial(_imported, "_winsor.winsor_cam"),
     ),
     Method(
         "fullgrad",
         "gradient times value at the input and at every bias, as magnitudes from 0 to 1",
         "arXiv:1905.00780",
-        full_grad,
+        partial(_imported, "_fullgrad.full_grad"),
     ),
     Method(
         "gradcam-elementwise",
@@ -165,17 +182,19 @@ _ALL = (
         "scorecam",
         "last layer, each channel weighted by what the image masked with it scores; half a minute on a CPU",
         "arXiv:1910.01279",
-        score_cam,
+        partial(_imported, "_perturbation.score_cam"),
     ),
     Method(
         "ablationcam",
         "last layer, each channel weighted by how far the score falls without it; half a minute on a CPU",
         "10.1109/WACV45572.2020.9093360",
-        ablation_cam,
+        partial(_imported, "_perturbation.ablation_cam"),
     ),
-    Method("random", "noise, the same for the same image", "control", random_cam),
-    Method("center", "a Gaussian around the centre of the image", "control", centre_cam),
-    Method("uniform", "one everywhere", "control", uniform_cam),
+    Method("random", "noise, the same for the same image", "control", partial(_imported, "_controls.random_cam")),
+    Method(
+        "center", "a Gaussian around the centre of the image", "control", partial(_imported, "_controls.centre_cam")
+    ),
+    Method("uniform", "one everywhere", "control", partial(_imported, "_controls.uniform_cam")),
 )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ._bundled import NAME as DEFAULT
+from .._choices import DEFAULT_NETWORK as DEFAULT
 from ._image import Preprocessing, View, read_image
 from ._network import Network
 from ._zoo import build, load

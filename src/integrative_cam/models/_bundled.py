@@ -7,11 +7,11 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from .._choices import DEFAULT_NETWORK
 from ..errors import MissingExtraError
 from ._image import Preprocessing
 from ._network import Network
 
-NAME = "efficientnet-lite0"
 _TOP = {
     "_conv_stem": "conv_stem",
     "_bn0": "bn1",
@@ -48,7 +48,7 @@ def efficientnet_lite0() -> Network:
     model.load_state_dict(timm_keys(published, model))
     names = ImageNetInfo()
     return Network(
-        name=NAME,
+        name=DEFAULT_NETWORK,
         model=model.eval(),
         # As the network was trained: (v - 127) / 128 for v in 0..255.
         preprocessing=Preprocessing(256, (224, 224), "bicubic", (127 / 255,) * 3, (128 / 255,) * 3),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 
@@ -12,14 +11,6 @@ from torch import nn
 from ..errors import TargetError
 from ._image import Preprocessing
 
-TASKS: Mapping[str, str] = {
-    "classification": "one class of several, or one at each pixel",
-    "multi-label": "classes that do not exclude each other",
-    "regression": "values",
-    "image": "an image made of the image",
-    "fastestdet": "boxes, in FastestDet's layout",
-}
-"""What the numbers that a network gives mean."""
 LISTED = 12
 """Classes at most that an error names all of."""
 SUGGESTED = 3

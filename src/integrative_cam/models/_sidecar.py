@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
+from .._choices import TASKS
 from ..errors import ModelError
 from ._image import MAX_PIXELS, Interpolation, Preprocessing
-from ._network import TASKS
 
 EXTREME = 1e6
 """No mean or deviation of pixels is larger, no deviation smaller than its inverse."""

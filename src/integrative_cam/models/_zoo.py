@@ -15,8 +15,8 @@ from typing import Any
 
 from torch import nn
 
+from .._choices import DEFAULT_NETWORK as DEFAULT
 from ..errors import MissingExtraError, ModelError, first_line
-from ._bundled import NAME as DEFAULT
 from ._bundled import efficientnet_lite0
 from ._exported import TRUSTED, from_exported
 from ._files import is_file

@@ -1,0 +1,17 @@
+"""What can be chosen by name; plain data, so that the command's help does not load torch.
+
+`Recipe` and the help of `icam explain` say what the names mean, `_maps` has the functions behind them.
+"""
+
+from __future__ import annotations
+
+TAPS = ("activations", "stages", "last")
+READOUTS = ("exp", "identity", "softplus", "sigmoid", "softmax", "log_softmax")
+AGGREGATIONS = ("position", "channel", "active")
+BIASES = ("complete", "residual", "layers", "none")
+WEIGHTINGS = ("joint", "product", "average", "geometric", "uniform", "last")
+FUSIONS = ("sum", "max", "geometric", "product")
+
+DEFAULT_NETWORK = "efficientnet-lite0"
+TASKS = ("classification", "multi-label", "regression", "image", "fastestdet")
+"""What the numbers that a network outputs can mean; see `icam explain --help`."""
