@@ -27,11 +27,8 @@ RENAMED: Mapping[str, str] = {
         )
     },
     "cam.integrate": "explain_trace",
-    "cam.unlayered": "cam.explanation_from_map",
-    "cam.weighted": "cam.explanation_from_slopes",
     "methods.method": "get_method",
     "methods.methods": "list_methods",
-    "models.exported.as_functions": "models.as_functions",
     "run.Patience": "run.RetryPolicy",
     "targets.Several": "targets.Targets",
     "targets.check_several": "targets.check_targets",
@@ -40,22 +37,23 @@ RENAMED: Mapping[str, str] = {
 """Old name to new name, both below this package."""
 
 MODULES: Mapping[str, str] = {
-    "bias": "_maps.completeness",
+    "bias": "",
     "bridges": "integrations",
-    "evaluate.dataset": "evaluate",
-    "evaluate.peers": "integrations",
+    "evaluate.dataset": "evaluate._dataset",
+    "evaluate.peers": "integrations._libraries",
     "fusion": "_maps.fusion",
-    "models.image": "models",
+    "models.exported": "models._exported",
+    "models.image": "models._image",
     "readout": "_maps.readout",
-    "render.plots": "render",
+    "render.plots": "render._plots",
     "report": "reports",
-    "streams": "_maps.streams",
-    "taps": "_plan.taps",
-    "trace": "_call",
-    "traced": "_maps.traced",
-    "weighting": "_maps.weighting",
+    "streams": "",
+    "taps": "",
+    "trace": "",
+    "traced": "",
+    "weighting": "",
 }
-"""Old module to the one that has its names now, both below this package."""
+"""Old module to the one that has its names now, both below this package; "" is the package itself."""
 
 _ROOT = "integrative_cam"
 _SKIPPED = (_ROOT, "importlib", "dataclasses", "copy")
@@ -84,7 +82,7 @@ def _value(old: str) -> Any:
     """What an old name, or a name in an old module, stands for."""
     short = old.removeprefix(f"{_ROOT}.")
     module, _, name = short.rpartition(".")
-    new = RENAMED.get(short) or (f"{MODULES[module]}.{name}" if module in MODULES else None)
+    new = RENAMED.get(short) or (f"{MODULES[module]}.{name}".lstrip(".") if module in MODULES else None)
     try:
         value = resolve_name(f"{_ROOT}.{new}") if new else None
     except (ImportError, AttributeError):

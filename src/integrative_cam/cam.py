@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ._call import trace, trace_reduced
+from ._deprecation import deprecated_names, warn_deprecated
 from ._maps.blocks import at_least_float32
 from ._maps.completeness import complete_bias, completeness, residual_bias
 from ._maps.evidence import expand_like
@@ -96,6 +97,11 @@ class IntegrativeCAM:
         """
         found = trace_reduced(self.model, images, targets, self.recipe.taps, self._reducers)
         return [assemble(each, self.recipe) for each in found]
+
+    def each(self, images: Inputs, targets: Targets) -> list[Explanation]:
+        """The old name of `explain_targets`."""
+        warn_deprecated("IntegrativeCAM.each is now explain_targets; the old name goes with the next release.")
+        return self.explain_targets(images, targets)
 
     def _reducers(self, scored: Scored) -> tuple[Callable[[Tap], TapMap], Callable[[BiasSite], SiteMap]]:
         return reducers(
@@ -314,3 +320,6 @@ def _check(fused: Float[Tensor, "batch *space"], of: str) -> None:
 
 def _sum_of_output(output: Any) -> Tensor:
     return logits_of(output).sum()
+
+
+__getattr__ = deprecated_names(__name__)

@@ -11,6 +11,7 @@ from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from .._deprecation import warn_deprecated
 from ..errors import InputError, RecipeError
 from ..recipe import PLAIN, Recipe, one_of
 
@@ -70,6 +71,11 @@ class Method:
             return [self(model, images, each) for each in targets]
         highest = self(model, images)
         return [highest, *(self(model, images, each) for each in top_classes(highest.output, targets)[1:])]
+
+    def each(self, model: nn.Module, images: Inputs, targets: Targets) -> list[Explanation]:
+        """The old name of `explain_targets`."""
+        warn_deprecated("Method.each is now explain_targets; the old name goes with the next release.")
+        return self.explain_targets(model, images, targets)
 
     @property
     def recipe(self) -> Recipe:

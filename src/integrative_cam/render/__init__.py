@@ -6,6 +6,7 @@ figures, which `save` writes as PNG, SVG or PDF. `region` is where a map lies in
 
 from __future__ import annotations
 
+from .._deprecation import deprecated_names
 from ._colours import ACTIVATION, GRADIENT, WEIGHT
 from ._comparison import comparison, contrast
 from ._decomposition import decomposition
@@ -43,3 +44,5 @@ __all__ = [
     "streams",
     "viewer",
 ]
+
+__getattr__ = deprecated_names(__name__)

@@ -1,5 +1,6 @@
 """HTML pages: the explanations of a folder, most suspicious first, and an evaluation of methods."""
 
+from .._deprecation import deprecated_names
 from ._cases import Case, cases_of_explanations
 from ._evaluation import Example, Plot, Report, evaluation_html
 from ._explanations import html
@@ -16,3 +17,5 @@ __all__ = [
     "html",
     "read_truth",
 ]
+
+__getattr__ = deprecated_names(__name__)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .._deprecation import deprecated_names
 from ._engine import Outcome, Progress, run
 from ._failures import DestinationError, Failure, SourceError
 from ._job import Job
@@ -19,3 +20,5 @@ __all__ = [
     "SourceError",
     "run",
 ]
+
+__getattr__ = deprecated_names(__name__)

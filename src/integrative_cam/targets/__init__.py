@@ -4,6 +4,7 @@ A target is a class index, or a plain callable that takes one sample's output an
 here make such callables; where they take a class index, they take another target as well.
 """
 
+from .._deprecation import deprecated_names
 from ._classes import contrast, log_odds, probability, total
 from ._detection import Decoder, Detections, detection, fastestdet, matching, overlap
 from ._regions import region, segmentation
@@ -40,3 +41,5 @@ __all__ = [
     "total",
     "value",
 ]
+
+__getattr__ = deprecated_names(__name__)
