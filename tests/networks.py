@@ -207,7 +207,7 @@ class Tokens(nn.Module):
     def __init__(self, option: Options) -> None:
         super().__init__()
         self.embed = nn.Conv1d(CHANNELS, 6, 3, padding=1)
-        self.at_least_float32 = nn.Linear(6, 8)
+        self.wide = nn.Linear(6, 8)
         self.relu = nn.ReLU(inplace=option.inplace)
         self.back = nn.Linear(8, 6)
         self.linear = nn.Linear(6, option.classes)
@@ -215,7 +215,7 @@ class Tokens(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = F.relu(self.embed(x)).transpose(1, 2).contiguous()
-        y = self.back(self.relu(self.at_least_float32(x)))
+        y = self.back(self.relu(self.wide(x)))
         if self.inplace:
             y += x
         else:

@@ -41,8 +41,8 @@ RENAMED_BACK = {new: old for old, new in RENAMED.items()}
         ({"stage_share": 1.1}, "stage_share must be between 0 and 1"),
         ({"gamma": 0.0}, "gamma must be above 0"),
         ({"layers": "all"}, "unknown ingredient layers; there are taps, readout"),
-        ({"method": "gradcam"}, r"Other methods are called by name: method\('gradcam'\)"),
-        ({"recipe": "gradcam"}, r"recipe must be a Recipe, such as method\('gradcam'\).recipe, but got 'gradcam'"),
+        ({"method": "gradcam"}, r"Other methods are called by name: get_method\('gradcam'\)"),
+        ({"recipe": "gradcam"}, r"recipe must be a Recipe, such as get_method\('gradcam'\).recipe, but got 'gradcam'"),
     ],
 )  # fmt: skip
 def test_errors(ingredients: dict[str, Any], message: str) -> None:

@@ -96,12 +96,12 @@ class Positions(nn.Module):
     def __init__(self, option: networks.Options) -> None:
         super().__init__()
         self.embed = nn.Conv1d(networks.CHANNELS, 5, 3, padding=1, stride=2)
-        self.at_least_float32 = nn.Linear(5, 8)
+        self.wide = nn.Linear(5, 8)
         self.relu = nn.ReLU(option.inplace)
         self.head = nn.Linear(8, option.classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.relu(self.at_least_float32(self.embed(x).transpose(1, 2))).mean(1))
+        return self.head(self.relu(self.wide(self.embed(x).transpose(1, 2))).mean(1))
 
 
 class Twin:

@@ -131,8 +131,8 @@ def test_greyscale_onnx_gets_one_channel(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["onnx", "pt2"])
 def test_the_file_beside_it_says_the_rest(kind: str, tmp_path: Path) -> None:
-    adjust_for_resolution = {"resize": 32, "crop": SIZE, "interpolation": "bicubic"}
-    given = adjust_for_resolution | {"mean": [0.5, 0.4, 0.3], "std": [0.2, 0.1, 1], "labels": ["a", "b", "c", "é"]}
+    placed = {"resize": 32, "crop": SIZE, "interpolation": "bicubic"}
+    given = placed | {"mean": [0.5, 0.4, 0.3], "std": [0.2, 0.1, 1], "labels": ["a", "b", "c", "é"]}
     # As some editors save it: UTF-8 with a mark at its beginning.
     (tmp_path / "net.json").write_text(json.dumps(given, ensure_ascii=False), "utf-8-sig")
     if kind == "onnx":

@@ -15,27 +15,27 @@ FLOOR = 1.0
 def alpha(activation: Array, gradient: Array, rho: float) -> tuple[Array, int]:
     """1 / (2 + rho |g| sum(A)) at every entry, and how many denominators the guard raised."""
     result = np.zeros(activation.shape)
-    guarded = 0
+    clamped = 0
     for channel in range(activation.shape[0]):
         mass = total(activation[channel])
         for place in positions(activation.shape[1:]):
             denominator = 2 + rho * abs(float(gradient[channel][place])) * mass
             if denominator < FLOOR:
                 denominator = FLOOR
-                guarded += 1
+                clamped += 1
             result[channel][place] = 1 / denominator
-    return result, guarded
+    return result, clamped
 
 
 def evidence(
     activation: Array, gradient: Array, rho: float, negative_share: float, aggregation: str
 ) -> tuple[Array, int]:
-    """alpha g A summed over channels, what has g < 0 with the share `negative_share`; and the guarded entries.
+    """alpha g A summed over channels, what has g < 0 with the share `negative_share`; and the clamped entries.
 
     "position" keeps each product in its place; "channel" makes one weight per channel, sum(alpha g), first; "active"
     makes it sum(alpha g A) / sum(A), and 0 where sum(A) is.
     """
-    saturation, guarded = alpha(activation, gradient, rho)
+    saturation, clamped = alpha(activation, gradient, rho)
     space = activation.shape[1:]
     result = np.zeros(space)
     for channel in range(activation.shape[0]):
@@ -50,7 +50,7 @@ def evidence(
         for place in positions(space):
             factor = float(slope[place]) if aggregation == "position" else weight
             result[place] += factor * float(activation[channel][place])
-    return result, guarded
+    return result, clamped
 
 
 def grad_cam_plus_plus(activation: Array, gradient: Array, score: float) -> Array:

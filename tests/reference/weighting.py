@@ -51,7 +51,7 @@ def coarseness(space: Sequence[int], image: Sequence[int]) -> float:
     return min(1.0, stride / 2)
 
 
-def placed(
+def adjust_for_resolution(
     values: Sequence[float],
     spaces: Sequence[Sequence[int]],
     image: Sequence[int],

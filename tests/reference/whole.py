@@ -73,7 +73,7 @@ class Walked:
     scores: tuple[list[float], list[float], list[float]]
     bias_layer_maps: list[Array]
     bias_layer_weights: list[float]
-    guarded: int
+    clamped: int
 
 
 def walk(sample: Sample, recipe: Ingredients) -> Walked:
@@ -87,7 +87,7 @@ def walk(sample: Sample, recipe: Ingredients) -> Walked:
         bias_maps.site_map(sign * site.gradient, site.shift, rho, recipe.negative_share) for site in sample.sites
     ]
 
-    layer_maps, layer_biases, guarded = [], [], 0
+    layer_maps, layer_biases, clamped = [], [], 0
     for layer, behind in zip(sample.layers, sample.behind, strict=True):
         activation, gradient = layer.activation, sign * layer.gradient
         found, touched = evidence.evidence(activation, gradient, rho, recipe.negative_share, recipe.aggregation)
@@ -99,14 +99,14 @@ def walk(sample: Sample, recipe: Ingredients) -> Walked:
             bias = bias_maps.residual(score, activation, gradient)
         layer_maps.append(found + bias)
         layer_biases.append(bias)
-        guarded += touched
+        clamped += touched
 
     scores = weighting.layer_scores(
         [each.activation for each in sample.layers], [each.gradient for each in sample.layers]
     )
     weights = weighting.weights(*scores, sample.paths, recipe.weighting, recipe.weight_exponent, recipe.path_exponent)
     spaces = [each.shape for each in layer_maps]
-    weights = weighting.placed(weights, spaces, sample.space, recipe.stride_exponent, recipe.stage_share)
+    weights = weighting.adjust_for_resolution(weights, spaces, sample.space, recipe.stride_exponent, recipe.stage_share)
 
     joining: list[Array] = []
     masses: list[float] = []
@@ -132,7 +132,7 @@ def walk(sample: Sample, recipe: Ingredients) -> Walked:
         recipe.fusion,
     )
     fused = np.vectorize(lambda value: value**recipe.gamma)(fused)
-    return Walked(fused, layer_maps, layer_biases, weights, scores, joining, bias_weights, guarded)
+    return Walked(fused, layer_maps, layer_biases, weights, scores, joining, bias_weights, clamped)
 
 
 @dataclass(frozen=True)

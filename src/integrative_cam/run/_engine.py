@@ -49,7 +49,7 @@ class Outcome:
         failures: images without results.
         unfinished: parts without a record, with the reason why.
         parts: of the source.
-        halvings: how often a batch was halved because memory did not last.
+        batch_reductions: how often a batch was halved because memory did not last.
         decoder_deaths: how often a process that decodes died.
     """
 

@@ -16,7 +16,7 @@ from ..storage import recipe_of
 from ._failures import Failure
 from ._record import read_records
 from ._store import DONE, MANIFEST, SHARDS, Store
-from ._table import HEAVY, explanation_of
+from ._table import HEAVY, RENAMED, explanation_of
 from ._worker import META
 
 if TYPE_CHECKING:
@@ -112,7 +112,8 @@ class Results(Sequence[Explanation]):
         from ._table import schema
 
         wanted = columns or [name for name in schema({}).names if name not in HEAVY]
-        parts = [self._checked(shard.name, lambda file: file.read(columns=list(wanted))) for shard in self.shards]
+        stored = [*wanted, *(old for old, new in RENAMED.items() if new in wanted)]
+        parts = [self._checked(shard.name, lambda file: file.read(columns=stored)) for shard in self.shards]
         plain = [part.replace_schema_metadata(None) for part in parts]
         return pa.concat_tables(plain) if plain else schema({}).empty_table().select(wanted)
 
@@ -167,9 +168,10 @@ class Results(Sequence[Explanation]):
 
     def _checked(self, name: str, read: Any) -> pa.Table:
         try:
-            return read(self._file(name))
+            table = read(self._file(name))
         except (OSError, ValueError) as error:
             raise ExplanationError(f"{name} cannot be read: {first_line(error)}") from None
+        return table.rename_columns([RENAMED.get(column, column) for column in table.column_names])
 
 
 __all__ = ["Results"]

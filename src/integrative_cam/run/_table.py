@@ -29,6 +29,8 @@ LEVELS = 255
 """A stored map is round(LEVELS * map) / LEVELS: its error is at most 1 / (2 * LEVELS)."""
 HEAVY = ("output", "map", "thumbnail")
 """Columns that a table of results is better read without."""
+RENAMED = {"guarded": "clamped"}
+"""Columns as 0.1.0 wrote them, and their names today."""
 
 _LAYER_SCORES = ("gradient_score", "activation_score", "joint_score")
 
@@ -59,7 +61,7 @@ def schema(about: Mapping[bytes, bytes]) -> pa.Schema:
         "box_bottom": pa.int32(),
         "image_width": pa.int32(),
         "image_height": pa.int32(),
-        "guarded": pa.int64(),
+        "clamped": pa.int64(),
         "layer_weights": reals,
         **{f"layer_{name}s": reals for name in _LAYER_SCORES},
         "layer_activation": reals,
@@ -97,7 +99,7 @@ def rows_of(
         **measured(maps, threshold),
         "image_width": [sample.width for sample in samples],
         "image_height": [sample.height for sample in samples],
-        "guarded": explanation.clamped.tolist(),
+        "clamped": explanation.clamped.tolist(),
         "layer_weights": explanation.weights.tolist(),
         **{f"layer_{name}s": _across([getattr(layer, name) for layer in taps], len(samples)) for name in _LAYER_SCORES},
         "layer_activation": parts.activation.tolist(),
@@ -227,7 +229,7 @@ def explanation_of(row: Mapping[str, Any], about: Mapping[str, Any], recipe: Rec
         output=torch.tensor([row["output"]]),
         target=torch.tensor([row["target"]]),
         target_names=(str(row["target"]),),
-        clamped=torch.tensor([row["guarded"]]),
+        clamped=torch.tensor([row["clamped"]]),
         completeness=Completeness(
             score=score,
             input=torch.tensor([row["score_input"]]),
