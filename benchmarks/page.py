@@ -16,19 +16,17 @@ from pathlib import Path
 import torch
 
 from integrative_cam import explain_trace, trace
-from integrative_cam.app._choice import Switches
 from integrative_cam.app._photograph import photograph
 from integrative_cam.app._pictures import map_uri
-from integrative_cam.app._screen import Screen, show, top_classes
+from integrative_cam.app._screen import Screen, Selection, screen_of
 from integrative_cam.app._server import example, offer_of
-from integrative_cam.app._session import Session
-from integrative_cam.app._session_store import SessionStore
+from integrative_cam.app._session import Session, SessionStore
 from integrative_cam.models import DEFAULT
 from integrative_cam.recipe import Recipe
 from integrative_cam.render import presented
 
 REPEATS = 15
-SWITCHES = [
+CHANGES = [
     {"readout": "identity"},
     {"bias": "none"},
     {"bias": "complete"},
@@ -45,33 +43,33 @@ def main() -> None:
     torch.set_num_threads(1)
     path = example()
     assert path is not None
-    desk = SessionStore(offer_of([DEFAULT], {}))
+    sessions = SessionStore(offer_of([DEFAULT], {}))
 
     def full() -> Session:
-        visit = desk.open(photograph(path.read_bytes(), path.name))
-        show(visit, screen(visit))
-        return visit
+        session = sessions.open(photograph(path.read_bytes(), path.name))
+        show(session, selection(session))
+        return session
 
     whole = median(full)
-    visit = full()
-    first = screen(visit)
+    session = full()
+    first = selection(session)
     print(f"full run: {whole:.0f} ms (photograph, network once, map, picture)")
-    for change in SWITCHES:
-        chosen = replace(first, switches=replace(Switches.of(Recipe()), **change))
+    for change in CHANGES:
+        chosen = replace(first, recipe=replace(Recipe(), **change))
 
         def opened() -> None:
             # What was made of a choice before is not used again.
-            visit.kept.forget(visit.visitor)
-            show(visit, first)
+            session.computed.forget(session.key)
+            show(session, first)
 
-        def switched(chosen: Screen = chosen) -> None:
-            show(visit, chosen)
+        def switched(chosen: Selection = chosen) -> None:
+            show(session, chosen)
 
         print(row(str(change), median(switched, opened), whole))
 
-    found = visit.trace(DEFAULT, first.target, Recipe().taps)
-    explanation = visit.explanation(first.choices()[0])
-    model, seen = visit.network(DEFAULT).model, visit.seen(DEFAULT)
+    found = session._trace(DEFAULT, first.target, Recipe().taps)
+    explanation = session.explanation(first.choices()[0])
+    model, seen = session.network(DEFAULT).model, session.seen(DEFAULT)
     print("\nof which")
     print(row("network forward and gradient", median(lambda: trace(model, seen.tensor, first.target)), whole))
     print(row("integrate", median(lambda: explain_trace(found, Recipe())), whole))
@@ -82,9 +80,15 @@ def main() -> None:
         print(row("\na switch through the server", through_server(path), whole))
 
 
-def screen(visit: Session) -> Screen:
-    """The page's first screen."""
-    return Screen(DEFAULT, top_classes(visit, DEFAULT, 1)[0][0], "integrative", Switches.of(Recipe()))
+def selection(session: Session) -> Selection:
+    """What the page shows first."""
+    return Selection(DEFAULT, session.ranking(DEFAULT).classes[0].index, "integrative", Recipe())
+
+
+def show(session: Session, chosen: Selection) -> tuple[str, ...]:
+    """All parts of the page for a selection."""
+    screen: Screen = screen_of(session, chosen)
+    return screen.stage(), screen.profile(), screen.numbers(), screen.code()
 
 
 def median(work: Callable[[], object], before: Callable[[], object] = lambda: None) -> float:

@@ -1,4 +1,4 @@
-"""The page's parts without a server: limits, memory, visits, what is shown, the lines that make it again."""
+"""The page's parts without a server: limits, memory, sessions, what is shown, the lines that make it again."""
 
 from __future__ import annotations
 
@@ -21,14 +21,13 @@ from PIL import Image
 from torch import Tensor, nn
 
 from integrative_cam import Explanation, explain, get_method
-from integrative_cam.app import _screen as screens
-from integrative_cam.app._choice import Choice, Switches, lines, methods_offered
+from integrative_cam.app._choice import INGREDIENTS, Choice, methods_offered, python_lines, recipe_of
 from integrative_cam.app._guard import Guard, holds_address
 from integrative_cam.app._lru_cache import LruCache, bytes_of
 from integrative_cam.app._photograph import MAX_BYTES, photograph, safe_name
+from integrative_cam.app._screen import STEPS, Screen, Selection, screen_of
 from integrative_cam.app._server import offer_of
-from integrative_cam.app._session import Offered, Session
-from integrative_cam.app._session_store import SessionStore
+from integrative_cam.app._session import Offered, Session, SessionStore
 from integrative_cam.errors import CamError, ImageError, InputError, ModelError
 from integrative_cam.evaluate import deletion, insertion
 from integrative_cam.models import Network, Preprocessing
@@ -61,7 +60,7 @@ def network() -> Network:
 
 
 @pytest.fixture
-def desk(network: Network) -> SessionStore:
+def sessions(network: Network) -> SessionStore:
     return SessionStore({"small": Offered(network, ("small.py:make",))})
 
 
@@ -73,114 +72,173 @@ def encoded(seed: int = 0, size: tuple[int, int] = (60, 40), kind: str = "PNG") 
 
 
 @pytest.fixture
-def visit(desk: SessionStore) -> Session:
-    return desk.open(photograph(encoded(), "photo.png"))
+def session(sessions: SessionStore) -> Session:
+    return sessions.open(photograph(encoded(), "photo.png"))
 
 
-DEFAULT = Switches.of(Recipe())
+DEFAULT = Recipe()
 
 
-def screen(**changes: Any) -> screens.Screen:
-    return screens.Screen(**{"network": "small", "target": 2, "method": "integrative", "switches": DEFAULT, **changes})
+def selection(**changes: Any) -> Selection:
+    return Selection(**{"network": "small", "target": 2, "method": "integrative", "recipe": DEFAULT, **changes})
+
+
+def changed(*ingredients: Any, method: str = "integrative") -> Recipe:
+    return replace(get_method(method).recipe, **dict(zip(INGREDIENTS, ingredients, strict=True)))
+
+
+def parts(screen: Screen) -> tuple[str, ...]:
+    return screen.stage(), screen.profile(), screen.numbers(), screen.code()
 
 
 # What is shown.
 
 
-def test_maps_are_those_of_the_package(visit: Session, network: Network) -> None:
-    tensor = network.preprocessing(visit.photograph.full()).tensor
+def test_maps_are_those_of_the_package(session: Session, network: Network) -> None:
+    tensor = network.preprocessing(session.photograph.full()).tensor
     for name in ("integrative", "gradcam", "layercam-fused", "fullgrad", "winsorcam"):
-        way = get_method(name).way
-        switches = Switches.of(way) if isinstance(way, Recipe) else None
-        (shown,) = screens.titled(visit, screen(method=name, switches=switches))
+        (shown,) = screen_of(session, selection(method=name, recipe=recipe_of(name))).maps
         torch.testing.assert_close(shown.explanation.map, get_method(name)(network.model, tensor, 2).map)
 
 
-def test_switches_run_the_network_once(visit: Session, network: Network) -> None:
-    screens.show(visit, screen())
+def test_switches_run_the_network_once(session: Session, network: Network) -> None:
+    parts(screen_of(session, selection()))
     runs = network.model.runs
     seen = set()
     for readout in ("exp", "identity", "softplus"):
         for bias in ("layers", "complete", "residual", "none"):
             for weighting in ("joint", "uniform"):
                 for negative_share in (0.0, 1.0):
-                    chosen = screen(switches=Switches(readout, bias, weighting, negative_share))
-                    shown = screens.titled(visit, chosen)[0].explanation
+                    chosen = selection(recipe=changed(readout, bias, weighting, negative_share))
+                    shown = screen_of(session, chosen).maps[0].explanation
                     seen.add(shown.map.numpy().tobytes())
     assert network.model.runs == runs
     # And they do something.
     assert len(seen) > 20
-    screens.show(visit, screen(target=4))
+    parts(screen_of(session, selection(target=4)))
     assert network.model.runs == runs + 1
 
 
-def test_a_visit_that_forgets_everything_computes_the_same(desk: SessionStore, visit: Session) -> None:
-    forgetful = replace(visit, kept=LruCache(0, 60))
-    chosen = screen(compare="two methods", other_method="gradcam++")
-    assert screens.show(forgetful, chosen) == screens.show(visit, chosen)
-    assert forgetful.kept.bytes == 0
+def test_a_session_that_forgets_everything_computes_the_same(sessions: SessionStore, session: Session) -> None:
+    forgetful = replace(session, computed=LruCache(0, 60))
+    chosen = selection(compare="two methods", other_method="gradcam++")
+    assert parts(screen_of(forgetful, chosen)) == parts(screen_of(session, chosen))
+    assert forgetful.computed.bytes == 0
 
 
-def test_visitors_do_not_share(desk: SessionStore) -> None:
-    one, two = (desk.open(photograph(encoded(seed), "photo.png")) for seed in (1, 2))
-    assert one.visitor != two.visitor
-    assert len(one.visitor) >= 32
-    first, second = (screens.show(each, screen()) for each in (one, two))
-    assert first.stage != second.stage
-    assert screens.show(one, screen()) == first
-    desk.close(one.visitor)
+def test_sessions_do_not_share(sessions: SessionStore) -> None:
+    one, two = (sessions.open(photograph(encoded(seed), "photo.png")) for seed in (1, 2))
+    assert one.key != two.key
+    assert len(one.key) >= 32
+    first, second = (parts(screen_of(each, selection())) for each in (one, two))
+    assert first[0] != second[0]
+    assert parts(screen_of(one, selection())) == first
+    sessions.close(one.key)
     with pytest.raises(InputError, match="forgotten"):
-        desk.visit(one.visitor)
-    assert screens.show(desk.visit(two.visitor), screen()) == second
+        sessions.get(one.key)
+    assert parts(screen_of(sessions.get(two.key), selection())) == second
     with pytest.raises(InputError, match="Choose a photograph first"):
-        desk.visit(None)
+        sessions.get(None)
 
 
-def test_a_photograph_that_cannot_be_explained_is_not_kept(desk: SessionStore) -> None:
+def test_a_photograph_that_cannot_be_explained_is_not_kept(sessions: SessionStore) -> None:
     """And the one before stays."""
     gradio = pytest.importorskip("gradio")
     from integrative_cam.app._handlers import Handlers
 
-    earlier = desk.open(photograph(encoded(), "photo.png"))
-    kept = desk.photographs.bytes
-    fields = ("small", None, "integrative", *vars(DEFAULT).values(), False, "one map", None, None, None)
+    earlier = sessions.open(photograph(encoded(), "photo.png"))
+    kept = sessions.photographs.bytes
+    fields = (
+        "small",
+        None,
+        "integrative",
+        *(getattr(DEFAULT, name) for name in INGREDIENTS),
+        False,
+        "one map",
+        None,
+        None,
+        None,
+    )
     narrow = base64.b64encode(encoded(size=(1, 120_000))).decode()
     with pytest.raises(gradio.Error, match="less narrow"):
-        Handlers(desk, None).photograph(earlier.visitor, *fields, event={"name": "narrow.png", "data": narrow})
-    assert desk.photographs.bytes == kept
-    assert desk.visit(earlier.visitor) == earlier
+        Handlers(sessions, None).photograph(earlier.key, *fields, event={"name": "narrow.png", "data": narrow})
+    assert sessions.photographs.bytes == kept
+    assert sessions.get(earlier.key) == earlier
 
 
-def test_two_classes_and_two_methods(visit: Session) -> None:
-    classes = screens.titled(visit, screen(target=0, compare="two classes", other_target=1))
+def test_two_classes_and_two_methods(session: Session) -> None:
+    classes = screen_of(session, selection(target=0, compare="two classes", other_target=1)).maps
     assert [each.title for each in classes] == ["crane (0)", "crane (1)"]
     assert [each.choice.target for each in classes] == [0, 1]
-    methods = screens.titled(visit, screen(compare="two methods", other_method="gradcam"))
+    methods = screen_of(session, selection(compare="two methods", other_method="gradcam")).maps
     assert [each.title for each in methods] == ["owl, integrative", "owl, gradcam"]
     assert methods[1].explanation.recipe == get_method("gradcam").recipe
 
 
-def test_a_layer_is_shown_where_it_is_there(visit: Session) -> None:
-    name = screens.titled(visit, screen())[0].explanation.layers[0].name
-    first, second = screens.titled(visit, screen(layer=name, compare="two methods", other_method="gradcam"))
+def test_a_layer_is_shown_where_it_is_there(session: Session) -> None:
+    name = screen_of(session, selection()).maps[0].explanation.layers[0].name
+    first, second = screen_of(session, selection(layer=name, compare="two methods", other_method="gradcam")).maps
     assert (first.layer, second.layer) == (0, None)
     assert first.map().shape == (16, 16)
-    assert "icam-signed" in screens.stage(visit, screen(layer=name))
-    assert "icam-signed" not in screens.stage(visit, screen())
+    assert "icam-signed" in screen_of(session, selection(layer=name)).stage()
+    assert "icam-signed" not in screen_of(session, selection()).stage()
 
 
-def test_what_a_file_says_is_escaped(visit: Session) -> None:
-    shown = screens.show(visit, screen(target=3))
-    assert "<script>" not in shown.stage + shown.profile + shown.numbers
-    assert "&lt;script&gt;" in shown.stage
+def test_what_a_file_says_is_escaped(session: Session) -> None:
+    screen = screen_of(session, selection(target=3))
+    assert "<script>" not in screen.stage() + screen.profile() + screen.numbers()
+    assert "&lt;script&gt;" in screen.stage()
 
 
-def test_favourites_are_the_softmax_of_the_network(visit: Session, network: Network) -> None:
+def test_top_classes_are_the_softmax_of_the_network(session: Session, network: Network) -> None:
     with torch.no_grad():
-        chances = network.model(visit.seen("small").tensor)[0].double().softmax(0)
-    best = screens.top_classes(visit, "small", 3)
-    assert [index for index, _ in best] == chances.argsort(descending=True)[:3].tolist()
-    assert [chance for _, chance in best] == pytest.approx(chances.sort(descending=True).values[:3].tolist())
+        chances = network.model(session.seen("small").tensor)[0].double().softmax(0)
+    best = session.ranking("small").classes[:3]
+    assert [entry.index for entry in best] == chances.argsort(descending=True)[:3].tolist()
+    assert [entry.value for entry in best] == pytest.approx(chances.sort(descending=True).values[:3].tolist())
+
+
+def under(network: Network, task: str) -> Session:
+    other = SessionStore({"small": Offered(replace(network, task=task), ("small.py:make",))})
+    return other.open(photograph(encoded(), "photo.png"))
+
+
+def test_labels_have_each_their_own_probability(network: Network) -> None:
+    session = under(network, "multi-label")
+    with torch.no_grad():
+        logits = network.model(session.seen("small").tensor)[0].double()
+    screen = screen_of(session, selection())
+    probability = float(logits[2].sigmoid())
+    assert abs(probability - float(logits.softmax(0)[2])) > 0.1
+    assert f"<span>{probability:.1%} probable</span>" in screen.stage()
+    assert f"owl, {probability:.1%} probable: score {float(logits[2]):.2f} splits into" in screen.numbers()
+    assert "labels that do not exclude each other" in screen.numbers()
+    record = screen.record()
+    assert record["probability"] == pytest.approx(probability)
+    assert [entry["probability"] for entry in record["top"]] == pytest.approx(
+        logits.sigmoid().sort(descending=True).values[:5].tolist()
+    )
+    (measured,) = screen.measure()
+    # All pixels shown, and none taken away.
+    assert measured.inserted[-1] == pytest.approx(probability, abs=1e-6)
+    assert measured.deleted[0] == pytest.approx(probability, abs=1e-6)
+
+
+def test_values_are_no_probabilities(network: Network) -> None:
+    session = under(network, "regression")
+    with torch.no_grad():
+        value = float(network.model(session.seen("small").tensor)[0, 2])
+    screen = screen_of(session, selection())
+    assert f"<span>{value:.4g}</span>" in screen.stage()
+    assert "probable" not in screen.stage() + screen.numbers()
+    assert "gives values, not probabilities" in screen.numbers()
+    assert screen.record()["value"] == pytest.approx(value)
+    with pytest.raises(InputError, match="follow a probability, but small gives values"):
+        screen.measure()
+
+
+def test_classes_that_exclude_each_other_need_no_note(session: Session) -> None:
+    assert "icam-hint" not in screen_of(session, selection()).numbers()
 
 
 @pytest.mark.parametrize(
@@ -190,66 +248,68 @@ def test_favourites_are_the_softmax_of_the_network(visit: Session, network: Netw
         {"target": -1},
         {"network": "other"},
         {"method": "scorecam"},
-        {"switches": replace(DEFAULT, readout="cube")},
-        {"switches": replace(DEFAULT, negative_share=2.0)},
+        {"recipe": replace(DEFAULT, readout="cube")},
+        {"recipe": replace(DEFAULT, negative_share=2.0)},
     ],
 )
-def test_what_does_not_fit_is_told(visit: Session, changes: dict[str, Any]) -> None:
+def test_what_does_not_fit_is_told(session: Session, changes: dict[str, Any]) -> None:
     with pytest.raises(CamError):
-        screens.show(visit, screen(**changes))
+        parts(screen_of(session, selection(**changes)))
 
 
-def test_measured_as_the_metrics_measure(visit: Session, network: Network) -> None:
-    (found,) = screens.measure(visit, screen())
-    arguments = (network.model, visit.seen("small").tensor, visit.explanation(screen().choices()[0]).map, 2)
-    assert found.insertion == pytest.approx(float(insertion(*arguments, screens.STEPS)), abs=1e-6)
-    assert found.deletion == pytest.approx(float(deletion(*arguments, screens.STEPS)), abs=1e-6)
-    assert len(found.inserted) == len(found.deleted) == screens.STEPS + 1
+def test_measured_as_the_metrics_measure(session: Session, network: Network) -> None:
+    (found,) = screen_of(session, selection()).measure()
+    arguments = (network.model, session.seen("small").tensor, session.explanation(selection().choices()[0]).map, 2)
+    assert found.insertion == pytest.approx(float(insertion(*arguments, STEPS)), abs=1e-6)
+    assert found.deletion == pytest.approx(float(deletion(*arguments, STEPS)), abs=1e-6)
+    assert len(found.inserted) == len(found.deleted) == STEPS + 1
 
 
-def test_the_archive_is_what_save_writes(visit: Session, tmp_path: Path) -> None:
-    chosen = screen(compare="two classes", other_target=5)
-    zipfile.ZipFile(io.BytesIO(screens.archive(visit, chosen))).extractall(tmp_path)
+def test_the_archive_is_what_save_writes(session: Session, tmp_path: Path) -> None:
+    chosen = selection(compare="two classes", other_target=5)
+    zipfile.ZipFile(io.BytesIO(screen_of(session, chosen).archive())).extractall(tmp_path)
     for folder, target in (("explanation", 2), ("other", 5)):
         found = Explanation.load(tmp_path / folder)
         assert found.target_names == (str(target),)
-        torch.testing.assert_close(found.map, visit.explanation(replace(screen().choices()[0], target=target)).map)
-    assert (tmp_path / "again.py").read_text() == screens.code(visit, chosen)
+        torch.testing.assert_close(found.map, session.explanation(replace(selection().choices()[0], target=target)).map)
+    assert (tmp_path / "again.py").read_text() == screen_of(session, chosen).code()
 
 
-def test_the_picture_covers_the_whole_photograph(visit: Session) -> None:
-    assert Image.open(io.BytesIO(screens.picture(visit, screen()))).size == (60, 40)
-    both = Image.open(io.BytesIO(screens.picture(visit, screen(compare="two methods", other_method="gradcam"))))
+def test_the_picture_covers_the_whole_photograph(session: Session) -> None:
+    assert Image.open(io.BytesIO(screen_of(session, selection()).picture())).size == (60, 40)
+    both = Image.open(
+        io.BytesIO(screen_of(session, selection(compare="two methods", other_method="gradcam")).picture())
+    )
     assert both.width > both.height
 
 
-def test_the_picture_holds_all_that_is_on_the_screen(visit: Session) -> None:
+def test_the_picture_holds_all_that_is_on_the_screen(session: Session) -> None:
     """A method beside itself with other switches, and a layer of both."""
-    same = screen(compare="two methods", other_method="integrative", switches=replace(DEFAULT, bias="none"))
-    assert [each.title for each in screens.titled(visit, same)] == ["owl, integrative, changed", "owl, integrative"]
-    fused = screens.picture(visit, same)
+    same = selection(compare="two methods", other_method="integrative", recipe=replace(DEFAULT, bias="none"))
+    assert [each.title for each in screen_of(session, same).maps] == ["owl, integrative, changed", "owl, integrative"]
+    fused = screen_of(session, same).picture()
     assert Image.open(io.BytesIO(fused)).size != (60, 40)
-    layer = screens.titled(visit, same)[0].explanation.layers[0].name
-    assert screens.picture(visit, replace(same, layer=layer)) != fused
+    layer = screen_of(session, same).maps[0].explanation.layers[0].name
+    assert screen_of(session, replace(same, layer=layer)).picture() != fused
 
 
-def test_the_picture_is_as_opaque_as_the_map_on_the_page(visit: Session) -> None:
+def test_the_picture_is_as_opaque_as_the_map_on_the_page(session: Session) -> None:
     def drawn(*opacity: float) -> Tensor:
-        file = io.BytesIO(screens.picture(visit, screen(), *opacity))
+        file = io.BytesIO(screen_of(session, selection()).picture(*opacity))
         return torch.from_numpy(np.array(Image.open(file).convert("RGB"))).float()
 
-    photograph = torch.from_numpy(np.array(visit.photograph.shown.convert("RGB"))).float()
+    photograph = torch.from_numpy(np.array(session.photograph.shown.convert("RGB"))).float()
     assert torch.equal(drawn(0), photograph)
     assert not torch.equal(drawn(1), photograph)
     assert torch.equal(drawn(1), drawn())
     torch.testing.assert_close(drawn(0.25), 0.75 * photograph + 0.25 * drawn(1), atol=1, rtol=0)
 
 
-def test_the_map_lies_where_the_network_looked(visit: Session) -> None:
+def test_the_map_lies_where_the_network_looked(session: Session) -> None:
     # 60 x 40 is scaled to 48 x 32 and cropped to its middle 32 columns: 8 of 48 on either side.
-    left, top, right, bottom = visit.seen("small").region
+    left, top, right, bottom = session.seen("small").region
     assert (left, top, right, bottom) == pytest.approx((10, 0, 50, 40))
-    style = re.search(r'class="icam-seen" style="([^"]*)"', screens.stage(visit, screen()))
+    style = re.search(r'class="icam-seen" style="([^"]*)"', screen_of(session, selection()).stage())
     assert style is not None
     assert style[1] == "left:16.6667%;top:0.0000%;width:66.6667%;height:100.0000%"
 
@@ -260,33 +320,35 @@ def test_the_map_lies_where_the_network_looked(visit: Session) -> None:
 @pytest.mark.parametrize(
     "choice",
     [
-        Choice("n", 3),
-        Choice("n", 3, raw=True),
-        Choice("n", 3, switches=Switches("identity", "none", "uniform", 0.25)),
-        Choice("n", 3, "gradcam++", Switches("exp", "residual", "last", 1.0)),
-        Choice("n", 3, "fullgrad"),
+        Choice("n", 3, "integrative", DEFAULT),
+        Choice("n", 3, "integrative", DEFAULT, raw=True),
+        Choice("n", 3, "integrative", changed("identity", "none", "uniform", 0.25)),
+        Choice("n", 3, "gradcam++", changed("exp", "residual", "last", 1.0, method="gradcam++")),
+        Choice("n", 3, "fullgrad", None),
     ],
 )
 def test_the_lines_make_the_same_map(
-    choice: Choice, network: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, visit: Session
+    choice: Choice, network: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, session: Session
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    Path("photo.png").write_bytes(visit.photograph.encoded)
+    Path("photo.png").write_bytes(session.photograph.encoded)
     monkeypatch.setattr("integrative_cam.models.load", lambda *files: network if files == ("net", "w.pt") else None)
-    text = lines([choice], ["net", "w.pt"], "photo.png", ["owl\nimport os"], [None])
+    text = python_lines([choice], ["net", "w.pt"], "photo.png", ["owl\nimport os"], [None])
     assert "\nimport os" not in text
     made: dict[str, Any] = {}
     exec(text, made)
-    shown = visit.explanation(replace(choice, network="small"))
+    shown = session.explanation(replace(choice, network="small"))
     torch.testing.assert_close(made["explanation"].map, shown.map)
     assert Image.open("explanation.png").size == (60, 40)
 
 
 def test_only_what_was_changed_is_written() -> None:
-    text = lines([Choice("n", 3, switches=DEFAULT)], ["net"], "p.png", ["owl"], [None])
+    text = python_lines([Choice("n", 3, "integrative", DEFAULT)], ["net"], "p.png", ["owl"], [None])
     assert "IntegrativeCAM(network.model)(view.tensor, target=3)" in text
-    changed = lines([Choice("n", 3, switches=replace(DEFAULT, bias="none"))], ["net"], "p.png", ["owl"], [None])
-    assert "IntegrativeCAM(network.model, bias='none')(view.tensor, target=3)" in changed
+    lines = python_lines(
+        [Choice("n", 3, "integrative", replace(DEFAULT, bias="none"))], ["net"], "p.png", ["owl"], [None]
+    )
+    assert "IntegrativeCAM(network.model, bias='none')(view.tensor, target=3)" in lines
 
 
 def test_slow_methods_are_not_offered() -> None:
@@ -324,12 +386,12 @@ def png_head(width: int, height: int) -> bytes:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"words", "no photograph"),
-        (b"", "no photograph"),
-        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "no photograph"),
+        (b"words", "not an image that can be read"),
+        (b"", "not an image that can be read"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not an image that can be read"),
         (encoded()[:2000], "broken"),
-        (png_head(7072, 7071), "7072 x 7071 pixels; up to 50 megapixels"),
-        (png_head(60_000, 60_000), "up to 50 megapixels"),
+        (png_head(7072, 7071), "7072 x 7071 pixels is over the limit of 50 megapixels"),
+        (png_head(60_000, 60_000), "over the limit of 50 megapixels"),
         (bytes(MAX_BYTES + 1), "20 MB"),
     ],
 )
@@ -497,7 +559,7 @@ def test_an_offer_that_cannot_be_kept_is_an_error(tmp_path: Path) -> None:
         offer_of([twice[0]], {"resnet18": tmp_path})
 
 
-def test_explain_is_the_reference(visit: Session, network: Network) -> None:
+def test_explain_is_the_reference(session: Session, network: Network) -> None:
     """The default screen is the package's default."""
-    expected = explain(network.model, visit.seen("small").tensor, 2)
-    torch.testing.assert_close(visit.explanation(screen().choices()[0]).map, expected.map)
+    expected = explain(network.model, session.seen("small").tensor, 2)
+    torch.testing.assert_close(session.explanation(selection().choices()[0]).map, expected.map)

@@ -226,7 +226,7 @@ def test_a_bad_file_is_told_and_the_page_goes_on(visit: Any, cat: bytes) -> None
     visitor = visit().opened(cat)
     first = visitor.maps()
     bad = [
-        ("notes.jpg", b"these are words, no picture", "no photograph that can be read"),
+        ("notes.jpg", b"these are words, no picture", "not an image that can be read"),
         ("bomb.png", bomb(60_000), "megapixels"),
         ("half.png", cat[: len(cat) // 3], "broken"),
     ]

@@ -1,152 +1,144 @@
-"""The page's work for programs: endpoints for gradio_client, each of which takes the photograph and keeps nothing."""
+"""Endpoints for gradio_client: each call brings its photograph, which is forgotten once the call is answered."""
 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, replace
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, fields, replace
+from inspect import Parameter, Signature
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
-from ..errors import ImageError, InputError, TapError
-from ..recipe import Recipe
-from ._choice import Switches, layer_of, offered
-from ._handlers import as_messages
+from ..errors import ImageError, InputError, TapError, TargetError
+from ..query import parse_target
+from ._choice import INGREDIENTS, recipe_of
+from ._handlers import errors_as_messages
 from ._photograph import MAX_BYTES, Photograph, photograph
-from ._screen import Screen, archive, measure, picture, record, top_classes
-from ._session import Session, on_offer
-from ._session_store import SessionStore
+from ._screen import Screen, Selection, screen_of
+from ._session import Session, SessionStore, on_offer
 
-FOUND = 50
-"""Classes that a search gives at most."""
+CLASSES_LISTED = 50
+"""Classes that a search returns at most."""
 
 
-def add(desk: SessionStore, uploads: Path) -> None:
+@dataclass(frozen=True)
+class Arguments:
+    """What a call asks for; see the endpoint `explain`. Empty texts and -1 stand for what is not given."""
+
+    network: str = ""
+    target: str = ""
+    method: str = "integrative"
+    readout: str = ""
+    bias: str = ""
+    weighting: str = ""
+    negative_share: float = -1
+    layer: str = ""
+
+
+def add(sessions: SessionStore, uploads: Path) -> None:
     """Add the endpoints to the Blocks that are being made.
 
     Args:
-        desk: the networks on offer.
+        sessions: the networks on offer.
         uploads: where Gradio puts what clients upload; no other file is read.
     """
 
     def networks() -> list[str]:
         """The networks on offer, the default first."""
-        return list(desk.offer)
+        return list(sessions.offer)
 
+    @errors_as_messages()
     def classes(words: str, network: str = "") -> list[dict[str, Any]]:
         """Classes whose name holds the words, each with index and label: the first 50."""
-        with as_messages():
-            _check_texts(words=words, network=network)
-            labels = on_offer(desk.offer, network or next(iter(desk.offer))).labels
-            found = [(index, label) for index, label in enumerate(labels) if words.lower() in label.lower()]
-            return [{"index": index, "label": label} for index, label in found[:FOUND]]
+        _check_texts(words=words, network=network)
+        labels = on_offer(sessions.offer, network or next(iter(sessions.offer))).labels
+        matching = [(index, label) for index, label in enumerate(labels) if words.lower() in label.lower()]
+        return [{"index": index, "label": label} for index, label in matching[:CLASSES_LISTED]]
 
-    @contextmanager
-    def asked(image: Any, *choice: Any) -> Iterator[tuple[Session, Screen]]:
-        with as_messages():
-            visit = desk.open(_photograph(image, uploads))
-            try:
-                yield visit, _screen(visit, *choice)
-            finally:
-                desk.close(visit.visitor)
-
-    def explain(
-        photograph: gr.FileData,
-        network: str = "",
-        target: str = "",
-        method: str = "integrative",
-        readout: str = "",
-        bias: str = "",
-        weighting: str = "",
-        negative_share: float = -1,
-        layer: str = "",
-    ) -> tuple[gr.FileData, dict[str, Any]]:
+    def explain(screen: Screen) -> tuple[gr.FileData, dict[str, Any]]:
         """The map over the photograph as a PNG file; its classes, score, layers and Python lines as a dict.
 
-        photograph: handle_file("photo.jpg"). target: a class's index or name; empty, the network's favourite. layer:
+        photograph: handle_file("photo.jpg"). target: a class's index or name; empty, the network's top class. layer:
         the name of one, for its map instead. An ingredient that is empty, or negative_share=-1, is the method's own.
         """
-        with asked(photograph, network, target, method, readout, bias, weighting, negative_share, layer) as (
-            visit,
-            screen,
-        ):
-            return _file(picture(visit, screen), "map.png", uploads), record(visit, screen)
+        return _file(screen.picture(), "map.png", uploads), screen.record()
 
-    def faithfulness(
-        photograph: gr.FileData,
-        network: str = "",
-        target: str = "",
-        method: str = "integrative",
-        readout: str = "",
-        bias: str = "",
-        weighting: str = "",
-        negative_share: float = -1,
-    ) -> dict[str, Any]:
+    def faithfulness(screen: Screen) -> dict[str, Any]:
         """Insertion and deletion of the map: areas and curves. Arguments as for explain."""
-        with asked(photograph, network, target, method, readout, bias, weighting, negative_share) as (visit, screen):
-            return asdict(measure(visit, screen)[0])
+        return asdict(screen.measure()[0])
 
-    def explanation(
-        photograph: gr.FileData,
-        network: str = "",
-        target: str = "",
-        method: str = "integrative",
-        readout: str = "",
-        bias: str = "",
-        weighting: str = "",
-        negative_share: float = -1,
-    ) -> gr.FileData:
+    def explanation(screen: Screen) -> gr.FileData:
         """A zip file with the folder that `Explanation.load` reads. Arguments as for explain."""
-        with asked(photograph, network, target, method, readout, bias, weighting, negative_share) as (visit, screen):
-            return _file(archive(visit, screen), "explanation.zip", uploads)
+        return _file(screen.archive(), "explanation.zip", uploads)
 
-    queues: dict[str, tuple[Callable[..., Any], ...]] = {
-        "quick": (networks, classes),
-        "slow": (explain, faithfulness, explanation),
-    }
-    for queue, endpoints in queues.items():
-        for endpoint in endpoints:
-            gr.api(endpoint, concurrency_id=queue)
+    for quick in (networks, classes):
+        gr.api(quick, concurrency_id="quick")
+    for slow in (explain, faithfulness, explanation):
+        gr.api(_endpoint(slow, sessions, uploads), concurrency_id="slow")
 
 
-def _screen(
-    visit: Session,
-    network: str,
-    target: str,
-    method: str,
-    readout: str,
-    bias: str,
-    weighting: str,
-    negative_share: float,
-    layer: str = "",
-) -> Screen:
-    """What the arguments of an endpoint ask for.
+def _endpoint(answer: Callable[[Screen], Any], sessions: SessionStore, uploads: Path) -> Callable[..., Any]:
+    """A function of a photograph and `Arguments`, in the form that Gradio reads: by its signature and type hints."""
+    arguments = [field for field in fields(Arguments) if field.name != "layer" or answer.__name__ == "explain"]
+
+    @errors_as_messages()
+    def endpoint(image: Any, *values: Any) -> Any:
+        session = sessions.open(_photograph(image, uploads))
+        try:
+            given = Arguments(**dict(zip((field.name for field in arguments), values, strict=False)))
+            return answer(_screen(session, given))
+        finally:
+            sessions.close(session.key)
+
+    hints = {"photograph": gr.FileData, **{field.name: type(field.default) for field in arguments}}
+    defaults = {field.name: field.default for field in arguments}
+    returned = answer.__annotations__["return"]
+    endpoint.__name__, endpoint.__doc__ = answer.__name__, answer.__doc__
+    endpoint.__annotations__ = {**hints, "return": returned}
+    endpoint.__signature__ = Signature(  # type: ignore[attr-defined]
+        [
+            Parameter(name, Parameter.POSITIONAL_OR_KEYWORD, default=defaults.get(name, Parameter.empty))
+            for name in hints
+        ],
+        return_annotation=returned,
+    )
+    return endpoint
+
+
+def _screen(session: Session, given: Arguments) -> Screen:
+    """The map that a call asks for.
 
     Raises:
         CamError: a name is unknown, or a value out of range.
     """
-    _check_texts(
-        network=network, target=target, method=method, readout=readout, bias=bias, weighting=weighting, layer=layer
-    )
-    if not isinstance(negative_share, int | float):
-        raise InputError(f"negative_share must be a number, but got {str(negative_share)[:80]}.")
-    name = network or next(iter(visit.offer))
-    index = visit.network(name).index(target) if target else top_classes(visit, name, 1)[0][0]
-    way = offered(method).way
-    switches = None
-    if isinstance(way, Recipe):
-        given = {"readout": readout, "bias": bias, "weighting": weighting}
-        changes: dict[str, Any] = {field: value for field, value in given.items() if value}
-        if negative_share != -1:
-            changes["negative_share"] = negative_share
-        switches = replace(Switches.of(way), **changes)
-    screen = Screen(name, index, method, switches, layer=layer or None)
-    if layer and layer_of(visit.explanation(screen.choices()[0]), layer) is None:
-        raise TapError(f"{name} has no layer {layer!r} under {method}; explain lists them.")
+    _check_texts(**{name: value for name, value in asdict(given).items() if name != "negative_share"})
+    if not isinstance(given.negative_share, int | float):
+        raise InputError(f"negative_share must be a number, but got {str(given.negative_share)[:80]}.")
+    name = given.network or next(iter(session.offer))
+    own = recipe_of(given.method)
+    changes = {field: value for field in INGREDIENTS if (value := getattr(given, field)) not in ("", -1)}
+    target = _target(session, name, given.target or "top1")
+    selection = Selection(name, target, given.method, own and replace(own, **changes), layer=given.layer or None)
+    screen = screen_of(session, selection)
+    if given.layer and screen.maps[0].layer is None:
+        raise TapError(f"{name} has no layer {given.layer!r} under {given.method}; explain lists them.")
     return screen
+
+
+def _target(session: Session, network: str, text: str) -> int:
+    """The one class that a target text means.
+
+    Raises:
+        TargetError: it is unknown or ambiguous, or several.
+    """
+    target = parse_target(text, session.network(network))
+    if target == 1:
+        return session.ranking(network).classes[0].index
+    if isinstance(target, int) or len(target) > 1:
+        raise TargetError(f"target {text!r} means several classes; name one.")
+    return target[0]
 
 
 def _check_texts(**arguments: Any) -> None:
@@ -156,10 +148,10 @@ def _check_texts(**arguments: Any) -> None:
 
 
 def _photograph(image: Any, uploads: Path) -> Photograph:
-    """An uploaded file.
+    """Read an uploaded file, and delete it.
 
     Raises:
-        ImageError: it is none, whatever path it names.
+        ImageError: it is not one, whatever path it names.
     """
     given = image.get("path") if isinstance(image, dict) else None
     path = Path(given).resolve() if isinstance(given, str) and "\0" not in given else None

@@ -1,4 +1,4 @@
-"""What the page does when something is chosen on it: values of its fields in, new values out."""
+"""What the page does when something is selected on it: values of its fields in, new values out."""
 
 from __future__ import annotations
 
@@ -11,35 +11,32 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from dataclasses import fields as dataclass_fields
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
 from ..errors import CamError, ImageError
-from ..recipe import Recipe
+from ..query import short_name
 from . import _markup as markup
-from ._choice import Switches, offered
+from ._choice import INGREDIENTS, recipe_of
 from ._photograph import photograph
 from ._pictures import photograph_uri
-from ._screen import COMPARE, Screen, Shown, archive, code, measure, picture, short, show, stage, top_classes
-from ._session import Session
-from ._session_store import SessionStore
+from ._screen import COMPARE, TOP, Screen, Selection, screen_of
+from ._session import Session, SessionStore
 
 PARTS = 5
-"""Of the page that show a map: see `_parts`."""
+"""Parts of the page that show a map: see `_parts`."""
 HIDDEN = 3
-"""Parts of the page that wait for a photograph."""
-SWITCHES = len(dataclass_fields(Switches))
+"""Parts of the page that are hidden until there is a photograph."""
 LOG = logging.getLogger(__name__)
 Values = Any
 """Of Gradio's fields, as it gives and takes them."""
 
 
 @contextmanager
-def as_messages() -> Iterator[None]:
-    """An error becomes a message on the page; what was not foreseen goes to the log and is not told."""
+def errors_as_messages() -> Iterator[None]:
+    """Show an error as a message on the page; an unexpected one goes to the log, and only its class is shown."""
     try:
         yield
     except CamError as error:
@@ -55,159 +52,146 @@ def as_messages() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Handlers:
-    """The page's actions for the visits at a desk."""
+    """The page's actions. `key` is that of the visitor's session, `fields` the values of the page's fields."""
 
-    desk: SessionStore
+    sessions: SessionStore
     example: Path | None
 
-    def photograph(self, visitor: str | None, *fields: Values, event: Any) -> list[Values]:
-        """A visitor's own photograph, as base64 text."""
-        with as_messages():
-            try:
-                encoded = base64.b64decode(str(event["data"]), validate=True)
-            except (binascii.Error, KeyError, TypeError):
-                raise ImageError("This file did not arrive whole; choose it again.") from None
-            return self._opened(visitor, fields, encoded, str(event.get("name", "")))
+    @errors_as_messages()
+    def photograph(self, key: str | None, *fields: Values, event: Any) -> list[Values]:
+        """Open a visitor's own photograph, sent as base64 text."""
+        try:
+            encoded = base64.b64decode(str(event["data"]), validate=True)
+        except (binascii.Error, KeyError, TypeError):
+            raise ImageError("This file did not arrive whole; choose it again.") from None
+        return self._opened(key, fields, encoded, str(event.get("name", "")))
 
-    def the_example(self, visitor: str | None, *fields: Values) -> list[Values]:
-        """The photograph that comes with the package."""
-        with as_messages():
-            assert self.example is not None
-            return self._opened(visitor, fields, self.example.read_bytes(), self.example.name)
+    @errors_as_messages()
+    def open_example(self, key: str | None, *fields: Values) -> list[Values]:
+        """Open the photograph that comes with the package."""
+        assert self.example is not None
+        return self._opened(key, fields, self.example.read_bytes(), self.example.name)
 
-    def network(self, visitor: str | None, *fields: Values) -> list[Values]:
-        """Another network looks at the same photograph."""
-        with as_messages():
-            return self._anew(self.desk.visit(visitor), fields)
+    @errors_as_messages()
+    def network(self, key: str | None, *fields: Values) -> list[Values]:
+        """Show the same photograph under another network."""
+        return self._first(self.sessions.get(key), fields)
 
-    def changed(self, visitor: str | None, *fields: Values) -> list[Values]:
-        """The maps for what is chosen now."""
-        return self._with(visitor, fields)
+    @errors_as_messages()
+    def changed(self, key: str | None, *fields: Values) -> list[Values]:
+        """Show the maps for what is selected now."""
+        return self._changed(key, fields)
 
-    def top(self, visitor: str | None, chosen: int, *fields: Values) -> list[Values]:
-        """One of the favourite classes; the search is emptied."""
-        return [chosen, None, *self._with(visitor, fields, target=chosen)]
+    @errors_as_messages()
+    def top(self, key: str | None, target: int, *fields: Values) -> list[Values]:
+        """Explain one of the top classes; the search is emptied."""
+        return [target, None, *self._changed(key, fields, target=target)]
 
-    def searched(self, visitor: str | None, chosen: int | None, *fields: Values) -> list[Values]:
-        """Any class; it may be none of the favourites. An emptied search changes nothing."""
-        if chosen is None:
+    @errors_as_messages()
+    def searched(self, key: str | None, target: int | None, *fields: Values) -> list[Values]:
+        """Explain any class, which may be none of the top ones. An emptied search changes nothing."""
+        if target is None:
             return [gr.skip()] * (2 + PARTS)
-        return [chosen, chosen, *self._with(visitor, fields, target=chosen)]
+        return [target, target, *self._changed(key, fields, target=target)]
 
-    def compared(self, visitor: str | None, *fields: Values) -> list[Values]:
-        """One map or two, and the field that says which the second one is."""
-        with as_messages():
-            compare = screen_of(fields).compare
-        return [
-            gr.update(visible=compare == COMPARE[1]),
-            gr.update(visible=compare == COMPARE[2]),
-            *self.changed(visitor, *fields),
-        ]
+    @errors_as_messages()
+    def compared(self, key: str | None, *fields: Values) -> list[Values]:
+        """Show one map or two, and the field that selects the second one."""
+        compare = selection_of(fields).compare
+        return [*(gr.update(visible=compare == other) for other in COMPARE[1:]), *self._changed(key, fields)]
 
-    def method(self, visitor: str | None, *fields: Values) -> list[Values]:
-        """A method with its own ingredients; the switches show them, out of use where it has none."""
-        with as_messages():
-            way = offered(screen_of(fields).method).way
-        if not isinstance(way, Recipe):
-            return [*[gr.update(interactive=False)] * SWITCHES, *self._with(visitor, fields, switches=None)]
-        own = Switches.of(way)
-        updates = [gr.update(value=value, interactive=True) for value in vars(own).values()]
-        return [*updates, *self._with(visitor, fields, switches=own)]
+    @errors_as_messages()
+    def method(self, key: str | None, *fields: Values) -> list[Values]:
+        """Show a method with its own ingredients, in the fields for these too; they are disabled if it has none."""
+        own = recipe_of(selection_of(fields).method)
+        if own is None:
+            updates = [gr.update(interactive=False)] * len(INGREDIENTS)
+        else:
+            updates = [gr.update(value=getattr(own, name), interactive=True) for name in INGREDIENTS]
+        return [*updates, *self._changed(key, fields, recipe=own)]
 
-    def layer(self, visitor: str | None, *fields: Values, event: Any) -> list[Values]:
-        """A layer's map instead of the fused one; its name, since other methods have it in another place."""
-        with as_messages():
-            visit, screen = self.desk.visit(visitor), screen_of(fields)
-            layers = visit.explanation(screen.choices()[0]).layers
-            index = event["index"]
-            known = isinstance(index, int) and 0 <= index < len(layers)
-            chosen = replace(screen, layer=layers[index].name if known else None)
-            return [chosen.layer, stage(visit, chosen), code(visit, chosen)]
+    @errors_as_messages()
+    def layer(self, key: str | None, *fields: Values, event: Any) -> list[Values]:
+        """Show a layer's map instead of the fused one. It is kept by name, since its index depends on the method."""
+        session, selection, index = self.sessions.get(key), selection_of(fields), event["index"]
+        layers = session.explanation(selection.choices()[0]).layers
+        is_layer = isinstance(index, int) and 0 <= index < len(layers)
+        screen = screen_of(session, replace(selection, layer=layers[index].name if is_layer else None))
+        return [screen.selection.layer, screen.stage(), screen.code()]
 
-    def measured(self, visitor: str | None, *fields: Values) -> str:
-        """Insertion and deletion."""
-        with as_messages():
-            return markup.curves(measure(self.desk.visit(visitor), screen_of(fields)))
+    @errors_as_messages()
+    def measured(self, key: str | None, *fields: Values) -> str:
+        """Measure insertion and deletion."""
+        return markup.curves(self._screen(key, fields).measure())
 
-    def picture(self, opacity: float, visitor: str | None, *fields: Values) -> str:
-        """A PNG file for download."""
-        with as_messages():
-            visit = self.desk.visit(visitor)
-            return _download(f"{_stem(visit)}-map.png", "image/png", picture(visit, screen_of(fields), opacity))
+    @errors_as_messages()
+    def picture(self, opacity: float, key: str | None, *fields: Values) -> str:
+        """Download a PNG file."""
+        screen = self._screen(key, fields)
+        return _download(screen, "map.png", "image/png", screen.picture(opacity))
 
-    def archive(self, visitor: str | None, *fields: Values) -> str:
-        """A zip file for download."""
-        with as_messages():
-            visit = self.desk.visit(visitor)
-            return _download(f"{_stem(visit)}-explanation.zip", "application/zip", archive(visit, screen_of(fields)))
+    @errors_as_messages()
+    def archive(self, key: str | None, *fields: Values) -> str:
+        """Download a zip file."""
+        screen = self._screen(key, fields)
+        return _download(screen, "explanation.zip", "application/zip", screen.archive())
 
-    def _with(self, visitor: str | None, fields: tuple[Values, ...], **changes: Any) -> list[Values]:
-        with as_messages():
-            return _parts(show(self.desk.visit(visitor), replace(screen_of(fields), **changes)))
+    def _screen(self, key: str | None, fields: tuple[Values, ...], **changes: Any) -> Screen:
+        return screen_of(self.sessions.get(key), replace(selection_of(fields), **changes))
+
+    def _changed(self, key: str | None, fields: tuple[Values, ...], **changes: Any) -> list[Values]:
+        return _parts(self._screen(key, fields, **changes))
 
     def _opened(self, earlier: str | None, fields: tuple[Values, ...], encoded: bytes, name: str) -> list[Values]:
-        visit = self.desk.open(photograph(encoded, name))
+        session = self.sessions.open(photograph(encoded, name))
         try:
-            found = self._anew(visit, fields)
+            first = self._first(session, fields)
         except Exception:
             # Nobody will have its key.
-            self.desk.close(visit.visitor)
+            self.sessions.close(session.key)
             raise
-        self.desk.close(earlier)
-        return [
-            visit.visitor,
-            markup.photograph(photograph_uri(visit.photograph.shown)),
-            *[gr.update(visible=True)] * HIDDEN,
-            *found,
-        ]
+        self.sessions.close(earlier)
+        style = markup.photograph(photograph_uri(session.photograph.shown))
+        return [session.key, style, *[gr.update(visible=True)] * HIDDEN, *first]
 
-    def _anew(self, visit: Session, fields: tuple[Values, ...]) -> list[Values]:
-        """The network's favourite class, and choices of classes, then the map."""
-        screen = replace(screen_of(fields), layer=None)
-        best = top_classes(visit, screen.network)
-        network = visit.network(screen.network)
-        first, second = best[0][0], best[min(1, len(best) - 1)][0]
-        screen = replace(screen, target=first, other_target=second)
-        classes = [(network.label(index), index) for index in range(len(visit.logits(screen.network)))]
-        top = [(f"{short(network.label(index))}  {chance:.1%}", index) for index, chance in best]
+    def _first(self, session: Session, fields: tuple[Values, ...]) -> list[Values]:
+        """The network's top class, the choices of classes, and the map."""
+        selection = replace(selection_of(fields), layer=None)
+        network, ranking = session.network(selection.network), session.ranking(selection.network)
+        top = ranking.classes[:TOP]
+        first, second = top[0].index, top[min(1, len(top) - 1)].index
+        selection = replace(selection, target=first, other_target=second)
+        classes = [(network.label(index), index) for index in range(len(ranking.classes))]
+        choices = [
+            (f"{short_name(network.label(entry.index))}  {ranking.as_text(entry.value)}", entry.index) for entry in top
+        ]
         return [
             first,
             None,
-            gr.update(choices=top, value=first),
+            gr.update(choices=choices, value=first),
             gr.update(choices=classes, value=None),
             gr.update(choices=classes, value=second),
-            *_parts(show(visit, screen)),
+            *_parts(screen_of(session, selection)),
         ]
 
 
-def screen_of(fields: tuple[Values, ...]) -> Screen:
-    """The fields of the page in their order, as a choice."""
-    network, target, method, readout, bias, weighting, negative_share, raw, compare, *others = fields
-    other_target, other_method, layer = others
-    switched = isinstance(offered(method).way, Recipe)
-    return Screen(
-        network=network,
-        target=-1 if target is None else target,
-        method=method,
-        switches=Switches(readout, bias, weighting, negative_share) if switched else None,
-        raw=raw,
-        compare=compare or COMPARE[0],
-        other_target=other_target,
-        other_method=other_method,
-        layer=layer,
-    )
+def selection_of(fields: tuple[Values, ...]) -> Selection:
+    """The values of the page's fields, in their order, as a selection."""
+    network, target, method, *rest = fields
+    ingredients, (raw, compare, other_target, other_method, layer) = rest[: len(INGREDIENTS)], rest[len(INGREDIENTS) :]
+    own = recipe_of(method)
+    recipe = own and replace(own, **dict(zip(INGREDIENTS, ingredients, strict=True)))
+    target = -1 if target is None else target
+    return Selection(network, target, method, recipe, raw, compare or COMPARE[0], other_target, other_method, layer)
 
 
-def _parts(shown: Shown) -> list[Values]:
+def _parts(screen: Screen) -> list[Values]:
     # Curves that belonged to another map go.
-    return [shown.stage, shown.profile, shown.numbers, shown.code, ""]
+    return [screen.stage(), screen.profile(), screen.numbers(), screen.code(), ""]
 
 
-def _stem(visit: Session) -> str:
-    return Path(visit.photograph.name).stem
-
-
-def _download(name: str, kind: str, content: bytes) -> str:
+def _download(screen: Screen, name: str, kind: str, content: bytes) -> str:
+    """A file for the browser; see download.js."""
+    name = f"{Path(screen.session.photograph.name).stem}-{name}"
     # The time makes the browser take the same file twice.
-    parcel = {"name": name, "kind": kind, "data": base64.b64encode(content).decode(), "at": time.time()}
-    return json.dumps(parcel)
+    return json.dumps({"name": name, "kind": kind, "data": base64.b64encode(content).decode(), "at": time.time()})

@@ -1,4 +1,4 @@
-"""What the server remembers for its visitors: bounded in bytes, forgotten when idle, told apart by secret keys."""
+"""What the server keeps for its visitors: bounded in bytes, forgotten when idle, told apart by secret keys."""
 
 from __future__ import annotations
 
@@ -15,55 +15,48 @@ Value = TypeVar("Value")
 
 
 @dataclass
-class _Kept(Generic[Value]):
-    value: Value
-    bytes: int
-    used: float
-
-
-@dataclass
 class LruCache(Generic[Value]):
-    """Values of visitors, the least recently used ones forgotten first; safe to use from many threads.
+    """Values of sessions, the least recently used ones forgotten first; safe to use from many threads.
 
     Args:
         limit: bytes in all.
-        idle: seconds after which a value that nobody asks for is forgotten.
+        idle: seconds without use after which a value is forgotten.
         clock: seconds, never going back.
     """
 
     limit: int
     idle: float
     clock: Callable[[], float] = time.monotonic
-    _kept: OrderedDict[tuple[str, Hashable], _Kept[Value]] = field(default_factory=OrderedDict, init=False)
+    # By session key and name: the value, its size in bytes, and when it was used last; in order of use.
+    _kept: OrderedDict[tuple[str, Hashable], tuple[Value, int, float]] = field(default_factory=OrderedDict, init=False)
     _lock: Any = field(default_factory=Lock, init=False, repr=False)
 
-    def get(self, visitor: str, name: Hashable = None) -> Value | None:
-        """The visitor's value of that name; None where there is none or it was forgotten."""
+    def get(self, key: str, name: Hashable = None) -> Value | None:
+        """The session's value of that name; None if there is none or it was forgotten."""
         with self._lock:
             self._forget_idle()
-            found = self._kept.get((visitor, name))
-            if found is None:
+            if (key, name) not in self._kept:
                 return None
-            found.used = self.clock()
-            self._kept.move_to_end((visitor, name))
-            return found.value
+            value, size, _ = self._kept.pop((key, name))
+            self._kept[key, name] = value, size, self.clock()
+            return value
 
-    def put(self, visitor: str, value: Value, size: int, name: Hashable = None) -> None:
-        """Keep a value of `size` bytes; older ones go until all fit. One that alone does not fit is not kept."""
+    def put(self, key: str, value: Value, size: int, name: Hashable = None) -> None:
+        """Keep a value of `size` bytes; older ones go until all fit. One that does not fit alone is not kept."""
         with self._lock:
             self._forget_idle()
-            self._kept.pop((visitor, name), None)
+            self._kept.pop((key, name), None)
             if size > self.limit:
                 return
-            self._kept[visitor, name] = _Kept(value, size, self.clock())
+            self._kept[key, name] = value, size, self.clock()
             while self._bytes() > self.limit:
                 self._kept.popitem(last=False)
 
-    def forget(self, visitor: str) -> None:
-        """Forget all that was kept for a visitor."""
+    def forget(self, key: str) -> None:
+        """Forget everything of a session."""
         with self._lock:
-            for key in [key for key in self._kept if key[0] == visitor]:
-                del self._kept[key]
+            for place in [place for place in self._kept if place[0] == key]:
+                del self._kept[place]
 
     def sweep(self) -> None:
         """Forget what was idle for too long."""
@@ -72,22 +65,21 @@ class LruCache(Generic[Value]):
 
     @property
     def bytes(self) -> int:
-        """Kept now."""
+        """The size of all values that are kept now."""
         with self._lock:
             return self._bytes()
 
     def _bytes(self) -> int:
-        return sum(each.bytes for each in self._kept.values())
+        return sum(size for _, size, _ in self._kept.values())
 
     def _forget_idle(self) -> None:
-        # In order of use: the first ones have waited longest.
         oldest = self.clock() - self.idle
-        while self._kept and next(iter(self._kept.values())).used < oldest:
+        while self._kept and next(iter(self._kept.values()))[2] < oldest:
             self._kept.popitem(last=False)
 
 
 def bytes_of(value: object) -> int:
-    """Memory behind all tensors of a dataclass, storage that several share counted once."""
+    """Memory of all tensors in a dataclass; storage that several share counts once."""
     storages = {each.untyped_storage().data_ptr(): each.untyped_storage().nbytes() for each in _tensors(value)}
     return sum(storages.values())
 

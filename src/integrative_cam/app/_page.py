@@ -15,7 +15,7 @@ from ._choice import methods_offered
 from ._handlers import Handlers
 from ._photograph import MAX_BYTES
 from ._screen import COMPARE
-from ._session_store import SessionStore
+from ._session import SessionStore
 
 HERE = Path(__file__).parent
 AT_ONCE = 4
@@ -27,6 +27,13 @@ TITLE = "Why does the network say that?"
 HEADING = (
     f"<h1>{TITLE}</h1><p>A map over your photograph, fused from all layers of the network, and what each gave.</p>"
 )
+
+RADIOS = (
+    ("readout", READOUTS, "Read-out", "The smooth function of the score; exp lets strong evidence saturate."),
+    ("bias", BIASES, "Bias", "How the biases of the network join the map."),
+    ("weighting", WEIGHTINGS, "Weighting", "What makes a layer count: its gradient, its activation, or both."),
+)
+"""Ingredients with a few choices: field of `Recipe`, choices, label and what it does."""
 
 
 def theme() -> Any:
@@ -46,19 +53,19 @@ def css() -> str:
     return (HERE / "page.css").read_text("utf-8")
 
 
-def page(desk: SessionStore, uploads: Path, example: Path | None = None) -> Any:
+def page(sessions: SessionStore, uploads: Path, example: Path | None = None) -> Any:
     """The page as Gradio's Blocks, not yet served.
 
     Args:
-        desk: the networks on offer and what is remembered.
+        sessions: the networks on offer and what is kept for visitors.
         uploads: Gradio's folder for what clients of the API send.
         example: a photograph to try, if there is one.
     """
     default, methods = Recipe(), methods_offered()
-    names = list(desk.offer)
-    act = Handlers(desk, example)
+    names = list(sessions.offer)
+    act = Handlers(sessions, example)
     with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(60, 600), fill_width=True) as blocks:
-        visitor = gr.State(None, delete_callback=desk.close, time_to_live=None)
+        key = gr.State(None, delete_callback=sessions.close, time_to_live=None)
         target, layer = gr.State(None), gr.State(None)
         gr.HTML(HEADING, elem_id="icam-heading")
         with gr.Row(elem_id="icam-columns"):
@@ -81,23 +88,9 @@ def page(desk: SessionStore, uploads: Path, example: Path | None = None) -> Any:
                     other_method = gr.Dropdown(methods, value="gradcam", label="Second method", visible=False)
                 with gr.Accordion("Ingredients of the map", open=True, elem_id="icam-ingredients"):
                     method = gr.Dropdown(methods, value="integrative", label="Method")
-                    readout = gr.Radio(
-                        list(READOUTS),
-                        value=default.readout,
-                        label="Read-out",
-                        info="The smooth function of the score; exp lets strong evidence saturate.",
-                    )
-                    bias = gr.Radio(
-                        list(BIASES),
-                        value=default.bias,
-                        label="Bias",
-                        info="How the biases of the network join the map.",
-                    )
-                    weighting = gr.Radio(
-                        list(WEIGHTINGS),
-                        value=default.weighting,
-                        label="Weighting",
-                        info="What makes a layer count: its gradient, its activation, or both.",
+                    readout, bias, weighting = (
+                        gr.Radio(list(choices), value=getattr(default, name), label=label, info=info)
+                        for name, choices, label, info in RADIOS
                     )
                     negative_share = gr.Slider(
                         0,
@@ -130,27 +123,14 @@ def page(desk: SessionStore, uploads: Path, example: Path | None = None) -> Any:
                 )
 
         style = gr.HTML(elem_classes="icam-unseen")
-        courier = gr.HTML(
+        download = gr.HTML(
             html_template="<span hidden></span>", js_on_load=_script("download"), elem_classes="icam-unseen"
         )
 
-        fields = [
-            network,
-            target,
-            method,
-            readout,
-            bias,
-            weighting,
-            negative_share,
-            raw,
-            compare,
-            other_target,
-            other_method,
-        ]
-        asked = [visitor, *fields, layer]
+        ingredients = [readout, bias, weighting, negative_share]
+        selected = [key, network, target, method, *ingredients, raw, compare, other_target, other_method, layer]
         parts = [stage, profile, numbers, code, curves]
-        anew = [target, layer, top, search, other_target, *parts]
-        switches = [readout, bias, weighting, negative_share]
+        first = [target, layer, top, search, other_target, *parts]
 
         quick: dict[str, Any] = {
             "api_visibility": "private",
@@ -167,25 +147,25 @@ def page(desk: SessionStore, uploads: Path, example: Path | None = None) -> Any:
         def layered(event: gr.EventData, *values: Any) -> list[Any]:
             return act.layer(*values, event=event._data)
 
-        opened = [visitor, style, below, side, more, *anew]
-        stage.photograph(photographed, asked, opened, **quick)
-        stage.example(act.the_example, asked, opened, **quick)
-        network.input(act.network, asked, anew, **latest)
+        opened = [key, style, below, side, more, *first]
+        stage.photograph(photographed, selected, opened, **quick)
+        stage.example(act.open_example, selected, opened, **quick)
+        network.input(act.network, selected, first, **latest)
         opacity.input(
             None, opacity, None, js="(value) => { document.documentElement.style.setProperty('--icam-opacity', value) }"
         )
-        top.input(act.top, [visitor, top, *asked[1:]], [target, search, *parts], **latest)
-        search.input(act.searched, [visitor, search, *asked[1:]], [target, top, *parts], **latest)
-        compare.input(act.compared, asked, [other_target, other_method, *parts], **latest)
-        for field in (other_target, other_method, *switches, raw):
-            field.input(act.changed, asked, parts, **latest)
+        top.input(act.top, [key, top, *selected[1:]], [target, search, *parts], **latest)
+        search.input(act.searched, [key, search, *selected[1:]], [target, top, *parts], **latest)
+        compare.input(act.compared, selected, [other_target, other_method, *parts], **latest)
+        for field in (other_target, other_method, *ingredients, raw):
+            field.input(act.changed, selected, parts, **latest)
         for event in (method.input, reset.click):
-            event(act.method, asked, [*switches, *parts], **latest)
-        profile.layer(layered, asked, [layer, stage, code], **latest)
-        measure.click(act.measured, asked, curves, **slow)
-        picture.click(act.picture, [opacity, *asked], courier, **slow)
-        archive.click(act.archive, asked, courier, **slow)
-        api.add(desk, uploads)
+            event(act.method, selected, [*ingredients, *parts], **latest)
+        profile.layer(layered, selected, [layer, stage, code], **latest)
+        measure.click(act.measured, selected, curves, **slow)
+        picture.click(act.picture, [opacity, *selected], download, **slow)
+        archive.click(act.archive, selected, download, **slow)
+        api.add(sessions, uploads)
     blocks.queue(max_size=WAITING, default_concurrency_limit=1, api_open=False)
     return blocks
 

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import io
 import re
-import warnings
 from dataclasses import dataclass
 from pathlib import PurePosixPath, PureWindowsPath
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from ..errors import ImageError
-from ..models._image import PHOTOGRAPHS, upright
+from ..models._image import PHOTOGRAPHS, decode_image
 
 MAX_BYTES = 20 * 2**20
 MAX_PIXELS = 50_000_000
@@ -60,26 +58,4 @@ def safe_name(name: str) -> str:
 
 
 def _read(encoded: bytes) -> Image.Image:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            # Reads the head only: nothing is unpacked before its size is known.
-            image = Image.open(io.BytesIO(encoded), formats=PHOTOGRAPHS)
-        with image:
-            width, height = image.size
-            if width * height > MAX_PIXELS:
-                raise _too_large(f"{width} x {height} pixels")
-            image.load()
-            return upright(image)
-    except ImageError:
-        raise
-    except Image.DecompressionBombError:
-        raise _too_large("too many pixels") from None
-    except UnidentifiedImageError:
-        raise ImageError("This file is no photograph that can be read; JPEG, PNG and WebP can.") from None
-    except Exception:  # decoders fail in many ways
-        raise ImageError("This image file is broken. Save it again, or take another.") from None
-
-
-def _too_large(size: str) -> ImageError:
-    return ImageError(f"This image has {size}; up to {MAX_PIXELS // 10**6} megapixels are taken. Scale it down first.")
+    return decode_image(encoded, "This file", PHOTOGRAPHS, MAX_PIXELS)

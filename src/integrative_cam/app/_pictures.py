@@ -1,4 +1,4 @@
-"""The pictures of the page: small for the screen, whole for keeping."""
+"""Pictures of maps: small ones for the screen, a full one for download."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ._session import Seen
 
 SIDE = 320
-"""Pixels of a map's longer side as it is sent to the browser, which stretches it over the photograph."""
+"""Longer side of a map in pixels as it is sent to the browser, which stretches it over the photograph."""
 
 
 def map_uri(saliency: Float[Tensor, "height width"], seen: Seen, signed: bool) -> str:
@@ -36,16 +36,23 @@ def photograph_uri(shown: Image.Image) -> str:
     return _uri(shown, quality=85, method=2)
 
 
-def kept_picture(
-    maps: Sequence[tuple[str, Float[Tensor, "height width"], bool]], photograph: Image.Image, seen: Seen, opacity: float
+def picture_of_maps(
+    maps: Sequence[tuple[str, Float[Tensor, "height width"], bool]],
+    photograph: Image.Image,
+    region: tuple[float, float, float, float],
+    opacity: float,
 ) -> bytes:
-    """PNG: one map over the photograph, or several beside it under their names, as opaque as on the page, 0 to 1.
+    """PNG of one map over the photograph, or of several beside it under their titles.
 
-    A map comes with its name and whether it is signed.
+    Args:
+        maps: title, map, and whether the map is signed.
+        photograph: as it is shown.
+        region: of the photograph, which the maps cover.
+        opacity: of the maps, 0 to 1, as on the page.
     """
     drawn = [
-        (name, Image.blend(photograph, overlay(saliency, photograph, seen.region, signed), opacity))
-        for name, saliency, signed in maps
+        (title, Image.blend(photograph, overlay(saliency, photograph, region, signed), opacity))
+        for title, saliency, signed in maps
     ]
     if len(drawn) > 1:
         return png(side_by_side([("photograph", photograph), *drawn]), DPI)

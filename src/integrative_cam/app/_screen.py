@@ -1,46 +1,52 @@
-"""From what is chosen on the page to what is shown on it; needs no server."""
+"""From what is selected on the page to what it shows; needs no server."""
 
 from __future__ import annotations
 
 import io
 import zipfile
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
 
-from ..errors import TargetError
+from ..errors import InputError, TargetError
 from ..evaluate import deletion_curve, insertion_curve
 from ..explanation import Explanation
+from ..query import probabilities, score_parts, short_name
+from ..recipe import Recipe
 from ..render import presented, presented_layer
+from ..targets import class_scores, logits_of
 from . import _markup as markup
-from ._choice import Choice, Switches, changed, layer_of, lines
-from ._pictures import kept_picture, map_uri
+from ._choice import Choice, layer_index, python_lines, recipe_of
+from ._pictures import map_uri, picture_of_maps
 from ._session import Session
 
 if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
 
-    from ..models import Network
-
 TOP = 5
 STEPS = 16
-"""Of insertion and deletion: 34 runs of the network."""
+"""Steps of insertion and deletion, which run the network 34 times."""
 COMPARE = ("one map", "two classes", "two methods")
+NOTES = {
+    "multi-label": "The probabilities are of labels that do not exclude each other, so they do not sum to 100 %.",
+    "regression": "The network gives values, not probabilities.",
+}
+"""What a visitor should know of the numbers, by the network's task."""
 
 
 @dataclass(frozen=True)
-class Screen:
-    """What is chosen. `layer`: the name of the layer that is shown instead of the fused map."""
+class Selection:
+    """What is selected on the page. `layer`: the name of the layer that is shown instead of the fused map."""
 
     network: str
     target: int
     method: str
-    switches: Switches | None
+    recipe: Recipe | None
     raw: bool = False
     compare: str = COMPARE[0]
     other_target: int | None = None
@@ -48,115 +54,42 @@ class Screen:
     layer: str | None = None
 
     def choices(self) -> list[Choice]:
-        """One map, or two that differ in class or method; the other method has its own ingredients."""
-        first = Choice(self.network, self.target, self.method, self.switches, self.raw)
+        """One map, or two that differ in class or method; the other method has its own recipe."""
+        first = Choice(self.network, self.target, self.method, self.recipe, self.raw)
         if self.compare == "two classes" and self.other_target is not None:
             return [first, replace(first, target=self.other_target)]
         if self.compare == "two methods" and self.other_method is not None:
-            return [first, replace(first, method=self.other_method, switches=None)]
+            return [first, replace(first, method=self.other_method, recipe=recipe_of(self.other_method))]
         return [first]
 
 
 @dataclass(frozen=True)
-class Shown:
-    """The parts of the page: HTML, and the Python lines."""
-
-    stage: str
-    profile: str
-    numbers: str
-    code: str
-
-
-def show(visit: Session, screen: Screen) -> Shown:
-    """Everything for a choice; the network runs only for a class or for layers that it did not run for before.
-
-    Raises:
-        CamError: the choice does not fit the network.
-    """
-    maps = titled(visit, screen)
-    return Shown(
-        stage=_stage(visit, screen, maps),
-        profile=markup.profile(maps[0].explanation, maps[0].layer),
-        numbers=markup.numbers([(each.title, each.probability, each.explanation) for each in maps]),
-        code=_code(visit, screen, maps),
-    )
-
-
-def code(visit: Session, screen: Screen) -> str:
-    """The Python lines that make what is on the screen again."""
-    return _code(visit, screen, titled(visit, screen))
-
-
-def stage(visit: Session, screen: Screen) -> str:
-    """The maps over the photograph alone, such as after a layer was clicked."""
-    return _stage(visit, screen, titled(visit, screen))
-
-
-@dataclass(frozen=True)
-class Titled:
-    """A map on the screen with what is said of it."""
+class ShownMap:
+    """One map on the screen: its explanation, its title, the predicted value of its class, and the layer shown."""
 
     choice: Choice
     title: str
-    probability: float
+    value: str
     explanation: Explanation
     layer: int | None
 
     @property
-    def layer_name(self) -> str | None:
-        return None if self.layer is None else self.explanation.layers[self.layer].name
+    def detail(self) -> str:
+        """What is written beside the title."""
+        if self.layer is None:
+            return self.value
+        return f"layer {self.layer + 1}, {self.explanation.layers[self.layer].name}"
+
+    @property
+    def signed(self) -> bool:
+        """Whether the map has negative values, as that of a layer."""
+        return self.layer is not None
 
     def map(self) -> Float[Tensor, "height width"]:
-        """As it is shown; a layer's is signed."""
+        """The map as it is shown."""
         if self.layer is None:
             return presented(self.explanation, self.choice.raw)[0]
         return presented_layer(self.explanation, self.layer, self.choice.raw)[0]
-
-
-def titled(visit: Session, screen: Screen) -> list[Titled]:
-    """The maps of a choice, told apart by their titles."""
-    network, chances = visit.network(screen.network), probabilities(visit.logits(screen.network))
-    count, found = len(chances), []
-    for choice in screen.choices():
-        if not 0 <= choice.target < count:
-            raise TargetError(
-                f"{network.name} has {count} classes, 0 to {count - 1}; there is no class {choice.target}."
-            )
-        explanation = visit.explanation(choice)
-        title = _title(network, screen, choice)
-        found.append(
-            Titled(choice, title, float(chances[choice.target]), explanation, layer_of(explanation, screen.layer))
-        )
-    return found
-
-
-def _title(network: Network, screen: Screen, choice: Choice) -> str:
-    name = short(network.label(choice.target))
-    if screen.compare == "two methods":
-        # A method may be compared with itself as it was before its switches were changed.
-        differs = screen.other_method == screen.method and changed(choice)
-        return f"{name}, {choice.method}{', changed' if differs else ''}"
-    # Some classes share a name: ImageNet has two cranes.
-    alike = [name for each in screen.choices() if short(network.label(each.target)) == name]
-    return f"{name} ({choice.target})" if len(alike) > 1 else name
-
-
-def top_classes(visit: Session, network: str, count: int = TOP) -> list[tuple[int, float]]:
-    """The classes with the highest probabilities, best first."""
-    chances = probabilities(visit.logits(network))
-    best = chances.topk(min(count, len(chances)))
-    return list(zip(best.indices.tolist(), best.values.tolist(), strict=True))
-
-
-def probabilities(logits: Float[Tensor, "classes"]) -> Float[Tensor, "classes"]:
-    """Softmax; a single logit's sigmoid."""
-    at_least_float32 = logits.double()
-    return at_least_float32.softmax(0) if len(at_least_float32) > 1 else at_least_float32.sigmoid()
-
-
-def short(label: str) -> str:
-    """The first of a class's synonyms."""
-    return label.split(",")[0]
 
 
 @dataclass(frozen=True)
@@ -170,107 +103,151 @@ class Measured:
     deleted: tuple[float, ...]
 
 
-def measure(visit: Session, screen: Screen) -> list[Measured]:
-    """Insertion and deletion of the maps on the screen, unsmoothed; `evaluate.faithfulness` says how.
+@dataclass(frozen=True)
+class Screen:
+    """The maps of a selection, and everything that the page shows of them."""
+
+    session: Session
+    selection: Selection
+    maps: tuple[ShownMap, ...]
+
+    def stage(self) -> str:
+        """The maps over the photograph, as HTML."""
+        seen = self.session.seen(self.selection.network)
+        figures = [
+            markup.Figure(shown.title, shown.detail, map_uri(shown.map(), seen, shown.signed), shown.signed)
+            for shown in self.maps
+        ]
+        return markup.stage(self.session.photograph.shown.size, seen.region, figures)
+
+    def profile(self) -> str:
+        """The layers of the first map, as HTML."""
+        return markup.profile(self.maps[0].explanation, self.maps[0].layer)
+
+    def numbers(self) -> str:
+        """How the scores split, as HTML."""
+        note = NOTES.get(self.session.network(self.selection.network).task, "")
+        return markup.numbers([(f"{shown.title}, {shown.value}", shown.explanation) for shown in self.maps], note)
+
+    def code(self) -> str:
+        """The Python lines that make the maps again."""
+        name, network = self.selection.network, self.session.network(self.selection.network)
+        return python_lines(
+            [shown.choice for shown in self.maps],
+            self.session.offer[name].files,
+            self.session.photograph.name,
+            [network.label(shown.choice.target) for shown in self.maps],
+            [None if shown.layer is None else self.selection.layer for shown in self.maps],
+        )
+
+    def picture(self, opacity: float = 1) -> bytes:
+        """PNG of the maps, as large as the photograph is kept; `opacity` of the map, 0 to 1."""
+        drawn = [
+            (f"{shown.title}, {shown.detail}" if shown.signed else shown.title, shown.map(), shown.signed)
+            for shown in self.maps
+        ]
+        seen = self.session.seen(self.selection.network)
+        return picture_of_maps(drawn, self.session.photograph.shown, seen.region, opacity)
+
+    def archive(self) -> bytes:
+        """A zip file with a folder of `Explanation.save` for each map, and the Python lines."""
+        stored = io.BytesIO()
+        with TemporaryDirectory() as folder, zipfile.ZipFile(stored, "w", zipfile.ZIP_DEFLATED) as packed:
+            for name, shown in zip(("explanation", "other"), self.maps, strict=False):
+                for file in sorted(shown.explanation.save(Path(folder) / name).iterdir()):
+                    packed.write(file, f"{name}/{file.name}")
+            packed.writestr("again.py", self.code())
+        return stored.getvalue()
+
+    def measure(self) -> list[Measured]:
+        """Insertion and deletion of the fused maps, without smoothing; see `evaluate.insertion_curve`.
+
+        Raises:
+            InputError: the network gives no probabilities.
+        """
+        network = self.session.network(self.selection.network)
+        if network.task not in ("classification", "multi-label"):
+            raise InputError(f"Insertion and deletion follow a probability, but {network.name} gives values.")
+        measured = []
+        for shown in self.maps:
+            target = shown.choice.target
+            model = _TargetOrNot(network.model, target, network.task)
+            arguments = (model, self.session.seen(self.selection.network).tensor, shown.explanation.map, 1, STEPS)
+            inserted, deleted = insertion_curve(*arguments)[0], deletion_curve(*arguments)[0]
+            measured.append(
+                Measured(
+                    shown.title, _area(inserted), _area(deleted), tuple(inserted.tolist()), tuple(deleted.tolist())
+                )
+            )
+        return measured
+
+    def record(self) -> dict[str, Any]:
+        """The numbers of the first map as plain values."""
+        shown, network = self.maps[0], self.session.network(self.selection.network)
+        ranking, explanation = self.session.ranking(self.selection.network), shown.explanation
+        ranked = ranking.find(shown.choice.target)
+        return {
+            "network": self.selection.network,
+            "method": self.selection.method,
+            "recipe": explanation.recipe and explanation.recipe.described(),
+            "target": {"index": shown.choice.target, "label": network.label(shown.choice.target)},
+            ranking.measure: ranked and ranked.value,
+            "top": ranking.as_records(network, TOP),
+            "score": {name: values[0] for name, values in score_parts(explanation).items()},
+            "layers": [layer.summary for layer in explanation.layers],
+            "code": self.code(),
+        }
+
+
+def screen_of(session: Session, selection: Selection) -> Screen:
+    """The maps of a selection. The network runs only for a class or for layers that it did not run for before.
 
     Raises:
-        InputError: the network has fewer than two classes.
+        CamError: the selection does not fit the network.
     """
-    network, tensor = visit.network(screen.network), visit.seen(screen.network).tensor
-    found = []
-    for each in titled(visit, replace(screen, layer=None)):
-        arguments = (network.model, tensor, each.explanation.map, each.choice.target, STEPS)
-        inserted, deleted = insertion_curve(*arguments)[0], deletion_curve(*arguments)[0]
-        found.append(
-            Measured(each.title, _area(inserted), _area(deleted), tuple(inserted.tolist()), tuple(deleted.tolist()))
-        )
-    return found
+    network, ranking = session.network(selection.network), session.ranking(selection.network)
+    maps = []
+    for choice in selection.choices():
+        if choice.recipe is not None:
+            choice.recipe.validate()
+        ranked = ranking.find(choice.target)
+        if ranked is None:
+            count = len(ranking.classes)
+            raise TargetError(
+                f"{network.name} has {count} classes, 0 to {count - 1}; there is no class {choice.target}."
+            )
+        explanation = session.explanation(choice)
+        value = ranking.as_text(ranked.value) + (" probable" if ranking.measure == "probability" else "")
+        layer = layer_index(explanation, selection.layer)
+        maps.append(ShownMap(choice, _title(session, selection, choice), value, explanation, layer))
+    return Screen(session, selection, tuple(maps))
+
+
+def _title(session: Session, selection: Selection, choice: Choice) -> str:
+    """The class, and what tells the map apart from the other one."""
+    label = session.network(selection.network).label
+    name = short_name(label(choice.target))
+    if selection.compare == "two methods":
+        # A method may be compared with itself as it was before its ingredients were changed.
+        differs = selection.other_method == selection.method and choice.changes()
+        return f"{name}, {choice.method}{', changed' if differs else ''}"
+    # Some classes share a name: ImageNet has two cranes.
+    alike = [other for other in selection.choices() if short_name(label(other.target)) == name]
+    return f"{name} ({choice.target})" if len(alike) > 1 else name
 
 
 def _area(curve: Float[Tensor, "point"]) -> float:
     return float(torch.trapezoid(curve, dx=1 / (len(curve) - 1)))
 
 
-def picture(visit: Session, screen: Screen, opacity: float = 1) -> bytes:
-    """PNG of what is on the screen, as large as the photograph is kept; `opacity` of the map, 0 to 1."""
-    maps = titled(visit, screen)
-    drawn = [
-        (each.title if each.layer is None else f"{each.title}, {_detail(each)}", each.map(), each.layer is not None)
-        for each in maps
-    ]
-    return kept_picture(drawn, visit.photograph.shown, visit.seen(screen.network), opacity)
+class _TargetOrNot(nn.Module):
+    """A network with two logits, whose softmax gives class 1 the target's probability under the network's task."""
 
+    def __init__(self, model: nn.Module, target: int, task: str) -> None:
+        super().__init__()
+        self.model, self.target, self.task = model, target, task
 
-def archive(visit: Session, screen: Screen) -> bytes:
-    """A zip file of what `Explanation.save` writes, a folder for each map, and the Python lines."""
-    stored = io.BytesIO()
-    with TemporaryDirectory() as folder, zipfile.ZipFile(stored, "w", zipfile.ZIP_DEFLATED) as packed:
-        for number, each in enumerate(titled(visit, screen)):
-            place = Path(folder) / ("explanation" if number == 0 else "other")
-            each.explanation.save(place)
-            for file in sorted(place.iterdir()):
-                packed.write(file, f"{place.name}/{file.name}")
-        packed.writestr("again.py", code(visit, screen))
-    return stored.getvalue()
-
-
-def record(visit: Session, screen: Screen) -> dict[str, Any]:
-    """The numbers of the first map, as plain values."""
-    each = titled(visit, screen)[0]
-    network, explanation = visit.network(screen.network), each.explanation
-    parts = explanation.completeness
-    recipe = explanation.recipe
-    return {
-        "network": screen.network,
-        "method": screen.method,
-        "recipe": recipe and recipe.described(),
-        "target": {"index": each.choice.target, "label": network.label(each.choice.target)},
-        "probability": each.probability,
-        "top": [
-            {"index": index, "label": network.label(index), "probability": probability}
-            for index, probability in top_classes(visit, screen.network)
-        ],
-        "score": {
-            "score": float(parts.score[0]),
-            "input": float(parts.input[0]),
-            "bias": float(parts.bias[0]),
-            "remainder": float(parts.remainder[0]),
-        },
-        "layers": [layer.summary for layer in explanation.layers],
-        "code": code(visit, screen),
-    }
-
-
-def _stage(visit: Session, screen: Screen, maps: Sequence[Titled]) -> str:
-    seen, shown = visit.seen(screen.network), visit.photograph.shown
-    return markup.stage(
-        shown.size,
-        seen.region,
-        [
-            markup.Figure(
-                title=each.title,
-                detail=_detail(each),
-                map=map_uri(each.map(), seen, signed=each.layer is not None),
-                signed=each.layer is not None,
-            )
-            for each in maps
-        ],
-    )
-
-
-def _code(visit: Session, screen: Screen, maps: Sequence[Titled]) -> str:
-    network = visit.network(screen.network)
-    return lines(
-        [each.choice for each in maps],
-        visit.offer[screen.network].files,
-        visit.photograph.name,
-        [network.label(each.choice.target) for each in maps],
-        [each.layer_name for each in maps],
-    )
-
-
-def _detail(each: Titled) -> str:
-    if each.layer is None:
-        return f"{each.probability:.1%} probable"
-    layer = each.explanation.layers[each.layer]
-    return f"layer {each.layer + 1}, {layer.name}"
+    def forward(self, images: Tensor) -> Tensor:
+        outputs = class_scores(logits_of(self.model(images)), "target")
+        logit = probabilities(outputs, self.task)[:, self.target].logit(torch.finfo(torch.float64).eps)
+        return torch.stack([torch.zeros_like(logit), logit], 1)

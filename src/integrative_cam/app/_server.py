@@ -18,8 +18,7 @@ from ..errors import InputError, MissingExtraError, ModelError
 from ..models import Network, load
 from ._guard import Guard
 from ._photograph import MAX_BYTES
-from ._session import Offered
-from ._session_store import SessionStore
+from ._session import Offered, SessionStore
 
 BODY = MAX_BYTES * 4 // 3 + 2**20
 """Bytes of a request: a photograph as base64 text, and the rest."""
@@ -60,10 +59,10 @@ def serve(
             raise MissingExtraError.of("The page", "app", error) from error
         from ._page import page
 
-        desk = SessionStore(offer)
-        blocks = page(desk, Path(folder), example())
+        sessions = SessionStore(offer)
+        blocks = page(sessions, Path(folder), example())
         port = _free(host, port)
-        _swept(desk)
+        _swept(sessions)
         try:
             _, address, _ = blocks.launch(**options(), server_name=host, server_port=port, inbrowser=browse)
             ready(address)
@@ -166,10 +165,10 @@ def _free(host: str, port: int) -> int:
         return found
 
 
-def _swept(desk: SessionStore) -> None:
+def _swept(sessions: SessionStore) -> None:
     def sweep() -> None:
         while True:
             time.sleep(SWEEP)
-            desk.sweep()
+            sessions.sweep()
 
     threading.Thread(target=sweep, daemon=True, name="icam-sweep").start()

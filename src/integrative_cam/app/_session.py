@@ -1,19 +1,21 @@
-"""One visitor's photograph under the networks on offer; what was computed once is used again."""
+"""Sessions: each a visitor's photograph under the networks on offer; what was computed once is used again."""
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+import secrets
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from .._call import trace
 from .._maps.reduction import Reduced
 from .._maps.traced import Trace
 from .._plan.taps import Taps
 from ..cam import assemble, reduce
-from ..errors import ModelError
+from ..errors import InputError, ModelError
 from ..explanation import Explanation
 from ..models import Network
+from ..query import Ranking, rank_outputs
 from ..recipe import Recipe
 from ..targets import class_scores
 from ._choice import Choice, offered
@@ -23,6 +25,14 @@ from ._photograph import Photograph
 if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
+
+IDLE = 30 * 60
+"""Seconds without use after which a photograph is forgotten."""
+PHOTOGRAPH_BYTES = 2**29
+COMPUTED_BYTES = 3 * 2**29
+"""Bytes for all visitors together: a forgotten result is computed again, a forgotten photograph is asked for."""
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -35,7 +45,7 @@ class Offered:
 
 @dataclass(frozen=True)
 class Seen:
-    """What a network sees: its input, and where it lies in the photograph as shown, (left, top, right, bottom)."""
+    """The network's input, and the region of the photograph as shown that it covers, (left, top, right, bottom)."""
 
     tensor: Float[Tensor, "1 channel height width"]
     region: tuple[float, float, float, float]
@@ -49,7 +59,7 @@ def on_offer(offer: Offer, name: str) -> Network:
     """A network on offer.
 
     Raises:
-        ModelError: it is not.
+        ModelError: it is not on offer.
     """
     if name not in offer:
         raise ModelError(f"This page offers {', '.join(offer)}, but not {name!r}.")
@@ -58,12 +68,12 @@ def on_offer(offer: Offer, name: str) -> Network:
 
 @dataclass(frozen=True)
 class Session:
-    """A photograph that a visitor opened. `kept` may forget anything: it is then computed again."""
+    """One photograph of a visitor. `computed` may forget anything: it is then computed again."""
 
-    visitor: str
+    key: str
     photograph: Photograph
     offer: Offer
-    kept: LruCache[Any]
+    computed: LruCache[Any]
 
     def network(self, name: str) -> Network:
         """A network on offer; see `on_offer`."""
@@ -71,36 +81,32 @@ class Session:
 
     def seen(self, name: str) -> Seen:
         """What the network sees of the photograph."""
-        found = self.kept.get(self.visitor, ("seen", name))
-        if found is None:
+
+        def compute() -> Seen:
             image = self.photograph.full()
             view = self.network(name).preprocessing(image)
             scale = self.photograph.shown.width / image.width
             left, top, right, bottom = view.region
-            found = Seen(view.tensor, (left * scale, top * scale, right * scale, bottom * scale))
-            self._keep(("seen", name), found)
-        seen: Seen = found
-        return seen
+            return Seen(view.tensor, (left * scale, top * scale, right * scale, bottom * scale))
 
-    def logits(self, name: str) -> Float[Tensor, "classes"]:
-        """The network's output for the photograph.
+        return self._once(("seen", name), compute)
+
+    def ranking(self, name: str) -> Ranking:
+        """The network's classes for the photograph, with probabilities or values as its task means them.
 
         Raises:
             CamError: the network or its output cannot be used; see `trace`.
         """
-        found = self.kept.get(self.visitor, ("logits", name))
-        return _logits(self.trace(name, None, Recipe().taps)) if found is None else found
 
-    def trace(self, name: str, target: int | None, taps: Taps) -> Trace:
-        """The network's run for a class, None for its top class; done once, whatever recipes follow."""
-        found = None if target is None else self.kept.get(self.visitor, ("trace", name, target, taps))
-        if found is None:
-            found = trace(self.network(name).model, self.seen(name).tensor, target, taps)
-            self._keep(("logits", name), _logits(found))
-            assert found.index is not None
-            self._keep(("trace", name, int(found.index[0]), taps), found)
-        done: Trace = found
-        return done
+        def compute() -> Tensor:
+            # The first map that a visitor sees is that of the top class.
+            taps = Recipe().taps
+            run = trace(self.network(name).model, self.seen(name).tensor, None, taps)
+            assert run.index is not None
+            self._once(("trace", name, int(run.index[0]), taps), lambda: run)
+            return class_scores(run.output, "target")[0]
+
+        return rank_outputs(self._once(("output", name), compute), self.network(name).task)
 
     def explanation(self, choice: Choice) -> Explanation:
         """The explanation of a choice.
@@ -108,32 +114,72 @@ class Session:
         Raises:
             CamError: the choice does not fit, or the network cannot be explained.
         """
-        # Whether it is smoothed is no part of it.
-        name = ("explanation", choice.network, choice.target, choice.method, choice.switches)
-        found = self.kept.get(self.visitor, name)
-        if found is None:
-            recipe = choice.recipe()
-            if recipe is None:
-                model = self.network(choice.network).model
-                found = offered(choice.method)(model, self.seen(choice.network).tensor, choice.target)
-            else:
-                found = assemble(self._reduced(choice.network, choice.target, recipe), recipe)
-            self._keep(name, found)
-        explanation: Explanation = found
-        return explanation
+
+        def compute() -> Explanation:
+            if choice.recipe is not None:
+                return assemble(self._reduced(choice.network, choice.target, choice.recipe), choice.recipe)
+            model = self.network(choice.network).model
+            return offered(choice.method)(model, self.seen(choice.network).tensor, choice.target)
+
+        # `raw` is left out: smoothing for display changes no explanation.
+        return self._once(("map", choice.network, choice.target, choice.method, choice.recipe), compute)
 
     def _reduced(self, name: str, target: int, recipe: Recipe) -> Reduced:
         """The layers' maps, which do not depend on how they are weighted, joined by biases and fused."""
-        key = ("reduced", name, target, recipe.taps, recipe.readout, recipe.negative_share, recipe.aggregation)
-        found: Reduced | None = self.kept.get(self.visitor, key)
+        used = (recipe.taps, recipe.readout, recipe.negative_share, recipe.aggregation)
+        return self._once(
+            ("reduced", name, target, *used),
+            lambda: reduce(self._trace(name, target, recipe.taps), replace(recipe, bias="layers")),
+        )
+
+    def _trace(self, name: str, target: int, taps: Taps) -> Trace:
+        """The network's run for a class, which serves every recipe with these taps."""
+        return self._once(
+            ("trace", name, target, taps), lambda: trace(self.network(name).model, self.seen(name).tensor, target, taps)
+        )
+
+    def _once(self, name: Hashable, compute: Callable[[], T]) -> T:
+        found: T | None = self.computed.get(self.key, name)
         if found is None:
-            found = reduce(self.trace(name, target, recipe.taps), replace(recipe, bias="layers"))
-            self._keep(key, found)
+            found = compute()
+            self.computed.put(self.key, found, bytes_of(found), name)
         return found
 
-    def _keep(self, name: Hashable, value: object) -> None:
-        self.kept.put(self.visitor, value, bytes_of(value), name)
 
+@dataclass(frozen=True)
+class SessionStore:
+    """All sessions of one server."""
 
-def _logits(found: Trace) -> Tensor:
-    return class_scores(found.output, "target")[0].float()
+    offer: Offer
+    photographs: LruCache[Photograph] = field(default_factory=lambda: LruCache(PHOTOGRAPH_BYTES, IDLE))
+    computed: LruCache[Any] = field(default_factory=lambda: LruCache(COMPUTED_BYTES, IDLE))
+
+    def open(self, photograph: Photograph) -> Session:
+        """A new session; its key cannot be guessed."""
+        key = secrets.token_urlsafe(24)
+        self.photographs.put(key, photograph, photograph.bytes)
+        return Session(key, photograph, self.offer, self.computed)
+
+    def get(self, key: str | None) -> Session:
+        """The session of that key.
+
+        Raises:
+            InputError: there is none yet, or it was forgotten.
+        """
+        if key is None:
+            raise InputError("Choose a photograph first.")
+        photograph = self.photographs.get(key)
+        if photograph is None:
+            raise InputError("Your photograph was forgotten after half an hour without use: choose it again.")
+        return Session(key, photograph, self.offer, self.computed)
+
+    def close(self, key: str | None) -> None:
+        """Forget everything of a session."""
+        if key is not None:
+            self.photographs.forget(key)
+            self.computed.forget(key)
+
+    def sweep(self) -> None:
+        """Forget what nobody used for too long."""
+        self.photographs.sweep()
+        self.computed.sweep()

@@ -46,25 +46,32 @@ def read_image(path: str | Path) -> Image.Image:
         return upright(image)
 
 
-def decode_image(content: bytes, name: str) -> Image.Image:
-    """`read_image` of a file's content; `name` stands for the file in errors."""
-    with _opened(name, BytesIO(content)) as image:
+def decode_image(
+    content: bytes, name: str, formats: tuple[str, ...] = FORMATS, max_pixels: int = MAX_PIXELS
+) -> Image.Image:
+    """`read_image` of a file's content in one of the formats; `name` stands for the file in errors."""
+    with _opened(name, BytesIO(content), formats, max_pixels) as image:
         return upright(image)
 
 
 @contextmanager
-def _opened(path: Path | str, content: BytesIO | None = None) -> Iterator[Image.Image]:
+def _opened(
+    path: Path | str,
+    content: BytesIO | None = None,
+    formats: tuple[str, ...] = FORMATS,
+    max_pixels: int = MAX_PIXELS,
+) -> Iterator[Image.Image]:
     """The file, or its content, as Pillow reads it; what goes wrong, also while it is used, becomes one line."""
     try:
         with warnings.catch_warnings():
             # Pillow warns at a limit of its own; ours refuses.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image = Image.open(content or path, formats=FORMATS)
+            image = Image.open(content or path, formats=formats)
         with image:
             width, height = image.size
-            if width * height > MAX_PIXELS:
+            if width * height > max_pixels:
                 raise ImageError(
-                    f"{path}: {width} x {height} pixels is over the limit of {MAX_PIXELS // 10**6} megapixels; "
+                    f"{path}: {width} x {height} pixels is over the limit of {max_pixels // 10**6} megapixels; "
                     "scale it down first."
                 )
             image.load()
@@ -78,7 +85,7 @@ def _opened(path: Path | str, content: BytesIO | None = None) -> Iterator[Image.
     except UnidentifiedImageError:
         raise ImageError(f"{path}: not an image that can be read (PNG, JPEG, WebP, TIFF, ...).") from None
     except Image.DecompressionBombError:
-        raise ImageError(f"{path}: over the limit of {MAX_PIXELS // 10**6} megapixels; scale it down first.") from None
+        raise ImageError(f"{path}: over the limit of {max_pixels // 10**6} megapixels; scale it down first.") from None
     except (ImageError, MemoryError):
         raise
     except Exception as error:  # decoders fail in many ways

@@ -9,7 +9,7 @@ from typing import Any
 
 from ..evaluate._benchmark import ALL
 from ..evaluate._summary import Line, mean_ranks
-from ._base import environment
+from ..render._templates import environment
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def evaluation_html(report: Report) -> str:
     Raises:
         MissingExtraError: jinja2 is not installed.
     """
-    pages = environment()
+    pages = environment("integrative_cam.reports")
     pages.filters["interval"] = lambda interval: f"[{interval.low:.3f}, {interval.high:.3f}]"
     plots = [(plot.title, _inlined(plot)) for plot in report.plots]
     return pages.get_template("evaluation.html.jinja").render(

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import PurePath
 from urllib.parse import quote
 
-from ._base import environment
+from ..render._templates import environment
 from ._cases import Case
 from ._suspicion import reasons
 
@@ -26,7 +26,7 @@ def html(cases: Sequence[Case], unread: Sequence[str], title: str, run: str = ".
     Raises:
         MissingExtraError: jinja2 is not installed.
     """
-    pages = environment()
+    pages = environment("integrative_cam.reports")
     pages.filters["percent"] = lambda value: f"{value:.0%}"
     pages.filters["link"] = lambda folder: quote(f"{run}/{folder}/panel.png")
     found = [(case, reasons(case)) for case in cases]

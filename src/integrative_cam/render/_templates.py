@@ -1,4 +1,4 @@
-"""HTML pages from the Jinja templates of this package; all of them extend base.html.jinja."""
+"""HTML from Jinja templates."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ if TYPE_CHECKING:
     from jinja2 import Environment
 
 
-def environment() -> Environment:
-    """The package's templates: all text is escaped, and a missing name is an error.
+def environment(package: str) -> Environment:
+    """Load the templates that lie beside the modules of `package`; all text is escaped, a missing name is an error.
 
     Raises:
         MissingExtraError: jinja2 is not installed.
@@ -21,7 +21,7 @@ def environment() -> Environment:
     except ImportError as error:
         raise MissingExtraError.of("The report", "evaluate", error) from error
     return Environment(
-        loader=PackageLoader("integrative_cam.reports", "."),
+        loader=PackageLoader(package, "."),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
