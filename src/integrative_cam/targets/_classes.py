@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..errors import TargetError
-from ._sample import SampleTarget, as_integer, as_target, checked, class_values, name_of, named
+from ._sample import SampleTarget, as_integer, as_target, class_value, class_values, name_of, named
 
 Rival = Literal["runner-up", "rest"]
 
@@ -29,9 +29,8 @@ def probability(index: int, exclusive: bool = True) -> SampleTarget:
     index = as_integer(index, "index")
 
     def target(output: Any) -> Tensor:
-        logits = class_values(output, f"probability({index})")
-        place = checked(index, output, "index")
-        return logits.softmax(0)[place] if exclusive else logits[place].sigmoid()
+        logit = class_value(output, index, "index", f"probability({index})")
+        return class_values(output, "").softmax(0)[index] if exclusive else logit.sigmoid()
 
     return named(target, f"probability of {index}")
 
@@ -48,14 +47,13 @@ def log_odds(index: int) -> SampleTarget:
     index = as_integer(index, "index")
 
     def target(output: Any) -> Tensor:
-        probabilities = class_values(output, f"log_odds({index})")
-        found = probabilities[checked(index, output, "index")]
-        if not 0 <= found <= 1:
+        probability = class_value(output, index, "index", f"log_odds({index})")
+        if not 0 <= probability <= 1:
             raise TargetError(
-                f"log_odds({index}) needs outputs that are probabilities, 0 to 1, but got {float(found):.4g}. "
+                f"log_odds({index}) needs outputs that are probabilities, 0 to 1, but got {float(probability):.4g}. "
                 f"Of logits, take target={index} or contrast({index}, 'rest')."
             )
-        return found.logit(torch.finfo(found.dtype).eps)
+        return probability.logit(torch.finfo(probability.dtype).eps)
 
     return named(target, f"log-odds of {index}")
 
@@ -87,8 +85,8 @@ def contrast(this: int | SampleTarget, that: int | SampleTarget | Rival = "runne
     index = as_integer(this, "this")
 
     def target(output: Any) -> Tensor:
-        logits = class_values(output, f"contrast({index})")
-        own = logits[checked(index, output, "this")]
+        own = class_value(output, index, "this", f"contrast({index})")
+        logits = class_values(output, "")
         others = torch.cat([logits[:index], logits[index + 1 :]])
         if not len(others):
             raise TargetError(f"contrast({index}, {that!r}) needs another class, but the model has 1 output.")
@@ -105,13 +103,13 @@ def total(of: Sequence[int | SampleTarget]) -> SampleTarget:
     """
     if isinstance(of, str) or not isinstance(of, Sequence) or not of:
         raise TargetError(f"of must hold one class or target at least, such as [281, 282], but got {of!r}.")
-    parts = [as_target(each, "of") for each in of]
-    classes = [as_integer(each, "of") for each in of if not callable(each)]
+    parts = [as_target(target, "of") for target in of]
+    classes = [as_integer(target, "of") for target in of if not callable(target)]
     twice = next((index for index in classes if classes.count(index) > 1), None)
     if twice is not None:
         raise TargetError(f"The sum holds class {twice} more than once: {classes}.")
     return named(
-        lambda output: torch.stack([each(output).reshape(()) for each in parts]).sum(), " + ".join(map(_term, parts))
+        lambda output: torch.stack([part(output).reshape(()) for part in parts]).sum(), " + ".join(map(_term, parts))
     )
 
 

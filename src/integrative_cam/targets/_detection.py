@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..errors import TargetError
-from ._sample import SampleTarget, as_integer, logits_of, named
+from ._sample import SampleTarget, as_integer, check_box, check_index, logits_of, named
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -47,20 +47,16 @@ def detection(box: Sequence[float] | Tensor, index: int, decode: Decoder, least:
         TargetError: no such box, index or least or, when called, boxes and scores of other shapes, a class out of
             range, or no box that overlaps enough.
     """
-    wanted = _box(box)
+    wanted = check_box(box, "box must be (left, top, right, bottom)")
     index = as_integer(index, "index")
     if not 0 < least <= 1:
         raise TargetError(f"least must be an intersection over union above 0 and at most 1, but got {least!r}.")
 
     def target(output: Any) -> Tensor:
-        found = _checked(decode(output))
-        classes = found.scores.shape[1]
-        if not 0 <= index < classes:
-            raise TargetError(
-                f"index {index} is out of range: the decoder gives {classes} classes, 0 to {classes - 1}."
-            )
-        scores = found.scores[:, index]
-        return scores[matching(wanted, found.boxes.detach(), scores.detach(), least)]
+        detections = _checked(decode(output))
+        classes = detections.scores.shape[1]
+        scores = detections.scores[:, check_index(index, classes, "index", "the decoder gives {} classes")]
+        return scores[matching(wanted, detections.boxes.detach(), scores.detach(), least)]
 
     return named(target, f"class {index} in box")
 
@@ -118,23 +114,11 @@ def fastestdet(output: Any) -> Detections:
     return Detections(boxes.reshape(-1, 4), scores.flatten(1).T)
 
 
-def _box(box: Sequence[float] | Tensor) -> Float[Tensor, "4"]:
-    try:
-        found = torch.as_tensor(box, dtype=torch.float64).detach()
-    except (TypeError, ValueError, RuntimeError):
-        found = torch.empty(0)
-    if found.shape != (4,) or not (found[2:] > found[:2]).all():
-        raise TargetError(
-            f"box must be (left, top, right, bottom) with right > left and bottom > top, but got {box!r}."
-        )
-    return found
-
-
-def _checked(found: Detections) -> Detections:
-    boxes, scores = found.boxes, found.scores
+def _checked(detections: Detections) -> Detections:
+    boxes, scores = detections.boxes, detections.scores
     if boxes.ndim != 2 or boxes.shape[1] != 4 or scores.ndim != 2 or len(scores) != len(boxes):
         raise TargetError(
             "decode must give boxes of shape (box, 4) and scores of shape (box, classes), "
             f"but gave {tuple(boxes.shape)} and {tuple(scores.shape)}."
         )
-    return found
+    return detections

@@ -9,13 +9,14 @@ import torch
 from torch import Tensor
 
 from ..errors import TargetError
-from ._sample import SampleTarget, as_integer, logits_of, named
+from ._sample import SampleTarget, as_integer, check_box, check_index, logits_of, named
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float
 
 Where = Tensor | Sequence[float]
 """A boolean mask of the output's space, or (left, top, right, bottom) in pixels of the output."""
+CHANNELS = "the output has {} channels"
 
 
 def segmentation(index: int, where: Where | None = None) -> SampleTarget:
@@ -37,7 +38,7 @@ def segmentation(index: int, where: Where | None = None) -> SampleTarget:
 
     def target(output: Any) -> Tensor:
         scores = _dense(output)
-        _check_channel(index, scores, "index")
+        check_index(index, len(scores), "index", CHANNELS)
         inside = scores.argmax(0) == index
         if not inside.any():
             raise TargetError(
@@ -68,8 +69,7 @@ def region(where: Where, channel: int | None = None) -> SampleTarget:
         values = _dense(output)
         inside = _mask(where, values)
         if channel is not None:
-            _check_channel(channel, values, "channel")
-            return values[channel][inside].mean()
+            return values[check_index(channel, len(values), "channel", CHANNELS)][inside].mean()
         return values[:, inside].mean()
 
     return named(target, f"{'all' if channel is None else f'channel {channel}'} in {_kind(where)}")
@@ -85,13 +85,6 @@ def _dense(output: Any) -> Float[Tensor, "channel *space"]:
     return values
 
 
-def _check_channel(index: int, values: Tensor, argument: str) -> None:
-    if not 0 <= index < len(values):
-        raise TargetError(
-            f"{argument} {index} is out of range: the output has {len(values)} channels, 0 to {len(values) - 1}."
-        )
-
-
 def _checked_region(where: Where) -> Where:
     if isinstance(where, Tensor) and where.dtype == torch.bool:
         if not where.any():
@@ -103,15 +96,15 @@ def _checked_region(where: Where) -> Where:
             f"but got {where.dtype} of shape {tuple(where.shape)}; compare it, such as mask > 0."
         )
     try:
-        left, top, right, bottom = box = tuple(map(float, where))
+        edges = list(map(float, where))
     except (TypeError, ValueError):
+        edges = []
+    if len(edges) != 4:
         raise TargetError(
             "where must be a boolean mask or a box (left, top, right, bottom) in pixels of the output, "
             f"but got {where!r}."
-        ) from None
-    if not (right > left and bottom > top):
-        raise TargetError(f"where must be a box with right > left and bottom > top, but got {box}.")
-    return box
+        )
+    return tuple(check_box(edges, "where must be a box").tolist())
 
 
 def _mask(where: Where, values: Float[Tensor, "channel *space"]) -> Bool[Tensor, "*space"]:

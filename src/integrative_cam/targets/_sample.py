@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, is_dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
 from ..errors import OutputError, TargetError
@@ -24,13 +25,13 @@ def logits_of(output: Any) -> Tensor:
     Raises:
         OutputError: there is none.
     """
-    found = _first_tensor(output)
-    if found is None:
+    tensor = _first_tensor(output)
+    if tensor is None:
         raise OutputError(
             f"The model returned {type(output).__name__} without a floating-point tensor or `logits`. "
             "Wrap the model so that it returns a tensor, or a tuple or dict that holds one."
         )
-    return found
+    return tensor
 
 
 def _first_tensor(output: Any) -> Tensor | None:
@@ -42,10 +43,10 @@ def _first_tensor(output: Any) -> Tensor | None:
     elif isinstance(output, tuple | list):
         values = output
     elif _is_record(output):
-        values = [getattr(output, "logits", None), *(getattr(output, each.name) for each in fields(output))]
+        values = [getattr(output, "logits", None), *(getattr(output, field.name) for field in fields(output))]
     elif hasattr(output, "logits"):
         values = [output.logits]
-    return next((found for value in values if (found := _first_tensor(value)) is not None), None)
+    return next((tensor for value in values if (tensor := _first_tensor(value)) is not None), None)
 
 
 def sample_of(output: Any, sample: int) -> Any:
@@ -56,8 +57,8 @@ def sample_of(output: Any, sample: int) -> Any:
     if isinstance(output, Tensor):
         return output[sample] if output.ndim else output
     if _is_record(output):
-        own = {each.name: getattr(output, each.name) for each in fields(output) if each.init}
-        return replace(output, **{name: sample_of(value, sample) for name, value in own.items()})
+        parts = {field.name: getattr(output, field.name) for field in fields(output) if field.init}
+        return replace(output, **{name: sample_of(value, sample) for name, value in parts.items()})
     if isinstance(output, Mapping):
         return {key: sample_of(value, sample) for key, value in output.items()}
     if isinstance(output, tuple) and hasattr(output, "_fields"):
@@ -71,19 +72,69 @@ def _is_record(output: Any) -> bool:
     return is_dataclass(output) and not isinstance(output, type)
 
 
-def class_values(output: Any, asked: str) -> Float[Tensor, "classes"]:
-    """One sample's value for each class; a single value is one class. `asked` is what wanted them.
+def class_scores(logits: Tensor, asked: str, came: str = "") -> Float[Tensor, "batch classes"]:
+    """The logits as one value per class; a single value per sample counts as one class.
+
+    Args:
+        logits: (batch, ...).
+        asked: what needs a class, for the message.
+        came: what it got instead, for the message; default the shape of `logits`.
 
     Raises:
         TargetError: several values per class, as in segmentation.
     """
-    logits = logits_of(output)
-    if logits.ndim > 1 and logits[0].numel() > 1:
+    if logits.ndim == 1:
+        return logits[:, None]
+    if logits.ndim > 2 and logits[0, 0].numel() > 1:
+        came = came or f"the model's output has shape {tuple(logits.shape)}"
         raise TargetError(
-            f"{asked} picks a class, but a sample's output has shape {tuple(logits.shape)}: more than one value per "
-            "class. Use targets.segmentation, targets.region or targets.step."
+            f"{asked} picks a class, but {came}: more than one value per class. Give a callable on one sample's "
+            "output, such as lambda output: output[3].mean(). Use targets.segmentation, targets.region or targets.step "
+            "to make one."
         )
-    return logits.reshape(-1)
+    return logits.flatten(1)
+
+
+def class_values(output: Any, asked: str) -> Float[Tensor, "classes"]:
+    """One sample's value for each class; see `class_scores`."""
+    logits = logits_of(output)
+    return class_scores(logits[None], asked, f"a sample's output has shape {tuple(logits.shape)}")[0]
+
+
+def class_value(output: Any, index: int, argument: str, asked: str = "") -> Float[Tensor, ""]:
+    """One sample's value for a class, which `argument` names.
+
+    Raises:
+        TargetError: out of range, or several values per class.
+    """
+    values = class_values(output, asked or f"{argument}={index}")
+    return values[check_index(index, len(values), argument)]
+
+
+def check_index(index: int, count: int, argument: str, whole: str = "the model has {} outputs") -> int:
+    """The index, if it is from 0 to count - 1.
+
+    Raises:
+        TargetError: it is not.
+    """
+    if not 0 <= index < count:
+        raise TargetError(f"{argument} {index} is out of range: {whole.format(count)}, 0 to {count - 1}.")
+    return index
+
+
+def check_box(box: Sequence[float] | Tensor, wanted: str) -> Float[Tensor, "4"]:
+    """(left, top, right, bottom) in float64.
+
+    Raises:
+        TargetError: not four numbers, or a box without area; `wanted` begins the message.
+    """
+    try:
+        edges = torch.as_tensor(box, dtype=torch.float64).detach()
+    except (TypeError, ValueError, RuntimeError):
+        edges = torch.empty(0)
+    if edges.shape != (4,) or not (edges[2:] > edges[:2]).all():
+        raise TargetError(f"{wanted} with right > left and bottom > top, but got {box!r}.")
+    return edges
 
 
 def as_target(target: int | SampleTarget, argument: str) -> SampleTarget:
@@ -95,18 +146,14 @@ def as_target(target: int | SampleTarget, argument: str) -> SampleTarget:
     if callable(target):
         return target
     index = as_integer(target, argument, "a class index or a callable")
-
-    def logit(output: Any) -> Tensor:
-        return class_values(output, f"{argument}={index}")[checked(index, output, argument)]
-
-    return named(logit, str(index))
+    return named(lambda output: class_value(output, index, argument), str(index))
 
 
 def as_integer(value: Any, argument: str, wanted: str = "a class index") -> int:
-    """The integer of any library as an int; a bool is none.
+    """The value as an int, if it is an integer of any library; a bool is not.
 
     Raises:
-        TargetError: no integer; it says what was wanted.
+        TargetError: no integer; the message says what was wanted.
     """
     try:
         if not isinstance(value, bool):
@@ -114,18 +161,6 @@ def as_integer(value: Any, argument: str, wanted: str = "a class index") -> int:
     except TypeError:
         pass
     raise TargetError(f"{argument} must be {wanted}, but got {value!r}.")
-
-
-def checked(index: int, output: Any, argument: str) -> int:
-    """A class index within the sample's output.
-
-    Raises:
-        TargetError: out of range.
-    """
-    classes = len(class_values(output, f"{argument}={index}"))
-    if not 0 <= index < classes:
-        raise TargetError(f"{argument} {index} is out of range: the model has {classes} outputs, 0 to {classes - 1}.")
-    return index
 
 
 def named(target: SampleTarget, name: str) -> SampleTarget:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
 
 from ..errors import OutputError, TargetError
-from ._sample import SampleTarget, as_target, logits_of, name_of, sample_of
+from ._sample import SampleTarget, as_target, check_index, class_scores, logits_of, name_of, sample_of
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
@@ -50,10 +50,14 @@ def score(output: Any, target: Target, batch: int) -> Scored:
         )
     targets = _per_sample(target, batch)
     if targets is not None and any(map(callable, targets)):
-        scores = [_scalar(each, output, logits, sample) for sample, each in enumerate(targets)]
+        scores = [_scalar(own, output, logits, sample) for sample, own in enumerate(targets)]
         return Scored(torch.stack(scores), logits, None, tuple(map(name_of, targets)))
     classes = class_scores(logits, f"target={target}")
-    index = classes.argmax(1) if targets is None else _checked(torch.tensor(targets, device=logits.device), classes)
+    if targets is None:
+        index = classes.argmax(1)
+    else:
+        checked = [check_index(cast(int, own), classes.shape[1], "target") for own in targets]
+        index = torch.tensor(checked, device=logits.device)
     return Scored(classes.gather(1, index[:, None])[:, 0], logits, index, tuple(map(str, index.tolist())))
 
 
@@ -66,7 +70,7 @@ def score_each(output: Any, several: Targets, batch: int) -> list[Scored]:
     check_targets(several)
     if isinstance(several, int):
         several = top_classes(score(output, None, batch).logits, several)
-    return [score(output, each, batch) for each in several]
+    return [score(output, target, batch) for target in several]
 
 
 def check_targets(several: Targets) -> None:
@@ -110,7 +114,7 @@ def _per_sample(target: Target, batch: int) -> list[int | SampleTarget] | None:
     except TypeError:
         pass  # no single integer of any library
     try:
-        targets = [each if callable(each) else operator.index(each) for each in target]  # type: ignore[union-attr]
+        targets = [own if callable(own) else operator.index(own) for own in target]  # type: ignore[union-attr]
     except TypeError:
         raise TargetError(
             "target must be None, a class index, a callable on one sample's output, or one of these per image, "
@@ -119,32 +123,6 @@ def _per_sample(target: Target, batch: int) -> list[int | SampleTarget] | None:
     if len(targets) != batch:
         raise TargetError(f"target has {len(targets)} entries for {batch} images; give one per image or one for all.")
     return targets
-
-
-def class_scores(logits: Tensor, asked: str) -> Float[Tensor, "batch classes"]:
-    """The logits as one value per class; a single value per sample is one class.
-
-    Raises:
-        TargetError: several values per class, as in segmentation; `asked` is what wanted a class.
-    """
-    if logits.ndim == 1:
-        return logits[:, None]
-    if logits.ndim > 2 and logits[0, 0].numel() > 1:
-        raise TargetError(
-            f"{asked} picks a class, but the model's output has shape {tuple(logits.shape)}: more than one value "
-            "per class. Give a callable, such as targets.segmentation(3) or lambda output: output[3].mean()."
-        )
-    return logits.flatten(1)
-
-
-def _checked(index: Int[Tensor, "batch"], logits: Float[Tensor, "batch classes"]) -> Int[Tensor, "batch"]:
-    classes = logits.shape[1]
-    outside = index[(index < 0) | (index >= classes)]
-    if len(outside):
-        raise TargetError(
-            f"target {outside[0].item()} is out of range: the model has {classes} outputs, 0 to {classes - 1}."
-        )
-    return index
 
 
 def _scalar(target: int | SampleTarget, output: Any, logits: Tensor, sample: int) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..errors import TargetError
-from ._sample import SampleTarget, as_integer, as_target, checked, class_values, logits_of, name_of, named
+from ._sample import SampleTarget, as_integer, as_target, class_value, logits_of, name_of, named
 
 
 def value(index: int = 0, sign: int = 1) -> SampleTarget:
@@ -23,7 +23,7 @@ def value(index: int = 0, sign: int = 1) -> SampleTarget:
         raise TargetError(f"sign must be 1 (what raises the value) or -1 (what lowers it), but got {sign!r}.")
 
     def target(output: Any) -> Tensor:
-        return sign * class_values(output, f"value({index})")[checked(index, output, "index")]
+        return sign * class_value(output, index, "index", f"value({index})")
 
     return named(target, f"{'-' if sign < 0 else ''}value {index}")
 
