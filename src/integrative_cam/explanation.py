@@ -227,9 +227,11 @@ class Explanation:
             MissingExtraError: matplotlib or Pillow is not installed (extra `render`).
         """
         from .render import plot
-        from .render._drawing import one_of_batch
+        from .render._drawing import check_sample
+        from .render._overlay import images_of
 
-        return plot(self, one_of_batch(images, len(self.map), sample), sample=sample, raw=raw)
+        check_sample(self, sample)
+        return plot(self, None if images is None else images_of(images, len(self))[sample], sample=sample, raw=raw)
 
     def overlay(self, images: Tensor | Image | Sequence[Image]) -> list[Image]:
         """The maps over the images, one picture each; see `render.overlay`."""
@@ -256,7 +258,7 @@ class Explanation:
     def _repr_html_(self) -> str:
         """What a notebook shows: maps, scores, layers; the text alone where pictures cannot be drawn."""
         try:
-            from .render._html import summary
+            from .render._notebook import summary
         except MissingExtraError as error:
             return f"<pre>{escape(repr(self))}\n{escape(str(error))}</pre>"
         return summary(self)

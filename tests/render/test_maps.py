@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from integrative_cam import InputError, Recipe, explain
 from integrative_cam.models import Preprocessing
 from integrative_cam.render import coloured, contour, outline, overlay, presented, presented_layer
-from integrative_cam.render._outline import top_mask
-from integrative_cam.render._presentation import smoothed
+from integrative_cam.render._drawing import smoothed
+from integrative_cam.render._overlay import top_mask
 
 GREY = Image.new("RGB", (90, 60), (128, 128, 128))
 torch.manual_seed(0)
@@ -167,7 +167,7 @@ def test_presented_is_the_fusion_of_smoothed_layers(recipe: Recipe, monkeypatch:
         assert torch.equal(kept, now)
     assert torch.equal(presented(found, raw=True), found.map)
     assert torch.equal(presented_layer(found, 0, raw=True), found.layers[0].map)
-    monkeypatch.setattr("integrative_cam.render._presentation.smoothed", lambda values: values)
+    monkeypatch.setattr("integrative_cam.render._drawing.smoothed", lambda values: values)
     torch.testing.assert_close(presented(found), found.map)
 
 
@@ -183,7 +183,7 @@ def test_presented_of_several_inputs_leaves_out_what_does_not_lead_to_the_map(mo
     torch.manual_seed(1)
     found = explain(Both().eval(), (torch.randn(1, 1, 9, 9), torch.randn(1, 1, 20)), 0)
     assert presented(found).shape == (1, 9, 9)
-    monkeypatch.setattr("integrative_cam.render._presentation.smoothed", lambda values: values)
+    monkeypatch.setattr("integrative_cam.render._drawing.smoothed", lambda values: values)
     torch.testing.assert_close(presented(found), found.map)
 
 

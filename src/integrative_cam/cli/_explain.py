@@ -32,8 +32,7 @@ from ..query import (
     short_name,
 )
 from ..recipe import Recipe, one_of
-from ..render import decomposition, overlay, panel
-from ..render._outline import contour
+from ..render import contour, decomposition, overlay, panel
 from ..render._overlay import enlarged
 from ..storage import MANIFEST, replaced_folder
 from ._printed import print_answer, print_summary, record_with_files, report_failures

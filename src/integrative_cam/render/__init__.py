@@ -9,16 +9,12 @@ from __future__ import annotations
 from .._deprecation import deprecated_names
 from ._colours import ACTIVATION, GRADIENT, WEIGHT
 from ._comparison import comparison, contrast
-from ._decomposition import decomposition
-from ._outline import contour, outline
-from ._overlay import Region, coloured, overlay, overlays
-from ._panel import panel, profile
-from ._plot import plot
-from ._presentation import presented, presented_layer
+from ._drawing import curve, plot, presented, presented_layer, slices
+from ._layers import decomposition, panel, profile
+from ._notebook import viewer
+from ._overlay import Region, coloured, contour, outline, overlay, overlays
 from ._sheet import save
-from ._space import curve, slices
 from ._streams import streams
-from ._viewer import viewer
 
 __all__ = [
     "ACTIVATION",

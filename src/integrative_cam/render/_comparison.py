@@ -24,7 +24,7 @@ LINE = 0.2
 def comparison(
     maps: Mapping[str, Float[Tensor, "height width"]], image: Image, title: str = "", region: Region | None = None
 ) -> Figure:
-    """Draw the photograph and an overlay per map, in the order given, each under its name.
+    """Draw the photograph and an overlay for each map, under its name.
 
     Args:
         maps: name -> map in [0, 1].
@@ -32,12 +32,12 @@ def comparison(
         title: shown above all, such as the class.
         region: where the maps lie in it, such as `View.region`; None: all of it.
     """
-    drawn = [(name, _over(each, image, region)) for name, each in maps.items()]
+    drawn = [(name, _over(saliency, image, region)) for name, saliency in maps.items()]
     return side_by_side([("photograph", image), *drawn], title)
 
 
 def side_by_side(pictures: Sequence[tuple[str, Image]], title: str = "") -> Figure:
-    """Draw pictures of one shape, in the order given, each under its name; `title` above all."""
+    """Draw pictures of one shape in rows, each under its name."""
     rows = ceil(len(pictures) / COLUMNS)
     columns = ceil(len(pictures) / rows)
     names, above = [wrapped(name, 3) for name, _ in pictures], wrapped(title, 3.2 * columns)
@@ -70,8 +70,8 @@ def contrast(
     Raises:
         InputError: not two maps of one size.
     """
-    if len(maps) != 2 or len({each.shape for each in maps.values()}) != 1:
-        sizes = ", ".join(f"{name} {tuple(each.shape)}" for name, each in maps.items())
+    if len(maps) != 2 or len({saliency.shape for saliency in maps.values()}) != 1:
+        sizes = ", ".join(f"{name} {tuple(saliency.shape)}" for name, saliency in maps.items())
         raise InputError(f"contrast draws two maps of one size, but got {sizes or 'none'}.")
     (first, one), (second, other) = maps.items()
     figure = sheet(12, _down(image, 3.4) + 1)

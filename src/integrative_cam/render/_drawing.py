@@ -1,29 +1,170 @@
-"""One map on axes, with what it explains where that is known: a curve, a picture, or a slice of a volume."""
+"""Maps as figures: smoothed for showing, with what they explain beneath, as a picture, a curve or slices."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
+from math import ceil
 from typing import TYPE_CHECKING
 
 import matplotlib as mpl
 import numpy as np
+import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
 from .._maps.fusion import by_magnitude
 from ..errors import InputError
-from ._colours import EVIDENCE, INK, SIGNED
-from ._overlay import OPACITY, Region, check_photograph, coloured, enlarged, overlay, picture
-from ._sheet import open_frame
+from ._colours import EVIDENCE, INK, SIGNED, WEIGHT_MARKED
+from ._overlay import OPACITY, Region, coloured, enlarged, overlay, picture, stretched
+from ._sheet import bare, colour_bar, open_frame, sheet, wrapped
 
 if TYPE_CHECKING:
     from jaxtyping import Float
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure, SubFigure
     from numpy.typing import NDArray
 
+    from ..explanation import Explanation
+
 Seen = Image.Image | Tensor | None
-"""What a map explains: a picture, or one sample of the input (channel, *space)."""
+"""What a map explains: a picture, or one sample of the input (channel, *space); None draws the bare map."""
+COLUMNS = 4
+"""Slices of a volume in a row."""
+_MEAN = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
+
+
+def smoothed(values: Float[Tensor, "batch *space"]) -> Float[Tensor, "batch *space"]:
+    """Along each axis (previous + 2 value + next) / 4, the border repeated: sums stay, a checkerboard vanishes."""
+    axes = values.ndim - 1
+    # The mean of two neighbours, twice.
+    padded = F.pad(values[:, None], [1, 1] * axes, mode="replicate")
+    return _MEAN[axes](_MEAN[axes](padded, 2, 1), 2, 1)[:, 0]
+
+
+@torch.no_grad()
+def presented(explanation: Explanation, raw: bool = False) -> Float[Tensor, "batch *space"]:
+    """The maps as they are shown, in [0, 1], maximum 1 or blank: fused again from the layers' smoothed maps.
+
+    Early layers respond pixel by pixel and look speckled, so each layer's map is smoothed at its own resolution. A map
+    that is not made of layers is smoothed itself. With `raw` it is `explanation.map`.
+    """
+    return explanation.map.detach() if raw else explanation.fuse(change=smoothed)
+
+
+@torch.no_grad()
+def presented_layer(explanation: Explanation, index: int, raw: bool = False) -> Float[Tensor, "batch *layer_space"]:
+    """A layer's signed maps as they are shown, at its own resolution; with `raw`, `explanation.layers[index].map`."""
+    layer_map = explanation.layers[index].map.detach()
+    return layer_map if raw else smoothed(layer_map)
+
+
+def plot(
+    explanation: Explanation,
+    image: Seen = None,
+    title: str = "",
+    sample: int = 0,
+    region: Region | None = None,
+    raw: bool = False,
+) -> Figure:
+    """Draw the photograph, its overlay and the scale of colours; a signal as a curve, a volume as slices.
+
+    Args:
+        explanation: of one to three spatial axes.
+        image: the photograph, or this sample's input (channel, *space), stretched to the full range of brightness. None
+            draws the bare map.
+        title: shown above the map; default "Why" and the target's name.
+        sample: which image of the explanation.
+        region: where the map lies in the photograph, such as `View.region`; None: all of it.
+        raw: show the map without smoothing; see `presented`.
+    """
+    check_sample(explanation, sample)
+    title = title or f"Why {explanation.target_names[sample]}"
+    saliency = presented(explanation, raw)[sample]
+    if saliency.ndim == 1:
+        return curve(saliency, image, title)
+    if saliency.ndim == 3:
+        return slices(saliency, image, title=title)
+    width = 5.2 if image is None else 9.4
+    height, across = saliency.shape if image is None else as_picture(image).size[::-1]
+    # So that pictures fill the figure's width, whatever their shape; 1.2 inches are for the colour bar.
+    shown = (width - 1.2) / (1 if image is None else 2) * height / across
+    figure = sheet(width, min(max(shown, 2.2), 7) + 0.5)
+    draw_beside(figure, saliency, image, title, region)
+    return figure
+
+
+def curve(saliency: Float[Tensor, " length"], signal: Seen = None, title: str = "") -> Figure:
+    """Draw a signal with the map's colours beneath it, opacity following the evidence.
+
+    Args:
+        saliency: (length,) in [0, 1].
+        signal: (length,) or (channel, length); None draws the map itself as a curve.
+        title: shown above.
+    """
+    if saliency.ndim != 1:
+        raise InputError(f"curve draws maps of one dimension, but this one has shape {tuple(saliency.shape)}.")
+    figure = sheet(9, 2.8)
+    axes = figure.subplots()
+    _draw_curve(axes, saliency, signal)
+    axes.set_title(wrapped(title, 8))
+    if isinstance(signal, Tensor):
+        colour_bar(figure, [axes])
+        if signal.ndim == 2 and len(signal) > 1:
+            axes.legend(loc="upper left", bbox_to_anchor=(0, -0.22), frameon=False, fontsize=8, ncols=4)
+    return figure
+
+
+def slices(
+    saliency: Float[Tensor, "depth height width"],
+    volume: Seen = None,
+    axis: int = 0,
+    count: int = 8,
+    title: str = "",
+) -> Figure:
+    """Draw a montage of a volume's slices with their maps, evenly spaced from the first to the last.
+
+    All slices share one scale of evidence and one of brightness.
+
+    Args:
+        saliency: (depth, height, width) in [0, 1].
+        volume: of the same axes, or with channels first; None draws the maps alone.
+        axis: along which it is cut, 0 to 2.
+        count: slices at most.
+        title: shown above.
+    """
+    if saliency.ndim != 3:
+        raise InputError(f"slices draws maps of three dimensions, but this one has shape {tuple(saliency.shape)}.")
+    if axis not in (0, 1, 2) or count < 1:
+        raise InputError(f"axis must be 0, 1 or 2 and count at least 1, but got axis={axis}, count={count}.")
+    depth = saliency.shape[axis]
+    chosen = torch.linspace(0, depth - 1, min(count, depth)).round().long().tolist()
+    rows, columns = ceil(len(chosen) / COLUMNS), min(COLUMNS, len(chosen))
+    figure = sheet(2.3 * columns + 1, 2.5 * rows + (0.4 if title else 0.1))
+    cells = list(figure.subplots(rows, columns, squeeze=False).flat)
+    bare(*cells)
+    brightness = None if volume is None else _brightness(volume, saliency)
+    for axes, place in zip(cells, chosen, strict=False):
+        below = None if brightness is None else brightness.select(axis, place)
+        _draw_slice(axes, saliency.select(axis, place), below)
+        axes.set_title(f"slice {place + 1} of {depth}", fontsize=9)
+    figure.suptitle(wrapped(title, 0.9 * figure.get_figwidth()))
+    colour_bar(figure, cells)
+    return figure
+
+
+def draw_beside(
+    part: Figure | SubFigure, saliency: Tensor, image: Seen, title: str, region: Region | None = None
+) -> None:
+    """Photograph, overlay and colour bar; without a photograph the bare map."""
+    cells = list(part.subplots(1, 1 if image is None else 2, squeeze=False).flat)
+    bare(*cells)
+    if image is not None:
+        cells[0].imshow(as_picture(image))
+        cells[0].set_title("photograph" if isinstance(image, Image.Image) else "input")
+    draw(cells[-1], saliency, image, region)
+    # The scale takes its share of the width.
+    cells[-1].set_title(wrapped(title, 0.85 * part.bbox.width / part.dpi / len(cells)))
+    colour_bar(part, cells)
 
 
 def draw(
@@ -35,38 +176,37 @@ def draw(
 ) -> None:
     """A map of one to three dimensions; of a volume, the slice along the first axis that holds the most."""
     if saliency.ndim == 1:
-        draw_curve(axes, saliency, image, signed)
+        _draw_curve(axes, saliency, image, signed)
         return
+    scaled = by_magnitude(saliency[None])[0] if signed else saliency
     if saliency.ndim == 3:
-        at = int(saliency.abs().sum((1, 2)).argmax())
-        scan = None if image is None else volume_of(image, saliency)[at]
-        draw_slice(axes, by_magnitude(saliency[None])[0, at] if signed else saliency[at], scan, signed)
-        axes.set_title(f"slice {at + 1} of {len(saliency)}", fontsize=9)
-        return
-    axes.set_axis_off()
-    if image is None:
-        draw_slice(axes, by_magnitude(saliency[None])[0] if signed else saliency, None, signed)
+        place = int(saliency.abs().sum((1, 2)).argmax())
+        _draw_slice(axes, scaled[place], None if image is None else _brightness(image, saliency)[place], signed)
+        axes.set_title(f"slice {place + 1} of {len(saliency)}", fontsize=9)
+    elif image is None:
+        _draw_slice(axes, scaled, None, signed)
     else:
-        photograph, place = enlarged(as_picture(image), saliency, region)
-        axes.imshow(overlay(saliency, photograph, place, signed))
+        axes.set_axis_off()
+        photograph, place_of_map = enlarged(as_picture(image), saliency, region)
+        axes.imshow(overlay(saliency, photograph, place_of_map, signed))
 
 
-def draw_slice(
-    axes: Axes, saliency: Float[Tensor, "height width"], scan: Tensor | None = None, signed: bool = False
+def _draw_slice(
+    axes: Axes, saliency: Float[Tensor, "height width"], below: Tensor | None, signed: bool = False
 ) -> None:
-    """A map, in [0, 1] or with `signed` in [-1, 1], at its own resolution, over a grey scan in [0, 1] if any."""
+    """A map in [0, 1], or [-1, 1] if signed, at its own resolution, over grey values in [0, 1] if there are any."""
     axes.set_axis_off()
-    if scan is None:
-        axes.imshow(numbers(saliency), cmap=SIGNED if signed else EVIDENCE, vmin=-1 if signed else 0, vmax=1)
+    values = numbers(saliency)
+    if below is None:
+        axes.imshow(values, cmap=SIGNED if signed else EVIDENCE, vmin=-1 if signed else 0, vmax=1)
     else:
-        axes.imshow(numbers(scan), cmap="gray", vmin=0, vmax=1)
-        values = numbers(saliency)
+        axes.imshow(numbers(below), cmap="gray", vmin=0, vmax=1)
         colours = mpl.colormaps[SIGNED]((values + 1) / 2) if signed else mpl.colormaps[EVIDENCE](values)
         colours[..., 3] = OPACITY * abs(values)
         axes.imshow(colours)
 
 
-def draw_curve(axes: Axes, saliency: Float[Tensor, " length"], signal: Seen = None, signed: bool = False) -> None:
+def _draw_curve(axes: Axes, saliency: Float[Tensor, " length"], signal: Seen, signed: bool = False) -> None:
     """A signal's channels over the map's colours as a band; without the signal, the map as a filled curve."""
     if isinstance(signal, Image.Image):
         raise InputError("image must be a tensor (channel, length) beneath a signal's map, but got a picture.")
@@ -75,8 +215,8 @@ def draw_curve(axes: Axes, saliency: Float[Tensor, " length"], signal: Seen = No
     axes.set(xlim=(-0.5, len(values) - 0.5), xlabel="step")
     if signal is None:
         places = np.arange(len(values))
-        axes.fill_between(places, values, step="mid", color="#b35806", alpha=0.35, linewidth=0)
-        axes.step(places, values, where="mid", color="#b35806", linewidth=1.2)
+        axes.fill_between(places, values, step="mid", color=WEIGHT_MARKED, alpha=0.35, linewidth=0)
+        axes.step(places, values, where="mid", color=WEIGHT_MARKED, linewidth=1.2)
         axes.set_ylabel("evidence")
         axes.set_ylim(None if signed else 0, None)
         return
@@ -94,18 +234,10 @@ def draw_curve(axes: Axes, saliency: Float[Tensor, " length"], signal: Seen = No
     axes.set(ylim=limits, ylabel="signal")
 
 
-def one_of_batch(images: Tensor | Image.Image | Sequence[Image.Image] | None, count: int, sample: int) -> Seen:
-    """The image of one sample, of as many images as there are maps."""
-    if images is None:
-        return None
-    if isinstance(images, (str, Path)):
-        check_photograph(images)
-    each = [images] if isinstance(images, Image.Image) else images
-    if len(each) != count:
-        raise InputError(f"images must be one per map: {count} maps, but got {len(each)} images.")
-    if not 0 <= sample < count:
-        raise InputError(f"sample must be from 0 to {count - 1}, one of the images, but got {sample}.")
-    return each[sample]
+def check_sample(explanation: Explanation, sample: int) -> None:
+    """Raise InputError unless the explanation has that image."""
+    if not 0 <= sample < len(explanation):
+        raise InputError(f"sample must be from 0 to {len(explanation) - 1}, one of the images, but got {sample}.")
 
 
 def as_picture(image: Image.Image | Tensor) -> Image.Image:
@@ -113,17 +245,16 @@ def as_picture(image: Image.Image | Tensor) -> Image.Image:
     return picture(image) if isinstance(image, Tensor) else image
 
 
-def volume_of(image: Image.Image | Tensor, saliency: Float[Tensor, "depth height width"]) -> Tensor:
+def _brightness(volume: Image.Image | Tensor, saliency: Float[Tensor, "depth height width"]) -> Tensor:
     """One value in [0, 1] per position of a volume: the mean over channels, stretched to the full range."""
-    if isinstance(image, Image.Image):
+    if isinstance(volume, Image.Image):
         raise InputError(
             "image must be a tensor (channel, depth, height, width) beneath a volume's map, not a picture."
         )
-    found = image.mean(0) if image.ndim == 4 else image
-    if found.shape != saliency.shape:
-        raise InputError(f"the volume's axes {tuple(found.shape)} are not those of its map, {tuple(saliency.shape)}.")
-    low, high = found.min(), found.max()
-    return (found - low) / (high - low).clamp_min(1e-12)
+    values = volume.mean(0) if volume.ndim == 4 else volume
+    if values.shape != saliency.shape:
+        raise InputError(f"the volume's axes {tuple(values.shape)} are not those of its map, {tuple(saliency.shape)}.")
+    return stretched(values)
 
 
 def numbers(values: Tensor) -> NDArray[np.float32]:

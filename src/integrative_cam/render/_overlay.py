@@ -1,4 +1,4 @@
-"""A map over the photograph that it explains."""
+"""A map over the photograph that it explains, as colours or as a line around the evidence."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ..errors import InputError, MissingExtraError
 try:
     import matplotlib as mpl
     import numpy as np
-    from PIL import Image, ImageEnhance
+    from PIL import Image, ImageEnhance, ImageFilter
 except ImportError as error:
     raise MissingExtraError.of("Drawing", "render", error) from error
 
@@ -34,6 +34,10 @@ LONGEST = 4096
 """Pixels of a side that `enlarged` does not go beyond."""
 LIGHT_UNSEEN = 0.4
 """Of the photograph where the network saw nothing: no evidence there is no finding."""
+LINE, EDGE = (255, 194, 10), (0, 0, 0)
+"""Of an outline: yellow beside black, one of which stands out on any photograph."""
+LINE_WIDTH = 1 / 150
+"""Of an outline, as a share of the picture's shorter side."""
 
 
 def overlay(
@@ -89,7 +93,7 @@ def coloured(
 def _coloured(
     saliency: Tensor, size: tuple[int, int], region: Region | None, signed: bool
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    values = adjust_for_resolution(saliency, size, region)
+    values = values_at_pixels(saliency, size, region)
     if signed:
         values = values / (float(saliency.abs().max()) or 1.0)
         colours = mpl.colormaps[SIGNED]((values.clip(-1, 1) + 1) / 2)
@@ -99,13 +103,13 @@ def _coloured(
     return colours[..., :3] * 255, OPACITY * np.abs(values).clip(0, 1)[..., None]
 
 
-def adjust_for_resolution(
+def values_at_pixels(
     saliency: Float[Tensor, "height width"], size: tuple[int, int], region: Region | None = None
 ) -> NDArray[np.float64]:
     """A map's values at the pixels of a picture of `size` (width, height), 0 outside of the region.
 
-    Linear between the centres of the map's pixels, as in the fusion: no overshoot, so that no false sign appears beside
-    a peak. Where the picture is smaller than the map, its pixels are means.
+    Interpolated linearly between the centres of the map's pixels, as in the fusion: without overshoot, no false sign
+    appears beside a peak. Where the picture is smaller than the map, its pixels are means.
     """
     if saliency.ndim != 2:
         raise InputError(
@@ -121,8 +125,7 @@ def adjust_for_resolution(
     across, down = values.width / (right - left), values.height / (bottom - top)
     # Pillow adds the half pixel to the centres itself; what falls outside of the map becomes 0.
     shift = (across, 0, -left * across, 0, down, -top * down)
-    found = values.transform(size, Image.Transform.AFFINE, shift, Image.Resampling.BILINEAR)
-    return np.asarray(found, dtype=np.float64)
+    return np.asarray(values.transform(size, Image.Transform.AFFINE, shift, Image.Resampling.BILINEAR), np.float64)
 
 
 def check_photograph(image: object) -> None:
@@ -137,15 +140,15 @@ def check_photograph(image: object) -> None:
 def enlarged(
     image: Image.Image, saliency: Float[Tensor, "height width"], region: Region | None = None, least: int = 1
 ) -> tuple[Image.Image, Region | None]:
-    """A small photograph, each pixel made a square of pixels, and the region in it, so that both can be seen.
+    """A small photograph, each pixel enlarged to a square, and the region in the result.
 
-    Laid over fewer pixels than it has, a map would lose its maximum between them.
+    Drawn over fewer pixels than it has, a map would lose its maximum between them.
 
     Args:
-        image: a photograph; returned as it is where the region has about the map's size, or more.
+        image: a photograph; returned unchanged where the region has about the map's size, or more.
         saliency: the map.
         region: where the map lies in it, in pixels of `image`; None: all of it.
-        least: pixels that the shorter side is to have, about.
+        least: about how many pixels the shorter side should have.
     """
     check_photograph(image)
     left, top, right, bottom = region or (0, 0, *image.size)
@@ -178,20 +181,26 @@ def overlays(
     Raises:
         InputError: not one image per map.
     """
-    return [overlay(saliency, image) for saliency, image in zip(maps, pictures(images, len(maps)), strict=True)]
+    listed = images_of(images, len(maps))
+    pictures = [picture(image) if isinstance(image, Tensor) else image for image in listed]
+    return [overlay(saliency, image) for saliency, image in zip(maps, pictures, strict=True)]
 
 
-def pictures(images: Tensor | Image.Image | Sequence[Image.Image], count: int) -> list[Image.Image]:
-    """So many images, from images or from a tensor; see `overlays`."""
-    if isinstance(images, Tensor):
-        found = [picture(image) for image in images]
-    else:
-        found = [images] if isinstance(images, (Image.Image, str, Path)) else list(images)
-        for each in found:
-            check_photograph(each)
-    if len(found) != count:
-        raise InputError(f"overlay needs one image per map: {count} maps, but got {len(found)} images.")
-    return found
+def images_of(
+    images: Tensor | Image.Image | Sequence[Image.Image], count: int
+) -> list[Image.Image] | list[Float[Tensor, "channel *space"]]:
+    """`count` images from one, several, or a tensor (batch, channel, *space).
+
+    Raises:
+        InputError: another number of images.
+    """
+    listed = [images] if isinstance(images, (Image.Image, str, Path)) else list(images)
+    for image in listed:
+        if not isinstance(image, Tensor):
+            check_photograph(image)
+    if len(listed) != count:
+        raise InputError(f"images must be one image per map: {count} maps, but got {len(listed)} images.")
+    return listed
 
 
 def picture(image: Float[Tensor, "channel height width"]) -> Image.Image:
@@ -200,6 +209,64 @@ def picture(image: Float[Tensor, "channel height width"]) -> Image.Image:
         raise InputError(f"image must be one sample (channel, height, width), but got shape {tuple(image.shape)}.")
     values = image.detach().float().cpu()
     values = values if len(values) == 3 else values.mean(0, keepdim=True).expand(3, -1, -1)
+    return Image.fromarray((stretched(values) * 255).permute(1, 2, 0).round().numpy().astype(np.uint8))
+
+
+def stretched(values: Tensor) -> Tensor:
+    """From 0 at the minimum to 1 at the maximum; a constant becomes 0."""
     low, high = values.min(), values.max()
-    stretched = (values - low) / (high - low).clamp_min(1e-12) * 255
-    return Image.fromarray(stretched.permute(1, 2, 0).round().numpy().astype(np.uint8))
+    return (values - low) / (high - low).clamp_min(1e-12)
+
+
+def outline(
+    saliency: Float[Tensor, "height width"], image: Image.Image, top: float = 0.1, region: Region | None = None
+) -> Image.Image:
+    """Draw a line around the share `top` of the pixels with the highest values; of equal values, the first ones.
+
+    The line lies on the enclosed pixels, a thin dark edge outside of them. Pixels without evidence are never enclosed.
+
+    Args:
+        saliency: the map.
+        image: the photograph.
+        top: in (0, 1), of the pixels that the network saw.
+        region: where the map lies in the photograph; None: all of it.
+
+    Returns:
+        RGB, of the photograph's size.
+    """
+    if not 0 < top < 1:
+        raise InputError(f"top must be between 0 and 1, a share of the pixels, but got {top!r}.")
+    return _drawn(top_mask(saliency, image.size, top, region), image)
+
+
+def contour(
+    saliency: Float[Tensor, "height width"], image: Image.Image, level: float = 0.5, region: Region | None = None
+) -> Image.Image:
+    """Draw a line around all pixels that reach the share `level`, in (0, 1], of the map's maximum; see `outline`."""
+    if not 0 < level <= 1:
+        raise InputError(f"level must be above 0 and at most 1, a share of the maximum, but got {level!r}.")
+    values = values_at_pixels(saliency, image.size, region)
+    return _drawn((values >= level * values.max()) & (values > 0), image)
+
+
+def top_mask(saliency: Tensor, size: tuple[int, int], top: float, region: Region | None) -> NDArray[np.bool_]:
+    """The share `top` of the seen pixels, rounded to whole ones, with the highest values above zero."""
+    inside = seen(size, region)
+    values = np.where(inside, values_at_pixels(saliency, size, region), -np.inf).ravel()
+    count = round(top * int(inside.sum()))
+    mask = np.zeros(len(values), dtype=bool)
+    mask[np.argsort(-values, kind="stable")[:count]] = True
+    return (mask & (values > 0)).reshape(size[1], size[0])
+
+
+def _drawn(mask: NDArray[np.bool_], image: Image.Image) -> Image.Image:
+    width = max(1, round(LINE_WIDTH * min(image.size)))
+    # One pixel around counts as outside, so that the line closes at the picture's border.
+    padded = Image.fromarray(np.pad(mask, width).astype(np.uint8) * 255)
+    inner = np.asarray(padded.filter(ImageFilter.MinFilter(2 * width + 1)))
+    outer = np.asarray(padded.filter(ImageFilter.MaxFilter(2 * max(1, width // 2) + 1)))
+    inside = (slice(width, -width), slice(width, -width))
+    drawn = np.array(image.convert("RGB"))
+    drawn[(outer[inside] > 0) & ~mask] = EDGE
+    drawn[mask & (inner[inside] == 0)] = LINE
+    return Image.fromarray(drawn)

@@ -20,7 +20,7 @@ MARKERS = "osv^<>"
 
 @dataclass(frozen=True)
 class Dot:
-    """A value of `row` in the series `series`, with its interval; `series` None is drawn as the whole of the others."""
+    """The mean of a row in a series, with its interval; the series None stands for all others together."""
 
     row: str
     series: str | None
@@ -30,12 +30,12 @@ class Dot:
 
 
 def dot_plot(dots: Sequence[Dot], label: str, zero: bool = False) -> Figure:
-    """Draw rows from top to bottom in the order given; `zero` marks it, for differences.
+    """Draw means with their intervals, a row per method and a marker per series.
 
     Args:
-        dots: rows and series in the order to show them.
+        dots: rows, from top to bottom, and series in the order to show them.
         label: of the axis.
-        zero: draw a line there.
+        zero: draw a line at zero, for differences.
     """
     rows = list(dict.fromkeys(dot.row for dot in dots))
     series = list(dict.fromkeys(dot.series for dot in dots))

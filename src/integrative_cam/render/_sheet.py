@@ -23,10 +23,11 @@ if TYPE_CHECKING:
 
 DPI, NOTEBOOK_DPI = 150, 64
 LETTERS = 9.5
-"""Of a title's size that fit into an inch."""
+"""Letters of a title that fit into an inch."""
 LINES = 3
+"""Of a title, at most."""
 SALT = "integrative-cam"
-"""Of the names inside of an SVG file, which would be random."""
+"""Makes the names inside of an SVG file reproducible."""
 _UNDATED: dict[str, dict[str, Any]] = {
     ".png": {"Software": None},
     ".svg": {"Date": None},
@@ -35,7 +36,7 @@ _UNDATED: dict[str, dict[str, Any]] = {
 
 
 class Sheet(Figure):
-    """A figure that notebooks show, though pyplot does not know it."""
+    """A figure that notebooks show without pyplot."""
 
     def _repr_png_(self) -> bytes:
         return png(self, NOTEBOOK_DPI)
@@ -70,7 +71,7 @@ def png(figure: Figure, dpi: int, transparent: bool = False) -> bytes:
 
 
 def wrapped(text: str, inches: float) -> str:
-    """A title in as many lines as it needs, up to LINES, so that it stays within its part of the figure."""
+    """A title broken into at most LINES lines, so that it stays within its part of the figure."""
     filled = textwrap.wrap(text, max(int(inches * LETTERS), 12), max_lines=LINES, placeholder=" …")
     return "\n".join(filled)
 
@@ -90,11 +91,11 @@ def colour_bar(
 
 
 def bare(*axes: Axes) -> None:
-    """Only what is drawn in them, nothing around."""
-    for each in axes:
-        each.set_axis_off()
+    """Hide ticks, labels and frames."""
+    for cell in axes:
+        cell.set_axis_off()
 
 
 def open_frame(axes: Axes) -> None:
-    """Only the axes that carry numbers."""
+    """Hide the upper and the right side of the frame."""
     axes.spines[["top", "right"]].set_visible(False)
