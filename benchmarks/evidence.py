@@ -93,7 +93,7 @@ def print_tables(name: str, out: Path) -> None:
             found = {line.metric: line for line in chosen if line.method == method}
             means = [f"{found[metric].mean.mean:.3f}" if metric in found else "" for metric in metrics]
             print(f"| {method} |", " | ".join(means), f"| {ranks[method]:.1f} |" if ranks else "|")
-            ahead = [found[metric].ahead if metric in found else None for metric in metrics]
+            ahead = [found[metric].difference if metric in found else None for metric in metrics]
             if any(ahead):
                 shown = [f"{each.mean:+.3f} [{each.low:+.3f}, {each.high:+.3f}]" if each else "" for each in ahead]
                 print("| integrative minus it |", " | ".join(shown), "| |" if ranks else "|")

@@ -44,8 +44,8 @@ from integrative_cam import (
 )
 from integrative_cam.app._guard import Guard, holds_address
 from integrative_cam.app._photograph import photograph
-from integrative_cam.cli._evaluate import Settings, _claim, _collect
 from integrative_cam.evaluate._dataset import read_boxes, read_dataset
+from integrative_cam.evaluate._evaluation import _stored_rows
 from integrative_cam.models import Network, Preprocessing, build, load, read_image
 from integrative_cam.models._weights import classes_in, fill, read_weights
 from integrative_cam.query import Prediction, Question, resolve_targets
@@ -55,6 +55,7 @@ from integrative_cam.run import Results, RetryPolicy, run
 from integrative_cam.run._archives import Item, opened
 from integrative_cam.run._decode import Decoding, Sample, decode
 from integrative_cam.run._sources import filesystem, open_source
+from integrative_cam.run._store import Store
 
 PATIENCE = RetryPolicy(timeout=5, attempts=1, pause=0)
 VIEW = Preprocessing(32, (28, 28))
@@ -511,16 +512,16 @@ def test_a_changed_record_is_left_out_of_the_report(tmp_path: Path) -> None:
 
 
 def test_what_an_evaluation_left_is_checked(tmp_path: Path) -> None:
-    settings = Settings("photos", ("m",), (), ("gradcam",), ("drop",), "top1", None, None, 4, 0)
+    store = Store(str(tmp_path))
     for content in ("{", "[]", "[" * 10_000, LONG):
         (tmp_path / "manifest.json").write_text(content)
-        with pytest.raises(InputError, match=r"manifest.json: .* remove it, and run the command again"):
-            _claim(tmp_path, settings)
-    (tmp_path / "parts").mkdir()
+        with pytest.raises(ExplanationError, match=r"manifest.json: .* start anew in another folder"):
+            store.claim({"steps": 2}, "evaluation")
+    (tmp_path / "parts" / "0").mkdir(parents=True)
     for content in ("{", "[]", "{}", '{"rows": 5, "left_out": []}'):
-        (tmp_path / "parts" / "0.json").write_text(content)
-        with pytest.raises(InputError, match=r"0.json: .* remove it, and run the command again"):
-            _collect(tmp_path)
+        (tmp_path / "parts" / "0" / "0.json").write_text(content)
+        with pytest.raises(ExplanationError, match=r"0.json: .* remove it, and run the command again"):
+            _stored_rows(store, models=1)
 
 
 # Networks and weights.

@@ -316,10 +316,14 @@ def test_weights_of_the_only_network_need_no_name(tmp_path: Path) -> None:
         (("empty", "--out", "x"), "empty: holds no image"),
         (("other.csv", "--out", "x"), "other.csv: needs a column `file`, but has name"),
         (("photos", "--out", "photos"), "photos exists and holds no evaluation"),
-        (("photos", "--out", "begun"), "begun holds a run with another steps"),
+        (
+            ("photos", "--out", "begun"),
+            "begun holds the results of another command: steps was 7, now 2. Repeat that command",
+        ),
         (
             ("photos", "--out", "begun", "--weights", "net.py:small=w.pth"),
-            "begun holds a run with another weights, steps",
+            'begun holds the results of another command: models was {"net.py:small": ""}, '
+            'now {"net.py:small": "w.pth"}; steps was 7, now 2.',
         ),
         (
             ("photos", "--out", "x", "--model", "net.py:other", "--weights", "w.safetensors"),
@@ -329,11 +333,14 @@ def test_weights_of_the_only_network_need_no_name(tmp_path: Path) -> None:
             ("photos", "--out", "x", "--weights", "smal=w.safetensors"),
             "--weights smal=w.safetensors: smal is not among the networks, net.py:small.",
         ),
-        (("photos", "--out", "x", "--target", "label"), "--target label: photos has no labels"),
-        (("photos", "--out", "x", "--target", "object"), "--target object: photos has no boxes or masks"),
-        (("photos", "--out", "x", "--target", "top"), "--target must be one of top1, label, object"),
-        (("photos", "--out", "x", "--regions", "masks"), "--regions needs to know where the explained class is"),
-        (("photos", "--out", "x", "--reference", "layercam"), "--reference layercam is not among --methods"),
+        (("photos", "--out", "x", "--target", "label"), "icam: target label: photos has no labels"),
+        (("photos", "--out", "x", "--target", "object"), "icam: target object: photos has no boxes or masks"),
+        (("photos", "--out", "x", "--target", "top"), "icam: target must be one of top1, label, object"),
+        (("photos", "--out", "x", "--regions", "masks"), "icam: regions needs to know where the explained class is"),
+        (
+            ("photos", "--out", "x", "--reference", "layercam"),
+            "icam: reference layercam is not among the methods, integrative, gradcam.",
+        ),
     ],
 )
 def test_errors(dataset: Path, arguments: tuple[str, ...], message: str) -> None:

@@ -143,21 +143,24 @@ def evaluate(
         seed: seed of ties and of the bootstrap.
         processes: how many photographs are measured at once, each by a process of its own.
     """
-    from ._evaluate import Settings, run_evaluation
+    from ._evaluate import run_evaluation
 
-    settings = Settings(
-        dataset=str(dataset),
-        models=tuple(models or (DEFAULT_NETWORK,)),
-        weights=tuple(weights or ()),
+    code = run_evaluation(
+        tuple(models or (DEFAULT_NETWORK,)),
+        tuple(weights or ()),
+        dataset=dataset,
         methods=_names(methods),
         metrics=_names(metrics),
+        out=out,
         target=target,
         regions=regions,
         limit=limit,
         steps=steps,
         seed=seed,
+        reference=reference,
+        processes=processes,
     )
-    raise typer.Exit(run_evaluation(settings, out, reference, processes))
+    raise typer.Exit(code)
 
 
 def _names(listed: str) -> tuple[str, ...]:

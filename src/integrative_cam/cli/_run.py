@@ -4,16 +4,10 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, Task, TextColumn, TimeRemainingColumn
-from rich.progress import Progress as Bars
-from rich.text import Text
-
-from ..run import Job, Outcome, Progress
+from ..run import Job, Outcome
 from ..run import run as conduct
+from ._progress import progress_bar
 
 SHOWN = 20
 """Failures that are named on standard error; all are in the file."""
@@ -21,40 +15,9 @@ SHOWN = 20
 
 def run_job(job: Job, engine: str, workers: int | None, address: str | None) -> int:
     """Run the job with a progress bar on standard error; the exit code that the command's help explains."""
-    with _progress() as report:
+    with progress_bar("Explaining") as report:
         outcome = conduct(job, engine, workers, address, report)  # type: ignore[arg-type]
     return _told(outcome, job)
-
-
-class _Speed(ProgressColumn):
-    def render(self, task: Task) -> Text:
-        speed = task.finished_speed or task.speed
-        return Text(f"{speed:.1f} images/s" if speed else "- images/s")
-
-
-@contextmanager
-def _progress() -> Iterator[Callable[[Progress], None]]:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Speed(), TimeRemainingColumn())
-    bars = Bars(*columns, console=Console(stderr=True))
-    begun = False
-
-    def report(progress: Progress) -> None:
-        nonlocal begun
-        if not begun:
-            # Not earlier: an error before the first image is told alone; and what an earlier run has done must not
-            # count as speed.
-            bars.start()
-            bars.add_task("Explaining", completed=progress.done, total=progress.total)
-            begun = True
-        failed = f", {progress.failed} failed" if progress.failed else ""
-        (bar,) = bars.task_ids
-        bars.update(bar, completed=progress.done, total=progress.total, description=f"Explaining{failed}")
-
-    try:
-        yield report
-    finally:
-        if begun:
-            bars.stop()
 
 
 def _told(outcome: Outcome, job: Job) -> int:

@@ -1,4 +1,8 @@
-"""How good is a map? One value per image; means over images with intervals are in `statistics`."""
+"""How good is a map? Metrics with one value per image, their means with intervals, and whole data sets measured."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
 
 from ..methods._controls import centre_map, random_maps
 from ._accumulate import Accumulator, accumulator
@@ -19,9 +23,13 @@ from ._robustness import infidelity, max_sensitivity
 from ._simplicity import adcc, arcc, area, coherency, complexity, total_variation
 from ._statistics import Interval, bootstrap_mean, mean_rank, paired_difference, win_rate
 
+if TYPE_CHECKING:
+    from ._evaluation import Evaluation, evaluate_dataset
+
 __all__ = [
     "Accumulator",
     "Baseline",
+    "Evaluation",
     "Interval",
     "NoisyLinear",
     "accumulator",
@@ -40,6 +48,7 @@ __all__ = [
     "deletion_curve",
     "dimmed_probabilities",
     "energy",
+    "evaluate_dataset",
     "imputed",
     "increase",
     "infidelity",
@@ -66,3 +75,12 @@ __all__ = [
     "win_rate",
     "zeros",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    # These need the extra `evaluate`; the metrics do not.
+    if name in ("Evaluation", "evaluate_dataset"):
+        from . import _evaluation
+
+        return getattr(_evaluation, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

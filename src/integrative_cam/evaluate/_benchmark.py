@@ -130,6 +130,10 @@ class Metric:
     higher_is_better: bool | None
     meaning: str
 
+    def title(self, name: str) -> str:
+        """The metric's name with an arrow to the better side."""
+        return name + {True: " ↑", False: " ↓", None: ""}[self.higher_is_better]
+
 
 METRICS: Mapping[str, Metric] = {
     "insertion": Metric(

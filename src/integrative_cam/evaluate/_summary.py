@@ -28,18 +28,26 @@ SCHEMA: Mapping[str, type] = {
 
 
 @dataclass(frozen=True)
-class Line:
-    """A method under a metric: `ahead` is the reference minus it, `wins` the share of images on which it is worse.
+class MethodScore:
+    """How a method does under one metric.
 
-    `model` None: all networks, each image's mean over them, since one image's values are no independent ones.
+    Attributes:
+        model: the network; None for all networks, where each image counts with its mean over them, since values of
+            one image are not independent.
+        metric: the metric's name.
+        method: the method's name.
+        mean: over images.
+        difference: the reference's value minus the method's, image by image; None for the reference itself.
+        win_rate: share of the images on which the reference is better, ties counted half; None where neither side of
+            the metric is better.
     """
 
     model: str | None
     metric: str
     method: str
     mean: Interval
-    ahead: Interval | None
-    wins: Interval | None
+    difference: Interval | None
+    win_rate: Interval | None
 
 
 def tidy(rows: Iterable[Mapping[str, Any]]) -> pl.DataFrame:
@@ -68,13 +76,13 @@ def tidy(rows: Iterable[Mapping[str, Any]]) -> pl.DataFrame:
     )
 
 
-def summarise(frame: pl.DataFrame, reference: str, seed: int = 0) -> list[Line]:
-    """A line per network, metric and method, and per metric and method over all networks if there are several.
+def summarise(frame: pl.DataFrame, reference: str, seed: int = 0) -> list[MethodScore]:
+    """A score per network, metric and method, and per metric and method over all networks if there are several.
 
     In the order in which the frame names them; a method without the reference's metrics has no differences.
     """
     models = _unique(frame, "model")
-    lines = []
+    scores = []
     for model in [*models, None] if len(models) > 1 else models:
         values = _values(frame, model)
         for metric in _unique(frame, "metric"):
@@ -82,22 +90,22 @@ def summarise(frame: pl.DataFrame, reference: str, seed: int = 0) -> list[Line]:
             for method in _unique(frame, "method"):
                 if (theirs := values.get((method, metric))) is None:
                     continue
-                ahead = wins = None
+                difference = wins = None
                 if ours is not None and method != reference:
-                    ahead = paired_difference(ours, theirs, seed=seed)
+                    difference = paired_difference(ours, theirs, seed=seed)
                     if (higher := ALL[metric].higher_is_better) is not None:
                         sign = 1 if higher else -1
                         wins = win_rate(sign * ours, sign * theirs, seed=seed)
-                lines.append(Line(model, metric, method, bootstrap_mean(theirs, seed=seed), ahead, wins))
-    return lines
+                scores.append(MethodScore(model, metric, method, bootstrap_mean(theirs, seed=seed), difference, wins))
+    return scores
 
 
-def mean_ranks(lines: Sequence[Line], model: str | None) -> dict[str, float]:
+def mean_ranks(scores: Sequence[MethodScore], model: str | None) -> dict[str, float]:
     """Each method's rank by its mean under a metric, averaged over the metrics that have a better side.
 
     Methods that lack one of these metrics have no rank.
     """
-    means = {(line.metric, line.method): line.mean.mean for line in lines if line.model == model}
+    means = {(score.metric, score.method): score.mean.mean for score in scores if score.model == model}
     metrics = [name for name in dict.fromkeys(metric for metric, _ in means) if ALL[name].higher_is_better is not None]
     ranked = [
         method
@@ -128,5 +136,5 @@ def _values(frame: pl.DataFrame, model: str | None) -> dict[tuple[str, str], Ten
 
 
 def _unique(frame: pl.DataFrame, column: str) -> list[str]:
-    found: list[str] = frame[column].unique(maintain_order=True).to_list()
-    return found
+    names: list[str] = frame[column].unique(maintain_order=True).to_list()
+    return names

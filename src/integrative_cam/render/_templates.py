@@ -1,4 +1,4 @@
-"""HTML from Jinja templates."""
+"""HTML from Jinja templates; pages extend base.html.jinja."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ if TYPE_CHECKING:
 
 
 def environment(package: str) -> Environment:
-    """Load the templates that lie beside the modules of `package`; all text is escaped, a missing name is an error.
+    """The templates beside the modules of `package`: all text is escaped, and a missing name is an error.
 
     Raises:
         MissingExtraError: jinja2 is not installed.
     """
     try:
-        from jinja2 import Environment, PackageLoader, StrictUndefined
+        from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
     except ImportError as error:
         raise MissingExtraError.of("The report", "evaluate", error) from error
     return Environment(
-        loader=PackageLoader(package, "."),
+        loader=ChoiceLoader([PackageLoader(package, "."), PackageLoader("integrative_cam.render", ".")]),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

@@ -34,11 +34,12 @@ Start = Callable[[int, Tell], AbstractContextManager[Callable[[Part], Result]]]
 
 @dataclass(frozen=True)
 class Lost(Generic[Part]):
-    """A part without a result, because its workers died or could not start. If `fatal`, no other part is tried."""
+    """A part without a result: its workers died, with `exit_code`, or raised an error. If `fatal`, the work ends."""
 
     part: Part
     reason: str
     fatal: bool
+    exit_code: int | None = None
 
 
 def run_parts(
@@ -142,11 +143,12 @@ class _Pool(Generic[Part, Result]):
         self.tell(-member.done)
         self.deaths[member.part] += 1
         self.deaths_in_a_row += 1
-        died = f"a worker died on it (exit code {member.process.exitcode})"
+        code = member.process.exitcode
+        died = f"a worker died on it (exit code {code})"
         if self.deaths_in_a_row >= LIVES * len(self.places):
-            yield Lost(member.part, f"every worker dies; the last: {died}", fatal=True)
+            yield Lost(member.part, f"every worker dies; the last: {died}", True, code)
         elif self.deaths[member.part] >= LIVES:
-            yield Lost(member.part, f"{died}, {LIVES} times", fatal=False)
+            yield Lost(member.part, f"{died}, {LIVES} times", False, code)
         else:
             self.waiting.append(member.part)
 

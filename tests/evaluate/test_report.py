@@ -12,12 +12,12 @@ import polars
 import pytest
 
 from integrative_cam.evaluate._benchmark import ALL
+from integrative_cam.evaluate._evaluation import Evaluation
+from integrative_cam.evaluate._report import Example, html, verdict
 from integrative_cam.evaluate._statistics import Interval
-from integrative_cam.evaluate._summary import Line, mean_ranks, summarise, tidy
+from integrative_cam.evaluate._summary import MethodScore, mean_ranks, summarise, tidy
 from integrative_cam.render._colours import INK
 from integrative_cam.render._plots import Dot, dot_plot, svg
-from integrative_cam.reports import Example, Plot, Report, evaluation_html
-from integrative_cam.reports._evaluation import verdict
 
 
 def row(model: str, image: str, method: str, metric: str, value: float | list[int], name: str = "") -> dict[str, Any]:
@@ -38,7 +38,7 @@ ROWS = [
 ]
 
 
-def line(lines: list[Line], model: str | None, metric: str, method: str) -> Line:
+def line(lines: list[MethodScore], model: str | None, metric: str, method: str) -> MethodScore:
     (found,) = [each for each in lines if (each.model, each.metric, each.method) == (model, metric, method)]
     return found
 
@@ -48,22 +48,22 @@ def test_lines_by_hand() -> None:
     assert len(lines) == 3 * 3 * 2
     one = line(lines, "one", "insertion", "theirs")
     assert one.mean.mean == pytest.approx(0.3)
-    assert one.ahead is not None
+    assert one.difference is not None
     # 0 and 0.6: a tie and a win.
-    assert (one.ahead.mean, one.ahead.low, one.ahead.high) == pytest.approx((0.3, 0, 0.6))
-    assert one.wins is not None
-    assert one.wins.mean == 0.75
+    assert (one.difference.mean, one.difference.low, one.difference.high) == pytest.approx((0.3, 0, 0.6))
+    assert one.win_rate is not None
+    assert one.win_rate.mean == 0.75
     drop = line(lines, "one", "drop", "theirs")
-    assert drop.ahead is not None
-    assert drop.wins is not None
+    assert drop.difference is not None
+    assert drop.win_rate is not None
     # -1 is a win, since lower is better, and 0 a tie.
-    assert drop.ahead.mean == pytest.approx(-0.5)
-    assert drop.wins.mean == 0.75
+    assert drop.difference.mean == pytest.approx(-0.5)
+    assert drop.win_rate.mean == 0.75
     area = line(lines, "one", "area", "theirs")
-    assert area.ahead is not None
-    assert area.wins is None
+    assert area.difference is not None
+    assert area.win_rate is None
     ours = line(lines, "one", "drop", "ours")
-    assert (ours.ahead, ours.wins) == (None, None)
+    assert (ours.difference, ours.win_rate) == (None, None)
 
 
 def test_networks_are_pooled_photograph_by_photograph() -> None:
@@ -74,8 +74,8 @@ def test_networks_are_pooled_photograph_by_photograph() -> None:
     ours = line(lines, None, "insertion", "ours").mean
     assert (ours.low, ours.mean, ours.high) == pytest.approx((0.7, 0.7, 0.7))
     assert pooled.mean.mean == pytest.approx(0.275)
-    assert pooled.ahead is not None
-    assert (pooled.ahead.low, pooled.ahead.high) == pytest.approx((0.25, 0.6))
+    assert pooled.difference is not None
+    assert (pooled.difference.low, pooled.difference.high) == pytest.approx((0.25, 0.6))
     only = summarise(tidy([each for each in ROWS if each["model"] == "one"]), "ours")
     assert {each.model for each in only} == {"one"}
 
@@ -87,7 +87,7 @@ def test_objects_of_a_photograph_are_paired_with_themselves() -> None:
     frame = tidy(rows)
     ours, theirs = (frame.filter(polars.col("method") == name) for name in ("ours", "theirs"))
     for each in (frame, polars.concat([ours, theirs.reverse()])):
-        ahead = line(summarise(each, "ours"), "one", "energy", "theirs").ahead
+        ahead = line(summarise(each, "ours"), "one", "energy", "theirs").difference
         assert ahead == Interval(0.125, 0.125, 0.125, 2)
 
 
@@ -113,7 +113,7 @@ def test_ranks_by_hand() -> None:
     assert mean_ranks(lines, "one") == {"ours": 1.0, "theirs": 2.0}
     # Under the second the drops are equal.
     assert mean_ranks(lines, "two") == {"ours": 1.25, "theirs": 1.75}
-    partial = [*lines, Line("one", "insertion", "control", Interval(9, 9, 9, 2), None, None)]
+    partial = [*lines, MethodScore("one", "insertion", "control", Interval(9, 9, 9, 2), None, None)]
     assert mean_ranks(partial, "one") == {"ours": 1.0, "theirs": 2.0}
     assert mean_ranks([each for each in lines if each.metric == "area"], "one") == {}
 
@@ -132,8 +132,8 @@ def test_ranks_by_hand() -> None:
 )
 def test_verdicts(metric: str, low: float, high: float, expected: str) -> None:
     ahead = Interval((low + high) / 2, low, high, 5)
-    assert verdict(Line("one", metric, "theirs", ahead, ahead, None)) == expected
-    assert verdict(Line("one", metric, "ours", ahead, None, None)) == ""
+    assert verdict(MethodScore("one", metric, "theirs", ahead, ahead, None)) == expected
+    assert verdict(MethodScore("one", metric, "ours", ahead, None, None)) == ""
 
 
 # --- plots
@@ -189,19 +189,23 @@ class Page(HTMLParser):
 
 
 def page(**changes: Any) -> str:
-    settings = {"dataset": "some/photos", "models": ("one", "two"), "target": "top1", "limit": None, "torch": "9.9"}
+    models = {"one": "", "two": "w.pth"}
+    settings = {"dataset": "some/photos", "models": models, "target": "top1", "limit": None, "torch": "9.9"}
+    rows = tidy(ROWS)
     contents: dict[str, Any] = {
-        "reference": "ours",
+        "out": "out",
         "settings": settings,
-        "lines": summarise(tidy(ROWS), "ours"),
-        "plots": [Plot("insertion ↑", svg(dot_plot(DOTS, "insertion ↑"), transparent=True), INK)],
-        "examples": [Example("a <b>.png", {"photograph": "data:image/jpeg;base64,AAAA"})],
-        "examples_title": "the ends",
-        "failures": ["x.png: <script>alert(1)</script>"],
+        "reference": "ours",
+        "rows": rows,
+        "scores": tuple(summarise(rows, "ours")),
+        "failures": ((Path("x.png"), "<script>alert(1)</script>"),),
         "left_out": {"no dog within the network's top 20": 4},
-        **changes,
+        "notes": (),
+        "attempted": 2,
     }
-    return evaluation_html(Report(**contents))
+    plots = {"insertion ↑": svg(dot_plot(DOTS, "insertion ↑"), transparent=True)}
+    examples = changes.pop("examples", [Example("a <b>.png", {"photograph": "data:image/jpeg;base64,AAAA"})])
+    return html(Evaluation(**{**contents, **changes}), plots, examples, "the ends")
 
 
 def test_the_page_loads_nothing() -> None:
@@ -218,7 +222,17 @@ def test_the_page_says_what_was_measured() -> None:
     assert "all networks, n = 2" in texts
     assert "one, n = 2" in texts
     assert texts.index("all networks, n = 2") < texts.index("one, n = 2")
-    for expected in ("0.275", "[0.100, 0.450]", "▲ +0.425", "-0.500", "75 %", "1.25", "9.9", "the ends", "one, two"):
+    for expected in (
+        "0.275",
+        "[0.100, 0.450]",
+        "▲ +0.425",
+        "-0.500",
+        "75 %",
+        "1.25",
+        "9.9",
+        "the ends",
+        "one, two (w.pth)",
+    ):
         assert expected in texts, expected
     assert "4 \u00d7 no dog within the network's top 20" in texts
     assert texts.count("ours and other methods on photos") == 1
@@ -247,6 +261,6 @@ def test_plots_take_the_colour_of_the_text() -> None:
 
 
 def test_nothing_failed_and_no_examples() -> None:
-    text = page(failures=[], left_out={}, examples=[])
+    text = page(failures=(), left_out={}, examples=[])
     assert "Not measured" not in text
     assert "Examples" not in text

@@ -1,0 +1,181 @@
+"""One photograph under one network: what is explained in it, and the values of all metrics for all methods."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ..errors import CamError, InputError, first_line
+from ..integrations._libraries import named
+from ..models import Network, load, read_image
+from ..models._image import read_classes
+from ..run._failures import DestinationError
+from ..run._store import Store
+from ..targets import class_scores, logits_of
+from ._benchmark import LOCALISATION, MAX_BOX, Regions, evaluate
+from ._dataset import Sample, objects_in, read_boxes, target_of
+from ._localisation import mask_of_boxes
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from ..models import View
+
+CONTROLS = ("center", "uniform", "random")
+"""Methods that look at no network; any method should locate objects better than they do."""
+LARGEST_SHARE = 0.5
+"""An object that covers this share of the view, or more, is not measured: any map finds it."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What makes two evaluations comparable; it is the manifest. See `evaluate_dataset`.
+
+    `models` maps names to files of weights, "" for a library's own.
+    """
+
+    dataset: str
+    models: dict[str, str]
+    methods: tuple[str, ...]
+    metrics: tuple[str, ...]
+    target: str | None
+    regions: str | None
+    limit: int | None
+    steps: int
+    seed: int
+    integrative_cam: str
+    torch: str
+    python: str
+
+    @property
+    def metrics_by_method(self) -> dict[str, tuple[str, ...]]:
+        """The metrics of each method; where objects are located, the controls join for the metrics that ask where."""
+        where = tuple(metric for metric in self.metrics if metric in LOCALISATION)
+        controls = [name for name in CONTROLS if where and name not in self.methods]
+        return dict.fromkeys(self.methods, self.metrics) | dict.fromkeys(controls, where)
+
+
+@dataclass(frozen=True)
+class Part:
+    """A photograph under a network, measured by one worker at a time; `file` is where its rows are stored."""
+
+    model: str
+    sample: Sample
+    file: str
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What became of a part: why it could not be measured, if it could not; and the network's notes."""
+
+    part: Part
+    failure: str | None
+    notes: tuple[str, ...]
+
+
+def start_measuring(
+    settings: Settings, out: str, _place: int, _tell: Callable[[int], None]
+) -> AbstractContextManager[Callable[[Part], Measured]]:
+    """A worker for `run_parts`."""
+    return nullcontext(partial(_measure_and_store, settings, Store(out), lru_cache(maxsize=1)(load)))
+
+
+def _measure_and_store(
+    settings: Settings, store: Store, load_cached: Callable[[str, Path | None], Network], part: Part
+) -> Measured:
+    weights = settings.models[part.model]
+    network = load_cached(part.model, Path(weights) if weights else None)
+    try:
+        measured = measure(network, part, settings)
+        store.write(part.file, json.dumps(measured).encode())
+    except DestinationError:
+        raise
+    except (CamError, RuntimeError) as error:
+        return Measured(part, first_line(error), network.notes)
+    return Measured(part, None, network.notes)
+
+
+def measure(network: Network, part: Part, settings: Settings) -> dict[str, Any]:
+    """Measure all methods on a photograph.
+
+    Returns:
+        `rows`, one per object, method and metric; and `left_out`, the reasons why objects were not measured. A row of
+        `maxboxacc` has `hits`, the numbers of the thresholds at which the box is found, instead of a `value`.
+
+    Raises:
+        CamError: the photograph cannot be read or explained.
+    """
+    photograph = read_image(part.sample.path)
+    view = network.preprocessing(photograph)
+    rows: list[dict[str, Any]] = []
+    left_out: list[str] = []
+    with warnings.catch_warnings():
+        # A blank map needs no warning here: its metrics show it.
+        warnings.filterwarnings("ignore", message="The map of image")
+        for name, target, regions in _objects_to_explain(network, photograph, view, part.sample, settings, left_out):
+            for method, metrics in settings.metrics_by_method.items():
+                values = evaluate(
+                    network.model, view.tensor, named(method), metrics, settings.steps, settings.seed, target, regions
+                )
+                about = {"model": part.model, "image": part.sample.name, "object": name, "target": target}
+                for metric, value in values.items():
+                    hits = metric == MAX_BOX
+                    result = {"hits": value[0].nonzero()[:, 0].tolist()} if hits else {"value": value.item()}
+                    rows.append({**about, "method": method, "metric": metric, **result})
+    return {"rows": rows, "left_out": left_out}
+
+
+def _objects_to_explain(
+    network: Network, photograph: Image, view: View, sample: Sample, settings: Settings, left_out: list[str]
+) -> Iterator[tuple[str | None, int | None, Regions | None]]:
+    """An object's name, target and regions: the top class, the label, or each class of objects.
+
+    Of objects that cannot be used, the reason is added to `left_out`.
+    """
+    if settings.target == "top1":
+        yield None, None, None
+    elif settings.target == "label":
+        if not sample.label:
+            raise InputError(f"{sample.path}: has no label.")
+        yield None, network.index(sample.label), None
+    else:
+        with torch.no_grad():
+            logits = class_scores(logits_of(network.model(view.tensor)), "target")[0]
+        for name, regions in _regions_of_objects(network, photograph, sample, settings.regions).items():
+            share = regions.masks.double().mean().item()
+            try:
+                if share == 0:
+                    raise InputError(f"{name} is cropped away")
+                if share >= LARGEST_SHARE:
+                    raise InputError(f"{name} covers half of the view or more")
+                target = target_of(name, network.labels, logits)
+            except InputError as reason:
+                left_out.append(str(reason))
+            else:
+                yield name, target, regions
+
+
+def _regions_of_objects(network: Network, photograph: Image, sample: Sample, kind: str | None) -> dict[str, Regions]:
+    """Where each class of objects is in the network's view; nowhere, if it was cropped away."""
+    preprocessing = network.preprocessing
+    if kind == "boxes":
+        assert sample.boxes is not None
+        boxes = {
+            name: preprocessing.boxes(boxes, photograph.size)
+            for name, boxes in sorted(read_boxes(sample.boxes, photograph.size).items())
+        }
+        return {name: Regions(mask_of_boxes(seen, preprocessing.crop)[None], (seen,)) for name, seen in boxes.items()}
+    assert sample.masks is not None
+    classes = read_classes(sample.masks)
+    if classes.shape != photograph.size[::-1]:
+        raise InputError(f"{sample.masks}: must have the size of {sample.path}, {photograph.size}.")
+    seen = preprocessing.classes(classes)
+    return {name: Regions((seen == index)[None]) for name, index in objects_in(classes).items()}
