@@ -42,7 +42,7 @@ from integrative_cam.recipe import Recipe
 
 SIDE = 96
 """Pixels of the photographs' sides for threads and processes: a call takes a fraction of a second."""
-RECIPES = (Recipe(), Recipe(taps="last", bias="none"), Recipe(bias="complete"), Recipe(taps="stages", fusion="max"))
+RECIPES = (Recipe(), Recipe(taps="last", bias="none"), Recipe(bias="complete"), get_method("layercam-fused").recipe)
 NEAR = 1e-5
 """Of a map's values, 0 to 1, and of a score in parts of it."""
 LATE = 0.2

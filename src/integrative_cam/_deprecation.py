@@ -68,6 +68,11 @@ def warn_deprecated(message: str) -> None:
     warnings.warn(message, DeprecationWarning, stacklevel=level)
 
 
+def is_called_by_user() -> bool:
+    """Whether the function that asks was called from outside of this package."""
+    return sys._getframe(2).f_globals.get("__name__", "").partition(".")[0] not in _SKIPPED
+
+
 def deprecated_names(package: str) -> Callable[[str], Any]:
     """The `__getattr__` of a package, for its old names and old modules."""
 

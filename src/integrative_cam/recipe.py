@@ -10,7 +10,7 @@ from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 from ._choices import AGGREGATIONS, BIASES, FUSIONS, READOUTS, WEIGHTINGS
-from ._deprecation import warn_deprecated
+from ._deprecation import is_called_by_user, warn_deprecated
 from .errors import RecipeError
 
 if TYPE_CHECKING:
@@ -28,6 +28,19 @@ RENAMED: Mapping[str, str] = {
     "fine": "stride_exponent",
 }
 """Ingredients under their name in 0.1.0, and under the present one."""
+DEPRECATED: Mapping[str, str] = {
+    "aggregation": "take the recipe of a method that has it, such as get_method('gradcam++').recipe",
+    "bias_share": 'leave it, or take bias="none"',
+    "path_exponent": "leave it, or take Recipe.plain()",
+    "stride_exponent": "leave it, or take Recipe.plain()",
+    "stage_share": "leave it, or take Recipe.plain()",
+    "signed": "cut layers' maps afterwards, explanation.fuse(change=torch.relu)",
+    "fusion": "take the recipe of a method that has it, such as get_method('layercam-fused').recipe",
+}
+"""Ingredients of which no other value helped any network (docs/ablation.md), and what to do instead.
+
+They remain what named methods are made of.
+"""
 
 
 @dataclass(frozen=True)
@@ -35,7 +48,10 @@ class Recipe:
     """The ingredients of a fused map; the defaults are Integrative CAM.
 
     In Python, `taps` can also be a callable on a tap, `readout` an elementwise callable on scores, and `weighting` a
-    callable on `LayerScores`.
+    callable on `LayerScores`. Fields that are not listed here are set by named methods only; given by hand they warn,
+    and go with the next release.
+
+    >>> Recipe(bias="none", negative_share=1)
 
     Args:
         taps: feature maps to fuse: "activations", the output of every nonlinearity with a spatial extent; "stages", the
@@ -43,40 +59,50 @@ class Recipe:
             ("14x14"), or several of these.
         readout: smooth function of the score: "exp", which saturates evidence as Grad-CAM++ does, "identity",
             "softplus", "sigmoid", "softmax" or "log_softmax".
-        aggregation: "position" keeps evidence where it arose; "channel" gives each channel one weight (Grad-CAM++);
-            "active" does too, from where the channel is active (XGrad-CAM).
         negative_share: share of the evidence against the target that is subtracted, 0 to 1.
         bias: "layers": each bias map joins the fusion as a layer of its own, with a share of the weight; "complete":
             each tap's map gains the bias maps of everything behind it; "residual": each tap's map gains S - <g, A>,
             spread evenly; "none": no bias in the map.
-        bias_share: share of the weight that all bias layers have together, 0 to 1; used by bias "layers".
         weighting: layer weights: "joint", "product", "average", "geometric", "uniform" or "last".
         weight_exponent: power, > 0, of the layer weights; below 1 it flattens them.
-        path_exponent: power, >= 0, of the share of the network's paths that pass a layer. The layer's weight is
-            multiplied by it, because a layer inside of a branch holds only a part of the evidence.
-        stride_exponent: power, >= 0, of half a layer's stride (pixels of the image per position). The layer's weight
-            is multiplied by it where the stride is below 2, because maps as fine as the image follow edges.
-        stage_share: share of the weight that the last layer at each resolution has in addition, 0 to 1.
-        signed: fuse signed maps and cut at zero once, after fusion; else cut each layer's map.
-        fusion: "sum": weighted sum; "max": largest weighted value at each position; "geometric": weighted geometric
-            mean, so that every layer must agree; "product": the geometric mean to the power of the number of layers.
         gamma: power, > 0, of the finished map; below 1 it lifts weak evidence and leaves the order of pixels alone.
     """
 
     taps: Taps = "activations"
     readout: str | Readout = "exp"
+    # "position" keeps evidence where it arose; "channel" gives each channel one weight (Grad-CAM++); "active" does too,
+    # from where the channel is active (XGrad-CAM).
     aggregation: Aggregation = "position"
     negative_share: float = 0.5
     bias: Bias = "layers"
+    # Share of the weight that all bias layers have together, with bias="layers".
     bias_share: float = 0.2
     weighting: str | Weighting = "joint"
     weight_exponent: float = 0.25
+    # The weight of a layer is multiplied by the share of the network's paths that pass it, to this power: a layer
+    # inside of a branch holds only a part of the evidence.
     path_exponent: float = 4.0
+    # It is multiplied by half of the layer's stride (pixels of the image per position), where that is below 1, to this
+    # power: maps as fine as the image follow edges.
     stride_exponent: float = 2.0
+    # Share of the weight that the last layer at each resolution has in addition.
     stage_share: float = 0.5
+    # Fuse signed maps and cut at zero once, after the fusion; else cut each layer's map before.
     signed: bool = True
+    # "sum", the weighted sum; "max", the largest weighted value at each position; "geometric", the weighted geometric
+    # mean; "product", the geometric mean to the power of the number of layers.
     fusion: Fusion = "sum"
     gamma: float = 0.85
+
+    @classmethod
+    def plain(cls, **ingredients: Any) -> Recipe:
+        """A recipe whose layer weights are those of its weighting, and whose map is raised to no power.
+
+        Only scaling the weights to sum 1 is left: a layer's paths, stride and resolution do not count.
+
+        >>> Recipe.plain(weighting="average", bias="none")
+        """
+        return cls(**{**PLAIN, **present_names(ingredients)})
 
     if not TYPE_CHECKING:  # which knows the present names only
 
@@ -95,9 +121,9 @@ class Recipe:
         one_of("aggregation", self.aggregation, AGGREGATIONS)
         one_of("bias", self.bias, BIASES)
         one_of("fusion", self.fusion, FUSIONS)
-        for each in fields(self):
-            if isinstance(each.default, float) and not isinstance(getattr(self, each.name), Real):
-                raise RecipeError(f"{each.name} must be a number, but got {getattr(self, each.name)!r}.")
+        for field in fields(self):
+            if isinstance(field.default, float) and not isinstance(getattr(self, field.name), Real):
+                raise RecipeError(f"{field.name} must be a number, but got {getattr(self, field.name)!r}.")
         _within("negative_share", self.negative_share, 0 <= self.negative_share <= 1, "between 0 and 1")
         _within("bias_share", self.bias_share, 0 <= self.bias_share < 1, "at least 0 and below 1")
         _within("weight_exponent", self.weight_exponent, 0 < self.weight_exponent < float("inf"), "above 0")
@@ -114,29 +140,31 @@ class Recipe:
         }
 
 
-def present_names(ingredients: Mapping[str, Any], warn: bool = True) -> dict[str, Any]:
+def present_names(ingredients: Mapping[str, Any], warn: Collection[str] = (*RENAMED, *DEPRECATED)) -> dict[str, Any]:
     """The ingredients, those under a name of 0.1.0 under their present one.
 
     Where both are there, as `dataclasses.replace(recipe, temper=1)` gives them, the old name holds the change.
 
     Args:
         ingredients: fields of `Recipe` by name; unknown ones are left as they are.
-        warn: issue a DeprecationWarning for each old name.
+        warn: issue a DeprecationWarning for these names.
     """
-    old = [name for name in ingredients if name in RENAMED]
-    for name in old if warn else ():
-        warn_deprecated(
-            f"the ingredient {name} is now called {RENAMED[name]}; the old name goes with the next release."
-        )
-    return {name: value for name, value in ingredients.items() if name not in RENAMED} | {
-        RENAMED[name]: ingredients[name] for name in old
-    }
+    for name in [name for name in ingredients if name in warn]:
+        new = RENAMED.get(name, name)
+        texts = [f"is now called {new}"] if name in RENAMED else []
+        if new in DEPRECATED:
+            texts.append(f"goes with the next release: {DEPRECATED[new]}")
+        warn_deprecated(f"the ingredient {name} {' and '.join(texts)}; the old form works for one release.")
+    old = {RENAMED[name]: value for name, value in ingredients.items() if name in RENAMED}
+    return {name: value for name, value in ingredients.items() if name not in RENAMED} | old
 
 
 def _accept_old_names(create: Callable[..., None]) -> Callable[..., None]:
     @wraps(create)
     def init(self: Recipe, *ingredients: Any, **named: Any) -> None:
-        create(self, *ingredients, **present_names(named))
+        # Methods of this package, and dataclasses.replace, give fields that a user should not.
+        warn = (*RENAMED, *DEPRECATED) if is_called_by_user() else RENAMED
+        create(self, *ingredients, **present_names(named, warn))
 
     return init
 

@@ -154,4 +154,4 @@ def recipe_of(described: dict[str, Any] | None) -> Recipe | None:
         return None
     # JSON knows lists only.
     taps = described["taps"]
-    return Recipe(**{**present_names(described, warn=False), "taps": taps if isinstance(taps, str) else tuple(taps)})
+    return Recipe(**{**present_names(described, warn=()), "taps": taps if isinstance(taps, str) else tuple(taps)})

@@ -12,8 +12,8 @@ import pytest
 import torch
 from torch import nn
 
-from integrative_cam import IntegrativeCAM, Recipe, RecipeError, explain, explain_trace, trace
-from integrative_cam.recipe import PLAIN, RENAMED
+from integrative_cam import IntegrativeCAM, LayerScores, Recipe, RecipeError, explain, explain_trace, get_method, trace
+from integrative_cam.recipe import DEPRECATED, PLAIN, RENAMED
 from integrative_cam.storage import recipe_of
 
 torch.manual_seed(0)
@@ -133,3 +133,41 @@ def test_unknown_attributes_stay_unknown() -> None:
     with pytest.raises(AttributeError, match="no attribute 'tempers'"):
         Recipe().tempers  # type: ignore[attr-defined]  # noqa: B018
     assert copy.deepcopy(PRESENT) == pickle.loads(pickle.dumps(PRESENT)) == PRESENT
+
+
+VALUES: dict[str, Any] = {
+    "aggregation": "channel",
+    "bias_share": 0.1,
+    "path_exponent": 1.0,
+    "stride_exponent": 1.0,
+    "stage_share": 0.25,
+    "signed": False,
+    "fusion": "max",
+}
+
+
+@pytest.mark.parametrize("name", DEPRECATED)
+def test_ingredients_of_named_methods_warn_when_given_by_hand(name: str) -> None:
+    """They still work; a method's own recipe and a change of another field of it are silent."""
+    given = {name: VALUES[name]}
+    with warnings.catch_warnings(record=True) as issued:
+        warnings.simplefilter("always")
+        recipes = [Recipe(**given), Recipe.plain(**given), IntegrativeCAM(MODEL, **given).recipe]
+    assert [getattr(recipe, name) for recipe in recipes] == [VALUES[name]] * 3
+    texts = [str(warning.message) for warning in issued if warning.category is DeprecationWarning]
+    assert [warning.filename for warning in issued] == [__file__] * 3
+    assert all(text.startswith(f"the ingredient {name} goes with the next release: ") for text in texts)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        replace(recipes[0], taps="last")
+        IntegrativeCAM(MODEL, recipes[0], bias="none")
+        get_method("refinecam")(MODEL, IMAGES)
+
+
+def test_a_plain_recipe_leaves_weights_and_map_as_they_are() -> None:
+    def weighting(scores: LayerScores) -> torch.Tensor:
+        return scores.joint.new_tensor([[1.0, 3.0], [2.0, 2.0]])
+
+    found = explain(MODEL, IMAGES, recipe=Recipe.plain(weighting=weighting, bias="none"))
+    torch.testing.assert_close(found.weights, torch.tensor([[0.25, 0.75], [0.5, 0.5]]))
+    torch.testing.assert_close(found.map, found.signed_map.relu() / found.signed_map.amax((1, 2), keepdim=True))

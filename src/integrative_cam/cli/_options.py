@@ -11,11 +11,14 @@ import typer
 
 from .._choices import DEFAULT_NETWORK
 from ..methods import Method, get_method
-from ..recipe import RENAMED, Recipe
-from ._command import described
+from ..recipe import DEPRECATED, RENAMED, Recipe
+from ._command import FLAGS, described
 
 if TYPE_CHECKING:
     from .. import query
+
+LEFT_ALONE = "Goes with the next release: no other value than the method's own helps."
+"""Of ingredients that are deprecated."""
 
 NetworkOptions = tuple[str, Path | None, Path | None, str | None]
 
@@ -79,6 +82,9 @@ def _method(method: str, **ingredients: Any) -> Method:
     """
     chosen = get_method(method)
     changes = {name: value for name, value in ingredients.items() if value not in (None, [])}
+    for name in changes.keys() & DEPRECATED.keys():
+        flag = FLAGS.get(name, (f"--{name.replace('_', '-')}",))[0]
+        print(f"icam: {flag} {LEFT_ALONE[0].lower()}{LEFT_ALONE[1:]}", file=sys.stderr)
     for old in changes.keys() & RENAMED.keys():
         new = RENAMED[old]
         changes[new] = changes.pop(old)
@@ -90,12 +96,12 @@ def _method(method: str, **ingredients: Any) -> Method:
 
 
 def _ingredients() -> Iterator[Parameter]:
-    """An option for each field of `Recipe`, under its own name and hidden under its old one; None where not given."""
+    """An option for each field of `Recipe`; old names and deprecated ones are hidden. None where not given."""
     meanings = described(Recipe)[1]
     for name, field in Recipe.__dataclass_fields__.items():
         kind: Any = list[str] if name == "taps" else type(field.default)
         for shown in (name, *(old for old, new in RENAMED.items() if new == name)):
-            info = typer.Option(help=meanings[name], hidden=shown != name)
+            info = typer.Option(help=meanings.get(name, LEFT_ALONE), hidden=shown != name or name in DEPRECATED)
             yield Parameter(shown, Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, info])
 
 
