@@ -26,6 +26,8 @@ RENAMED: Mapping[str, str] = {
             "TargetError",
         )
     },
+    "bridges.signed_map": "explanation.Explanation.signed_map",
+    "bridges.spread": "integrations._attribution.spread_over_channels",
     "cam.integrate": "explain_trace",
     "methods.method": "get_method",
     "methods.methods": "list_methods",
@@ -40,7 +42,7 @@ MODULES: Mapping[str, str] = {
     "bias": "",
     "bridges": "integrations",
     "evaluate.dataset": "evaluate._dataset",
-    "evaluate.peers": "integrations._libraries",
+    "evaluate.peers": "integrations",
     "fusion": "_maps.fusion",
     "models.exported": "models._exported",
     "models.image": "models._image",
@@ -95,7 +97,7 @@ def _value(old: str) -> Any:
     if new is None:
         raise AttributeError(f"module {old.rpartition('.')[0]!r} has no attribute {old.rpartition('.')[2]!r}")
     warn_deprecated(f"{old} is now {_ROOT}.{new}; the old name goes with the next release.")
-    return value
+    return value.fget if isinstance(value, property) else value
 
 
 class _OldModule(ModuleType):
