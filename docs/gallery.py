@@ -40,20 +40,20 @@ def cat(out: Path) -> None:
     network = load()
     photograph = read_image(Path(skimage.__file__).parent / "data" / "chelsea.png")
     view = network.preprocessing(photograph)
-    found = explain(network.model, view.tensor)
-    shown = presented(found)[0]
-    written(panel(found, photograph, "Why tiger cat", region=view.region), out / "panel.jpg")
-    written(plot(found, photograph, "Why tiger cat", region=view.region), out / "plot.jpg")
-    written(profile(found), out / "profile.png")
-    written(decomposition(found), out / "decomposition.png")
+    explanation = explain(network.model, view.tensor)
+    shown = presented(explanation)[0]
+    written(panel(explanation, photograph, "Why tiger cat", region=view.region), out / "panel.jpg")
+    written(plot(explanation, photograph, "Why tiger cat", region=view.region), out / "plot.jpg")
+    written(profile(explanation), out / "profile.png")
+    written(decomposition(explanation), out / "decomposition.png")
     strips = [
         overlay(shown, photograph, view.region),
         outline(shown, photograph, 0.1, view.region),
         contour(shown, photograph, 0.75, view.region),
-        overlay(presented_layer(found, 20)[0], photograph, view.region, signed=True),
+        overlay(presented_layer(explanation, 20)[0], photograph, view.region, signed=True),
     ]
     small(beside(strips), out / "overlays.jpg")
-    smooth = [overlay(presented(found, raw)[0], photograph, view.region) for raw in (True, False)]
+    smooth = [overlay(presented(explanation, raw)[0], photograph, view.region) for raw in (True, False)]
     small(beside(smooth), out / "raw-and-smooth.jpg")
     names = ("integrative", "gradcam", "layercam", "gradcam++")
     maps = {name: get_method(name)(network.model, view.tensor, TIGER_CAT).map[0] for name in names}
@@ -64,7 +64,7 @@ def cat(out: Path) -> None:
 
 
 def signal_and_volume(out: Path) -> None:
-    """Networks that know one thing: a bump in a signal, a bright ball in a volume."""
+    """Networks that detect one thing: a bump in a signal, a bright ball in a volume."""
     torch.manual_seed(0)
     steps = torch.arange(200.0)
     signal = torch.sin(steps / 9) * 0.4 + torch.exp(-(((steps - 130) / 6) ** 2))
@@ -72,12 +72,12 @@ def signal_and_volume(out: Path) -> None:
     depth, height, width = torch.meshgrid(*(torch.arange(float(side)) for side in (16, 32, 32)), indexing="ij")
     ball = ((depth - 9) * 2) ** 2 + (height - 12) ** 2 + (width - 20) ** 2 < 36
     volume = 0.2 * torch.rand(16, 32, 32) + 0.15 * (height / 32) + 0.45 * ball
-    found = explain(bump_finder(3), volume[None, None])
-    written(slices(found.map[0], volume, title="Where is the ball?"), out / "volume.jpg")
+    explanation = explain(bump_finder(3), volume[None, None])
+    written(slices(explanation.map[0], volume, title="Where is the ball?"), out / "volume.jpg")
 
 
 def bump_finder(dims: int) -> nn.Module:
-    """What exceeds its surroundings' mean, and a threshold."""
+    """Where the mean of the surroundings exceeds a threshold."""
     conv = {1: nn.Conv1d, 3: nn.Conv3d}[dims]
     pool = {1: nn.AdaptiveAvgPool1d, 3: nn.AdaptiveAvgPool3d}[dims]
     mean = conv(1, 1, 5, padding=2)
@@ -89,7 +89,7 @@ def bump_finder(dims: int) -> nn.Module:
 
 
 class Pair(nn.Module):
-    """Two pictures: of each what is bright, the first counts double."""
+    """The bright pixels of two pictures; the first picture counts double."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -101,7 +101,7 @@ class Pair(nn.Module):
 
 
 def bright() -> nn.Module:
-    """Means over 5 x 5 pixels, above a threshold."""
+    """Where the mean over 5 x 5 pixels exceeds a threshold."""
     mean = nn.Conv2d(1, 1, 5, padding=2)
     nn.init.constant_(mean.weight, 1 / 25)
     nn.init.constant_(mean.bias, -0.4)
@@ -113,19 +113,22 @@ def two_streams(out: Path) -> None:
     rows, columns = torch.meshgrid(torch.arange(64.0), torch.arange(64.0), indexing="ij")
     spots = [torch.exp(-((rows - row) ** 2 + (columns - column) ** 2) / 60) for row, column in ((20, 20), (44, 40))]
     images = {"infrared": spots[0][None, None], "visible": (spots[1] + 0.2 * columns / 64)[None, None]}
-    found = explain(Pair().eval(), images, 0)
-    written(streams(found, [each[0] for each in images.values()], "A warm and a bright spot"), out / "streams.jpg")
+    explanation = explain(Pair().eval(), images, 0)
+    written(
+        streams(explanation, [picture[0] for picture in images.values()], "A warm and a bright spot"),
+        out / "streams.jpg",
+    )
 
 
 def written(figure: Figure, path: Path) -> None:
-    """Photographs as JPEG, the rest as PNG of few colours."""
+    """Save a figure: with photographs as JPEG, others as PNG of few colours."""
     draft = path.with_suffix(".png")
     save(figure, draft)
     small(Image.open(draft).convert("RGB"), path)
 
 
 def small(image: Image.Image, path: Path) -> None:
-    """At most WIDTH wide."""
+    """Save an image at most WIDTH wide."""
     width = min(WIDTH, image.width)
     image = image.resize((width, round(image.height * width / image.width)), Image.Resampling.LANCZOS)
     if path.suffix == ".png":
@@ -136,7 +139,7 @@ def small(image: Image.Image, path: Path) -> None:
 
 
 def beside(images: list[Image.Image]) -> Image.Image:
-    """In rows of two, with a gap."""
+    """The images in rows of two, with a gap."""
     width, height = images[0].size
     sheet = Image.new("RGB", (2 * width + 10, (height + 10) * (len(images) // 2) - 10), "white")
     for at, image in enumerate(images):

@@ -1,16 +1,16 @@
-"""Teach a network where not to look: a map in the loss removes a shortcut that the training data hold.
+"""Teach a network where not to look: a map in the loss removes a shortcut in the training data.
 
     python examples/attention_supervision.py --networks 8
 
-Each picture of noise holds a faint bar in one of four directions: its class. In the training pictures one bright pixel
-in the corner gives the class away too. Small networks learn the corner, and fail where there is no mark or a wrong one.
-Two penalties on what a network makes of the corner, known to be irrelevant, are compared with none:
+Each picture of noise contains a faint bar in one of four directions, which is its class. In the training pictures, a
+bright mark in the corner gives the class away too. Small networks learn the mark, and fail where there is none or a
+wrong one. The corner is known to be irrelevant. Two penalties on its use are compared with no penalty:
 
 - gradients: the squared input gradient of the summed log-probabilities there (Ross et al., arXiv:1703.03717);
 - map: the share of the fused map that lies there.
 
-Each arm starts from the same weights and sees the same batches. Strengths are those with the best accuracy without mark
-under `--tune --networks 3`, on networks that are not reported.
+All penalties start from the same weights and see the same batches. Their strengths are those with the best accuracy on
+pictures without a mark under `--tune --networks 3`, on networks that are not reported.
 """
 
 from __future__ import annotations
@@ -102,9 +102,10 @@ def on_map(strength: float) -> Loss:
     """Cross-entropy and the share of the map in the corner; one forward pass serves both."""
 
     def loss(model: nn.Module, pictures: Tensor, label: Tensor) -> Tensor:
-        found = explain(model, pictures, label, differentiable=True)
-        share = found.map[:, corner()].sum(1) / found.map.sum((1, 2)).clamp_min(1e-6)  # a map may be blank
-        return F.cross_entropy(found.output, label) + strength * share.mean()
+        explanation = explain(model, pictures, label, differentiable=True)
+        maps = explanation.map
+        share = maps[:, corner()].sum(1) / maps.sum((1, 2)).clamp_min(1e-6)  # a map may be blank
+        return F.cross_entropy(explanation.output, label) + strength * share.mean()
 
     return loss
 
@@ -144,7 +145,8 @@ def measured(model: nn.Module, seed: int, count: int) -> list[float]:
     leaf = pictures.clone().requires_grad_()
     (gradient,) = torch.autograd.grad(model(leaf).gather(1, label[:, None]).sum(), leaf)
     inside = corner().expand(len(pictures), SIDE, SIDE)
-    return [*accuracies, *(energy(each, inside).mean().item() for each in (maps, (gradient * pictures).abs()[:, 0]))]
+    shares = [energy(heat, inside).mean().item() for heat in (maps, (gradient * pictures).abs()[:, 0])]
+    return [*accuracies, *shares]
 
 
 def main() -> None:
@@ -170,8 +172,8 @@ def main() -> None:
         print(f"{arm:10} {strength:8g}  {'  '.join(f'{cell:20}' for cell in cells)}", flush=True)
 
 
-def _shown(found: Interval) -> str:
-    return f"{found.mean:.3f} [{found.low:.3f}, {found.high:.3f}]"
+def _shown(interval: Interval) -> str:
+    return f"{interval.mean:.3f} [{interval.low:.3f}, {interval.high:.3f}]"
 
 
 if __name__ == "__main__":

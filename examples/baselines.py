@@ -1,4 +1,4 @@
-"""What a localisation result stands beside: maps that know nothing of the network."""
+"""Baselines for localisation results: maps that know nothing of the network."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ METHODS: Mapping[str, Callable[..., Explanation]] = {
     "gradcam": get_method("gradcam"),
     "hirescam": get_method("hirescam"),
 }
-"""What the examples explain with: model, images and target; the others are compared with the first."""
+"""The methods that the examples compare, called with model, images and target; the first is the reference."""
 OURS = "integrative"
 
 
 def measured(
     saliency: Mapping[str, Float[Tensor, "height width"]], truth: Bool[Tensor, "height width"], seed: int
 ) -> dict[str, tuple[float, float]]:
-    """Energy inside the truth and the pointing game, for each map and each baseline; `seed` of the random map."""
+    """Energy inside the true region, and the pointing game, for each map and baseline; `seed` is for the random map."""
     size = tuple(truth.shape)
     maps = {
         **saliency,
@@ -37,19 +37,19 @@ def measured(
         "random": random_maps(1, size, torch.Generator().manual_seed(seed))[0],
     }
     return {
-        name: (float(energy(found[None], truth[None])), float(pointing(found[None], truth[None])))
-        for name, found in maps.items()
+        name: (float(energy(heat[None], truth[None])), float(pointing(heat[None], truth[None])))
+        for name, heat in maps.items()
     }
 
 
 def print_table(images: Sequence[Sequence[Mapping[str, tuple[float, float]]]], region: str) -> None:
-    """Means with 95 % bootstrap intervals over images; an image counts once, with the mean over its objects."""
-    objects = sum(map(len, images))
-    print(f"n = {len(images)} images with {objects} objects; mean [95 % bootstrap interval]")
+    """Print means with 95 % bootstrap intervals over images; an image counts once, with the mean over its objects."""
+    count = sum(map(len, images))
+    print(f"n = {len(images)} images with {count} objects; mean [95 % bootstrap interval]")
     print(f"{'':12}  {'energy in ' + region:22}  {'integrative minus it':25}  pointing")
 
     def column(name: str, metric: int) -> Float[Tensor, "image"]:
-        return torch.tensor([sum(each[name][metric] for each in found) / len(found) for found in images])
+        return torch.tensor([sum(values[name][metric] for values in objects) / len(objects) for objects in images])
 
     for name in images[0][0]:
         share, points = bootstrap_mean(column(name, 0)), bootstrap_mean(column(name, 1))

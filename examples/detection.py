@@ -2,15 +2,15 @@
 
     python examples/detection.py FastestDet.onnx coco.names VOC_FOLDER --limit 20
 
-For each annotated object that the network detects (a box of its class with a score above 0.3 that overlaps the
-annotated one by at least 0.5), the score of the matching box is explained, and the share of the map inside of the
-annotated box printed, beside that of maps that know nothing of the network.
+An annotated object counts as detected if a box of its class with a score above 0.3 overlaps the annotated box by at
+least 0.5. For each detected object, the example explains the score of the matching box. It prints the share of the map
+that lies inside the annotated box, and the same for maps that know nothing of the network.
 
-The file does not say whether it takes RGB or BGR: both are tried on all photographs, and the order that detects more
-objects is taken.
+The file does not say whether it takes RGB or BGR. Both are tried on all photographs, and the order that detects more
+objects is used.
 
-Needs the extras `onnx` and `evaluate`; FastestDet, its input 352 x 352, and its class names, one a line; a folder as
-Pascal VOC with JPEGImages/ and Annotations/.
+Needs the extras `onnx` and `evaluate`; FastestDet with an input of 352 x 352, and its class names, one per line; a
+folder in the layout of Pascal VOC with JPEGImages/ and Annotations/.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ ORDERS = {"RGB": [0, 1, 2], "BGR": [2, 1, 0]}
 
 
 @dataclass(frozen=True)
-class Thing:
+class Annotated:
     """An annotated object: its class's name and index, its box in pixels of the network's input."""
 
     name: str
@@ -56,34 +56,36 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path, help="FastestDet.onnx")
     parser.add_argument("names", type=Path, help="coco.names")
-    parser.add_argument("dataset", type=Path, help="a folder as Pascal VOC, with boxes")
-    parser.add_argument("--limit", type=int, default=20, help="explain at most so many photographs, at even distances")
+    parser.add_argument("dataset", type=Path, help="a folder in the layout of Pascal VOC, with boxes")
+    parser.add_argument("--limit", type=int, default=20, help="explain at most this many photographs, evenly spaced")
     parser.add_argument("--out", type=Path, help="a folder for overlays")
     arguments = parser.parse_args()
     warnings.filterwarnings("ignore", message="Using a non-tuple sequence")  # of onnx2torch, about its own code
 
     model, names = load(str(arguments.model)).model, arguments.names.read_text().split("\n")
-    samples = [each for each in read_dataset(arguments.dataset) if each.boxes]
+    samples = [sample for sample in read_dataset(arguments.dataset) if sample.boxes]
     recalls = {order: recall(model, samples, names, order) for order in ORDERS}
     order = max(recalls, key=recalls.__getitem__)
     shown = ", ".join(f"{name} {share:.3f}" for name, share in recalls.items())
-    print(f"recall on {len(samples)} photographs: {shown}; {order} is taken")
+    print(f"recall on {len(samples)} photographs: {shown}; {order} is used")
 
-    found = []
+    results = []
     for number, sample in enumerate(spread(samples, arguments.limit)):
         picture = read_image(sample.path)
         image, objects = view(picture, order), []
-        for place, thing in enumerate(detected(model, image, things(sample, picture, names))):
-            target = targets.detection(thing.box, thing.index, targets.fastestdet, HIT)
-            saliency = {name: way(model, image, target).map[0] for name, way in METHODS.items()}
-            objects.append(measured(saliency, mask_of_boxes(thing.box[None], (SIDE, SIDE)), seed=number))
+        for place, annotated in enumerate(detected(model, image, annotated_in(sample, picture, names))):
+            target = targets.detection(annotated.box, annotated.index, targets.fastestdet, HIT)
+            saliency = {name: method(model, image, target).map[0] for name, method in METHODS.items()}
+            objects.append(measured(saliency, mask_of_boxes(annotated.box[None], (SIDE, SIDE)), seed=number))
             if arguments.out:
                 arguments.out.mkdir(parents=True, exist_ok=True)
-                overlay(saliency[OURS], picture).save(arguments.out / f"{sample.path.stem}-{place}-{thing.name}.png")
+                overlay(saliency[OURS], picture).save(
+                    arguments.out / f"{sample.path.stem}-{place}-{annotated.name}.png"
+                )
         if objects:
-            found.append(objects)
-    if found:
-        print_table(found, "box")
+            results.append(objects)
+    if results:
+        print_table(results, "box")
 
 
 def recall(model: nn.Module, samples: Sequence[Sample], names: Sequence[str], order: str) -> float:
@@ -91,7 +93,7 @@ def recall(model: nn.Module, samples: Sequence[Sample], names: Sequence[str], or
     annotated = hits = 0
     for sample in samples:
         picture = read_image(sample.path)
-        objects = things(sample, picture, names)
+        objects = annotated_in(sample, picture, names)
         annotated += len(objects)
         hits += len(list(detected(model, view(picture, order), objects)))
     return hits / annotated
@@ -102,23 +104,27 @@ def view(picture: Image.Image, order: str) -> Float[Tensor, "1 3 352 352"]:
     return VIEW(picture).tensor[:, ORDERS[order]]
 
 
-def things(sample: Sample, picture: Image.Image, names: Sequence[str]) -> list[Thing]:
+def annotated_in(sample: Sample, picture: Image.Image, names: Sequence[str]) -> list[Annotated]:
     """The annotated objects; the 20 classes of VOC are among those of COCO."""
     boxes = read_boxes(sample.boxes, picture.size) if sample.boxes else {}
     return [
-        Thing(name, names.index(name), box) for name, found in boxes.items() for box in VIEW.boxes(found, picture.size)
+        Annotated(name, names.index(name), box)
+        for name, of_class in boxes.items()
+        for box in VIEW.boxes(of_class, picture.size)
     ]
 
 
-def detected(model: nn.Module, image: Float[Tensor, "1 3 352 352"], objects: Sequence[Thing]) -> Iterator[Thing]:
-    """Those that a box of their class finds."""
+def detected(
+    model: nn.Module, image: Float[Tensor, "1 3 352 352"], objects: Sequence[Annotated]
+) -> Iterator[Annotated]:
+    """The objects that the network detects: a confident box of their class overlaps them."""
     with torch.no_grad():
-        found = targets.fastestdet(model(image)[0])
-    best, classes = found.scores.max(1)
-    for thing in objects:
-        hit = (targets.overlap(thing.box, found.boxes) >= HIT) & (classes == thing.index) & (best > SURE)
+        detections = targets.fastestdet(model(image)[0])
+    best, classes = detections.scores.max(1)
+    for annotated in objects:
+        hit = (targets.overlap(annotated.box, detections.boxes) >= HIT) & (classes == annotated.index) & (best > SURE)
         if hit.any():
-            yield thing
+            yield annotated
 
 
 if __name__ == "__main__":

@@ -1,16 +1,16 @@
-"""Which source does each region of a fused picture come from? A network that fuses infrared and visible pictures.
+"""Which source does each tile of a fused picture come from? A network that fuses infrared and visible pictures.
 
     python examples/image_fusion.py FOLDER --out fusion.png
 
-FOLDER holds registered pairs under the same names in infrared/ and visible/. A small network is trained on three
-quarters of them in a few minutes on a CPU, towards the brighter value and the larger gradient of the two at each
-pixel. Then two things are explained for each tile of the fused pictures of the others: its brightness, the mean value,
-and its texture, the mean difference of neighbouring pixels. Where infrared is most ahead of visible in brightness, and
-visible of infrared in texture, the table prints the share of that source.
+FOLDER contains registered pairs, under the same names in infrared/ and visible/. A small network is trained on three
+quarters of them, in a few minutes on a CPU, towards the brighter value and the larger gradient of the two at each
+pixel. For each tile of the remaining fused pictures, two scores are explained: its brightness (mean value) and its
+texture (mean difference of neighbouring pixels). The table prints infrared's share of the brightness in the tiles where
+infrared is most ahead of visible, and visible's share of the texture in the tiles where visible is most ahead.
 
-It also asks the network itself: how much of a tile's brightness (texture) is lost when one source's tile is blackened
-(flattened)? The table prints how well that agrees with the share, and with two guesses: the sources' own brightness
-(texture), which knows nothing of the network, and the sum of |gradient * input|.
+The network itself is asked too: how much of a tile's brightness (texture) is lost when the tile of one source is
+blackened (flattened)? The table prints how well the share agrees with that, and how well two guesses do: the sources'
+own brightness (texture), which knows nothing of the network, and the sum of |gradient * input|.
 
 Needs the extra `render`.
 """
@@ -64,14 +64,14 @@ Pair = tuple["Float[Tensor, '1 1 height width']", "Float[Tensor, '1 1 height wid
 
 def read_pairs(folder: Path) -> dict[str, Pair]:
     """Infrared and the brightness of visible by name, WIDTH wide, whole tiles high."""
-    found = {}
+    pairs = {}
     for path in sorted((folder / "infrared").iterdir()):
         pictures = [Image.open(folder / source / path.name).convert("L") for source in ("infrared", "visible")]
         height = WIDTH * pictures[0].height // pictures[0].width // TILE * TILE
-        arrays = [np.asarray(each.resize((WIDTH, height), Image.Resampling.BOX), np.float32) for each in pictures]
-        infrared, visible = (torch.from_numpy(each / 255)[None, None] for each in arrays)
-        found[path.stem] = (infrared, visible)
-    return found
+        arrays = [np.asarray(picture.resize((WIDTH, height), Image.Resampling.BOX), np.float32) for picture in pictures]
+        infrared, visible = (torch.from_numpy(array / 255)[None, None] for array in arrays)
+        pairs[path.stem] = (infrared, visible)
+    return pairs
 
 
 def differences(values: Float[Tensor, "*batch height width"]) -> Float[Tensor, "*batch smaller_height smaller_width"]:
@@ -87,7 +87,7 @@ def train(pairs: list[Pair], steps: int, side: int = 64, batch: int = 8) -> Fusi
     optimiser = torch.optim.Adam(model.parameters(), 2e-3)
     for _ in range(steps):
         crops = [_crop(pairs[int(torch.randint(len(pairs), ()))], side) for _ in range(batch)]
-        infrared, visible = (torch.cat(each) for each in zip(*crops, strict=True))
+        infrared, visible = (torch.cat(source) for source in zip(*crops, strict=True))
         fused = model(infrared, visible)
         brighter = F.l1_loss(fused, torch.maximum(infrared, visible))
         sharper = F.l1_loss(differences(fused), torch.maximum(differences(infrared), differences(visible)))
@@ -102,7 +102,7 @@ def train(pairs: list[Pair], steps: int, side: int = 64, batch: int = 8) -> Fusi
 def _crop(pair: Pair, side: int) -> tuple[Tensor, ...]:
     height, width = pair[0].shape[2:]
     top, left = int(torch.randint(height - side + 1, ())), int(torch.randint(width - side + 1, ()))
-    return tuple(each[..., top : top + side, left : left + side] for each in pair)
+    return tuple(picture[..., top : top + side, left : left + side] for picture in pair)
 
 
 def brightness(tile: Float[Tensor, "height width"]) -> Tensor:
@@ -143,43 +143,43 @@ def shares(model: nn.Module, pair: Pair, score: Score) -> Shares:
     explained, gradient_input = [], []
     for start in range(0, len(boxes), CHUNK):
         chosen = boxes[start : start + CHUNK]
-        images = tuple(each.expand(len(chosen), -1, -1, -1) for each in pair)
+        images = tuple(picture.expand(len(chosen), -1, -1, -1) for picture in pair)
         wanted = [within(box, score) for box in chosen]
         streams = explain(model, images, wanted, taps="last", bias="none").streams
         assert streams is not None
         explained.append(streams.share[:, 0])
         inputs = trace(model, images, wanted, "last").inputs
-        gradient_input.append(_infrared([each.product.abs().flatten(1).sum(1) for each in inputs]))
+        gradient_input.append(_infrared([entry.product.abs().flatten(1).sum(1) for entry in inputs]))
     return Shares(
         explained=torch.cat(explained),
         lost=torch.stack([_lost(model, pair, box, score) for box in boxes]),
-        sources=torch.stack([_infrared([score(each[0, 0][box]) for each in pair]) for box in boxes]),
+        sources=torch.stack([_infrared([score(picture[0, 0][box]) for picture in pair]) for box in boxes]),
         gradient_input=torch.cat(gradient_input),
     )
 
 
 def _infrared(parts: list[Tensor]) -> Tensor:
-    infrared, visible = (each.relu() for each in parts)
+    infrared, visible = (part.relu() for part in parts)
     total = infrared + visible
     return torch.where(total > 0, infrared / total, torch.full_like(total, 0.5))
 
 
 @torch.no_grad()
 def _lost(model: nn.Module, pair: Pair, box: tuple[slice, slice], score: Score) -> Tensor:
-    """Of what is lost without either source's tile, the part lost without infrared's."""
+    """Infrared's share of what is lost when the tile of either source is taken away."""
     before = score(model(*pair)[0, 0][box])
     drops = []
     for source in range(2):
-        given = [each.clone() for each in pair]
-        tile = given[source][0, 0][box]
+        changed = [picture.clone() for picture in pair]
+        tile = changed[source][0, 0][box]
         tile[:] = tile.mean() if score is texture else 0
-        drops.append(before - score(model(*given)[0, 0][box]))
+        drops.append(before - score(model(*changed)[0, 0][box]))
     return _infrared(drops)
 
 
 def correlation(left: Tensor, right: Tensor) -> float:
-    """Of ranks (Spearman)."""
-    ranks = torch.stack([each.argsort().argsort().double() for each in (left, right)])
+    """Correlation of ranks (Spearman)."""
+    ranks = torch.stack([values.argsort().argsort().double() for values in (left, right)])
     return float(torch.corrcoef(ranks)[0, 1])
 
 
@@ -194,15 +194,15 @@ def main() -> None:
     held = dict(list(pairs.items())[1::4])
     model = train([pair for name, pair in pairs.items() if name not in held], arguments.steps)
 
-    found = {score: [shares(model, pair, score) for pair in held.values()] for score in (brightness, texture)}
+    results = {score: [shares(model, pair, score) for pair in held.values()] for score in (brightness, texture)}
     for score, source, place in ((brightness, 0, "hot in infrared"), (texture, 1, "textured in visible")):
-        print_table(found[score], list(held.values()), score, source, place)
+        print_table(results[score], list(held.values()), score, source, place)
     if arguments.out:
-        draw(arguments.out, model, held, found)
+        draw(arguments.out, model, held, results)
 
 
-def print_table(found: list[Shares], pairs: list[Pair], score: Score, source: int, place: str) -> None:
-    """The share of a source in the tenth of the tiles where it is most ahead of the other, and in all."""
+def print_table(results: list[Shares], pairs: list[Pair], score: Score, source: int, place: str) -> None:
+    """Print the share of a source in the tenth of the tiles where it is most ahead of the other, and in all tiles."""
     ahead = torch.cat([_ahead(pair, score, source) for pair in pairs])
     chosen = ahead >= ahead.quantile(0.9)
     name = ("infrared", "visible")[source]
@@ -214,10 +214,10 @@ def print_table(found: list[Shares], pairs: list[Pair], score: Score, source: in
         ("the sources' own", "sources"),
         ("|gradient * input|", "gradient_input"),
     ):
-        infrared = torch.cat([getattr(each, field) for each in found])
+        infrared = torch.cat([getattr(result, field) for result in results])
         share = infrared if source == 0 else 1 - infrared
         there = bootstrap_mean(share[chosen].double())
-        agreement = correlation(infrared, torch.cat([each.lost for each in found]))
+        agreement = correlation(infrared, torch.cat([result.lost for result in results]))
         cell = f"{there.mean:.3f} [{there.low:.3f}, {there.high:.3f}]"
         print(f"{label:24}  {cell:20}  {share.mean():12.3f}  {agreement:+.3f}")
 
@@ -227,8 +227,8 @@ def _ahead(pair: Pair, score: Score, source: int) -> Tensor:
     return torch.stack([score(pair[source][0, 0][box]) - score(pair[1 - source][0, 0][box]) for box in boxes])
 
 
-def draw(path: Path, model: nn.Module, pairs: dict[str, Pair], found: dict[Score, list[Shares]]) -> None:
-    """One row per pair: the sources, the result, and infrared's share of the brightness and texture of each tile."""
+def draw(path: Path, model: nn.Module, pairs: dict[str, Pair], results: dict[Score, list[Shares]]) -> None:
+    """Draw one row per pair: both sources, the result, and infrared's share of each tile's brightness and texture."""
     figure, rows = pyplot.subplots(len(pairs), 5, figsize=(15, 2.3 * len(pairs)), layout="constrained", squeeze=False)
     for at, (row, (name, pair)) in enumerate(zip(rows, pairs.items(), strict=True)):
         with torch.no_grad():
@@ -236,8 +236,8 @@ def draw(path: Path, model: nn.Module, pairs: dict[str, Pair], found: dict[Score
         for axes, title, picture in zip(row, ("infrared", "visible", "fused"), (*pair, fused), strict=False):
             axes.imshow(picture[0, 0], cmap="gray", vmin=0, vmax=1)
             axes.set_title(f"{name}: {title}")
-        for axes, score in zip(row[3:], found, strict=True):
-            grid = found[score][at].explained.reshape(-1, pair[0].shape[3] // TILE)
+        for axes, score in zip(row[3:], results, strict=True):
+            grid = results[score][at].explained.reshape(-1, pair[0].shape[3] // TILE)
             axes.imshow(fused[0, 0], cmap="gray", vmin=0, vmax=1)
             extent = (-0.5, fused.shape[3] - 0.5, fused.shape[2] - 0.5, -0.5)
             shown = axes.imshow(grid, cmap="coolwarm", vmin=0, vmax=1, alpha=0.7, extent=extent)

@@ -1,14 +1,15 @@
-"""Do maps of signals and volumes lie where the class was read? On data where that place is known.
+"""Do maps of signals and volumes lie where the class is visible? On data where that place is known.
 
     python examples/signals_and_volumes.py
 
-- signals: a train of beats in noise, like an electrocardiogram, of which one is wide, inverted, doubled or dull: the
-  class. Its place is the beat.
-- volumes: noise with a rod along one of the three axes or the diagonal: the class. Its place is the cube around it.
+- signals: a train of beats in noise, like an electrocardiogram. One beat is wide, inverted, doubled or flat, which is
+  the class; its place is that beat.
+- volumes: noise with a rod along one of the three axes or the diagonal, which is the class; its place is the cube
+  around the rod.
 
-A small 1-D and a small 3-D network with pooling are trained, seconds each. Of new samples that they classify correctly,
-the table says how often the map's maximum lies in the place, and which share of the map's sum does, beside maps that
-know nothing of the network.
+A small 1-D and a small 3-D network with pooling are trained, in seconds each. For new samples that they classify
+correctly, the table says how often the map's maximum lies in the place, and which share of the map's sum does. It also
+has maps that know nothing of the network.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ METHODS = ("integrative", "gradcam", "center", "uniform", "random")
 
 @dataclass(frozen=True)
 class Samples:
-    """What the network takes, its classes, and where each one is to be seen."""
+    """Inputs, their classes, and where each class is visible."""
 
     values: Float[Tensor, "sample 1 *space"]
     label: Int[Tensor, "sample"]
@@ -47,7 +48,7 @@ class Samples:
 
 
 def signals(count: int, seed: int) -> Samples:
-    """Beats with a jitter of two samples; one that is whole is of the class."""
+    """Beats with a jitter of one sample to either side; one beat, chosen at random, is of the class."""
     generator = torch.Generator().manual_seed(seed)
     values = torch.randn(count, 1, LENGTH, generator=generator) / 5
     label = torch.randint(CLASSES, (count,), generator=generator)
@@ -156,8 +157,8 @@ def localised(model: nn.Module, samples: Samples, name: str) -> tuple[Float[Tens
             for values, label in zip(samples.values.split(64), samples.label.split(64), strict=True)
         ]
     )
-    # The measures take planes and do not ask what is next to what.
-    planes, places = (each.flatten(1)[:, None] for each in (maps, samples.place))
+    # The metrics take maps of two axes, and do not depend on which positions are neighbours.
+    planes, places = maps.flatten(1)[:, None], samples.place.flatten(1)[:, None]
     return pointing(planes, places), energy(planes, places)
 
 
@@ -175,12 +176,12 @@ def main() -> None:
               f"their places are {right.place.double().mean():.3f} of all")  # fmt: skip
         print(f"{'method':12} {'pointing':20}  {'energy':20}")
         for name in METHODS:
-            cells = [_shown(bootstrap_mean(each)) for each in localised(model, right, name)]
+            cells = [_shown(bootstrap_mean(values)) for values in localised(model, right, name)]
             print(f"{name:12} {'  '.join(f'{cell:20}' for cell in cells)}", flush=True)
 
 
-def _shown(found: Interval) -> str:
-    return f"{found.mean:.3f} [{found.low:.3f}, {found.high:.3f}]"
+def _shown(interval: Interval) -> str:
+    return f"{interval.mean:.3f} [{interval.low:.3f}, {interval.high:.3f}]"
 
 
 if __name__ == "__main__":

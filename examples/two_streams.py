@@ -1,12 +1,15 @@
-"""Does the share of evidence name the stream that the class was read from? On data where that is known.
+"""Does the share of evidence name the input that contains the class? On data where that is known.
 
     python examples/two_streams.py --seeds 5
 
-Each sample has two pictures of noise; one of them, at random, holds a bar in one of four directions: its class. Small
-networks that fuse them early, in the middle or late are trained, seconds each. Of what they classify correctly, the
-table says how often the share names the picture with the bar, how much of the two maps, on their common scale, lies in
-the other picture, and how often the right map's maximum lies on the bar; beside it, what naming the picture with the
-larger sum of |gradient * input| would give.
+Each sample has two pictures of noise. One of them, chosen at random, contains a bar in one of four directions, which is
+its class. Small networks that fuse the pictures early, in the middle or late are trained, in seconds each. For samples
+that they classify correctly, the table says
+
+- how often the share of evidence names the picture with the bar;
+- how much of the two maps, on their common scale, lies in the other picture;
+- how often the maximum of the right map lies on the bar;
+- how often the larger sum of |gradient * input| names the picture with the bar.
 """
 
 from __future__ import annotations
@@ -104,7 +107,7 @@ def trained(kind: str, seed: int, steps: int = 300) -> nn.Module:
         optimiser = torch.optim.Adam(model.parameters(), 1e-2)
         for _ in range(steps):
             batch = torch.randint(len(samples.label), (64,))
-            loss = F.cross_entropy(model(*(each[batch] for each in samples.pictures)), samples.label[batch])
+            loss = F.cross_entropy(model(*(picture[batch] for picture in samples.pictures)), samples.label[batch])
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
@@ -123,23 +126,24 @@ class Result:
 
 
 def measured(model: nn.Module, samples: Samples) -> Result:
-    """What the shares and maps say of samples whose stream is known."""
-    found = explain(model, samples.pictures)
-    assert found.streams is not None
-    assert found.target is not None
+    """What the shares and maps say about samples whose stream is known."""
+    explanation = explain(model, samples.pictures)
+    streams, target = explanation.streams, explanation.target
+    assert streams is not None
+    assert target is not None
     stream, every = samples.stream, torch.arange(len(samples.stream))
     # Means over pixels: the pictures may differ in size.
-    content = torch.stack([each.mean((1, 2)) for each in found.streams.scaled_maps if each is not None], 1)
+    content = torch.stack([maps.mean((1, 2)) for maps in streams.scaled_maps if maps is not None], 1)
     inputs = trace(model, samples.pictures).inputs
-    magnitude = torch.stack([each.product.abs().flatten(1).sum(1) for each in inputs], 1)
-    correct = found.target == samples.label
+    magnitude = torch.stack([entry.product.abs().flatten(1).sum(1) for entry in inputs], 1)
+    correct = target == samples.label
     return Result(
         accuracy=correct.float().mean().item(),
-        named=(found.streams.share.argmax(1) == stream)[correct],
+        named=(streams.share.argmax(1) == stream)[correct],
         other=(content[every, 1 - stream] / content.sum(1))[correct],
-        pointing=torch.tensor(
-            [_on_bar(found.streams.maps[stream[at]], samples.corner[at], at) for at in every.tolist()]
-        )[correct],
+        pointing=torch.tensor([_on_bar(streams.maps[stream[at]], samples.corner[at], at) for at in every.tolist()])[
+            correct
+        ],
         gradient_input=(magnitude.argmax(1) == stream)[correct],
     )
 
@@ -164,12 +168,12 @@ def main() -> None:
         results = [
             measured(trained(kind, seed), make(kind, arguments.samples, 1000 + seed)) for seed in range(arguments.seeds)
         ]
-        accuracy = sum(each.accuracy for each in results) / len(results)
+        accuracy = sum(result.accuracy for result in results) / len(results)
         columns = [
-            bootstrap_mean(torch.cat([getattr(each, name) for each in results]).double())
+            bootstrap_mean(torch.cat([getattr(result, name) for result in results]).double())
             for name in ("named", "other", "pointing", "gradient_input")
         ]
-        cells = [f"{each.mean:.3f} [{each.low:.3f}, {each.high:.3f}]" for each in columns]
+        cells = [f"{column.mean:.3f} [{column.low:.3f}, {column.high:.3f}]" for column in columns]
         print(f"{kind:7} {accuracy:8.3f}  {'  '.join(f'{cell:20}' for cell in cells)}")
 
 

@@ -1,4 +1,4 @@
-"""Examples in docstrings, which stand there as plain `>>>` lines, become blocks of code in the reference."""
+"""Examples in docstrings, plain `>>>` lines, become blocks of code in the reference."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ EXAMPLE = re.compile(r"(?:^>>> .*\n?)(?:^(?:>>>|\.\.\.|[^\s]).*\n?)*", re.MULTIL
 
 
 class Examples(griffe.Extension):
-    """Put fences around each run of lines that starts with a prompt."""
+    """Put fences around the lines that start with a prompt."""
 
     def on_object(self, *, obj: griffe.Object, **_: Any) -> None:
         """Called for every module, class, function and attribute."""
@@ -19,5 +19,5 @@ class Examples(griffe.Extension):
             obj.docstring.value = EXAMPLE.sub(_fenced, obj.docstring.value)
 
 
-def _fenced(found: re.Match[str]) -> str:
-    return f"```pycon\n{found[0].rstrip()}\n```\n"
+def _fenced(example: re.Match[str]) -> str:
+    return f"```pycon\n{example[0].rstrip()}\n```\n"

@@ -1,4 +1,4 @@
-"""What the site has beyond Markdown: formulas as MathML, the command's reference, llms.txt."""
+"""Additions to the site: formulas as MathML, the command's reference, llms.txt."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from mkdocs.structure.nav import Navigation, Section
 from mkdocs.structure.pages import Page
 
 COMMAND = "<!-- the help of every command -->"
-"""Stands in a page where the reference of `icam` is put."""
+"""The place in a page where the reference of `icam` is inserted."""
 
 _navigation: list[Navigation] = []
 
 
 def on_config(config: MkDocsConfig) -> None:
-    """Formulas in fences called `math`, which GitHub shows too, need neither script nor font from elsewhere."""
+    """Convert fences called `math`, which GitHub shows too, without a script or font from elsewhere."""
     fence = {"name": "math", "class": "math", "format": _formula}
     config.mdx_configs["pymdownx.superfences"] = {"custom_fences": [fence]}
 
@@ -32,7 +32,7 @@ def on_nav(nav: Navigation, **_: Any) -> None:
 
 
 def on_page_markdown(markdown: str, page: Page, **_: Any) -> str:
-    """Put the command's own help where a page asks for it, and remember the whole for `llms.txt`."""
+    """Insert the command's help where a page asks for it, and keep the Markdown for `llms.txt`."""
     if COMMAND in markdown:
         markdown = markdown.replace(COMMAND, command_reference())
     page.meta["source"] = markdown
@@ -40,13 +40,13 @@ def on_page_markdown(markdown: str, page: Page, **_: Any) -> str:
 
 
 def on_post_build(config: MkDocsConfig) -> None:
-    """Write `llms.txt` (llmstxt.org) in the order of the navigation, and the Markdown that it names."""
+    """Write `llms.txt` (llmstxt.org) in the order of the navigation, and the Markdown files that it names."""
     site = Path(config.site_dir)
     lines = [f"# {config.site_name}", "", f"> {config.site_description}", ""]
     (nav,) = _navigation
     loose = [item for item in nav.items if isinstance(item, Page)]
     sections = [item for item in nav.items if isinstance(item, Section)]
-    for title, pages in [("Start", loose), *((each.title, _pages(each)) for each in sections)]:
+    for title, pages in [("Start", loose), *((section.title, _pages(section)) for section in sections)]:
         lines += [f"## {title}", "", *(_entry(page, site) for page in pages), ""]
     (site / "llms.txt").write_text("\n".join(lines))
 
@@ -64,14 +64,14 @@ def _formula(source: str, *_: Any, **__: Any) -> str:
 
 
 def _pages(section: Section) -> list[Page]:
-    found: list[Page] = []
+    pages: list[Page] = []
     for item in section.children:
-        found += _pages(item) if isinstance(item, Section) else [item] if isinstance(item, Page) else []
-    return found
+        pages += _pages(item) if isinstance(item, Section) else [item] if isinstance(item, Page) else []
+    return pages
 
 
 def _entry(page: Page, site: Path) -> str:
-    """A line of `llms.txt`; pages that mkdocstrings fills have no Markdown of their own to name."""
+    """A line of `llms.txt`; it names the Markdown of a page, or its HTML where mkdocstrings fills it."""
     source, address = str(page.meta["source"]), page.file.dest_uri
     if not re.search(r"^::: ", source, re.MULTILINE):
         address = page.file.src_uri
@@ -80,7 +80,7 @@ def _entry(page: Page, site: Path) -> str:
 
 
 def _first_sentence(markdown: str) -> str:
-    """Of the first paragraph that is prose, without links' targets."""
+    """The first sentence of the first paragraph that is prose, without link targets."""
     for block in re.split(r"\n\s*\n", re.sub(r"^(```|~~~).*?^\1", "", markdown, flags=re.DOTALL | re.MULTILINE)):
         text = re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", " ".join(block.split()))
         if re.match(r"[\w*`\"]", text) and not block.startswith((" ", "\t")):

@@ -61,25 +61,25 @@ def declared() -> dict[str, list[Requirement]]:
     """What pyproject.toml asks for, by extra, without the extras that an extra consists of."""
     project = tomllib.loads(PROJECT.read_text())["project"]
     groups = {CORE: project["dependencies"], **project["optional-dependencies"]}
-    asked = {extra: [Requirement(each) for each in texts] for extra, texts in groups.items()}
-    return {extra: [each for each in found if each.name != OWN] for extra, found in asked.items()}
+    asked = {extra: [Requirement(text) for text in texts] for extra, texts in groups.items()}
+    return {extra: [wanted for wanted in requirements if wanted.name != OWN] for extra, requirements in asked.items()}
 
 
 def parts_of(extra: str) -> set[str]:
     """The extra, those that it consists of, and the core."""
     extras = tomllib.loads(PROJECT.read_text())["project"]["optional-dependencies"]
-    within = [name for each in map(Requirement, extras[extra]) if each.name == OWN for name in each.extras]
+    within = [name for wanted in map(Requirement, extras[extra]) if wanted.name == OWN for name in wanted.extras]
     return {CORE, extra}.union(*map(parts_of, within))
 
 
 def licence(package: Distribution) -> str:
     """The SPDX expression that the metadata holds, or the one that its own words stand for."""
-    told = package.metadata
+    metadata = package.metadata
     classifiers = [
-        each.rpartition(" :: ")[2] for each in told.get_all("Classifier") or () if each.startswith("License")
+        line.rpartition(" :: ")[2] for line in metadata.get_all("Classifier") or () if line.startswith("License")
     ]
-    # Not `told[...]`, which raises KeyError for a missing field where the backport importlib_metadata is installed.
-    stated = (told.get("License-Expression"), (told.get("License") or "").strip().partition("\n")[0])
+    # Not `metadata[...]`, which raises KeyError for a missing field where the backport importlib_metadata is installed.
+    stated = (metadata.get("License-Expression"), (metadata.get("License") or "").strip().partition("\n")[0])
     words = [*stated, *sorted(classifiers)]
     for word in filter(None, words):
         # Only an expression is compared as one: `License: BSD` is none.
@@ -107,9 +107,9 @@ def installed(name: str) -> Distribution | None:
 
 
 def needed(wanted: Iterable[Requirement]) -> Iterator[str]:
-    """Canonical names of all that these need here, themselves too; each once."""
+    """Canonical names of these packages and of all that they need, as far as installed here; without duplicates."""
     seen: set[tuple[str, str]] = set()
-    waiting = [(each, "") for each in wanted]
+    waiting = [(requirement, "") for requirement in wanted]
     while waiting:
         asked, of = waiting.pop()
         if asked.marker and not asked.marker.evaluate({"extra": of}):
@@ -121,31 +121,33 @@ def needed(wanted: Iterable[Requirement]) -> Iterator[str]:
                 if not any(name == known for known, _ in seen):
                     yield name
                 seen.add((name, extra))
-                waiting += [(Requirement(each), extra) for each in package.requires or ()]
+                waiting += [(Requirement(text), extra) for text in package.requires or ()]
 
 
 def direct() -> dict[str, tuple[str, str]]:
     """By name: the versions that are asked for and the extras that do, both in words."""
-    found: dict[str, dict[str, str]] = {}
+    asked: dict[str, dict[str, str]] = {}
     for extra, wanted in declared().items():
-        for each in wanted:
-            versions = str(each.specifier).replace(",", ", ") + (f" ({each.marker})" if each.marker else "")
-            found.setdefault(canonicalize_name(each.name), {})[extra] = versions
+        for requirement in wanted:
+            versions = str(requirement.specifier).replace(",", ", ") + (
+                f" ({requirement.marker})" if requirement.marker else ""
+            )
+            asked.setdefault(canonicalize_name(requirement.name), {})[extra] = versions
     return {
         name: ("; ".join(dict.fromkeys(by_extra.values())), ", ".join(by_extra))
-        for name, by_extra in sorted(found.items())
+        for name, by_extra in sorted(asked.items())
     }
 
 
 def transitive() -> dict[str, str]:
     """What the extra `all` brings beyond that, by name: the extras that bring it, in words."""
     known = direct()
-    found: dict[str, list[str]] = {}
+    extras_of: dict[str, list[str]] = {}
     for extra, wanted in declared().items():
         if extra in parts_of("all"):
             for name in needed(wanted):
-                found.setdefault(name, []).append(extra)
-    return {name: ", ".join(extras) for name, extras in sorted(found.items()) if name not in known}
+                extras_of.setdefault(name, []).append(extra)
+    return {name: ", ".join(extras) for name, extras in sorted(extras_of.items()) if name not in known}
 
 
 def tables(licences: Mapping[str, str], versions: Mapping[str, str]) -> str:
@@ -168,17 +170,17 @@ def main() -> int:
     """Print the tables; say what is not accepted."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--write", action="store_true", help="put the tables into docs/project/licences.md")
-    given = parser.parse_args()
-    found = {name: installed(name) for name in (*direct(), *transitive())}
-    licences = {name: licence(package) if package else "not installed" for name, package in found.items()}
-    shown = tables(licences, {name: package.version if package else "" for name, package in found.items()})
+    arguments = parser.parse_args()
+    packages = {name: installed(name) for name in (*direct(), *transitive())}
+    licences = {name: licence(package) if package else "not installed" for name, package in packages.items()}
+    shown = tables(licences, {name: package.version if package else "" for name, package in packages.items()})
     print(shown)
-    if given.write:
+    if arguments.write:
         before, _, rest = PAGE.read_text().partition(BEGIN)
         PAGE.write_text(f"{before}{BEGIN}\n\n{shown}\n\n{END}{rest.partition(END)[2]}")
-    refused = [f"{name}: {said}" for name, said in licences.items() if not accepted(name, said)]
-    for each in refused:
-        print("not accepted:", each, file=sys.stderr)
+    refused = [f"{name}: {licence_of}" for name, licence_of in licences.items() if not accepted(name, licence_of)]
+    for line in refused:
+        print("not accepted:", line, file=sys.stderr)
     return 1 if refused else 0
 
 
