@@ -31,7 +31,7 @@ from sybil.parsers.markdown import PythonCodeBlockParser
 from typer.testing import CliRunner
 
 import integrative_cam
-from integrative_cam import evaluate, integrations, methods, models, render, reports, run, targets
+from integrative_cam import evaluate, integrations, methods, models, query, render, reports, run, targets
 from integrative_cam.cli._app import app
 from integrative_cam.models import Network
 
@@ -300,7 +300,7 @@ def test_the_site(site: Path) -> None:
         for option in [option for parameter in each.params for option in parameter.opts if option.startswith("--")]:
             assert option in reference, f"icam {name} {option}"
 
-    for module in (integrative_cam, evaluate, integrations, methods, models, render, reports, run, targets):
+    for module in (integrative_cam, evaluate, integrations, methods, models, query, render, reports, run, targets):
         short = module.__name__.removeprefix("integrative_cam").strip(".") or "index"
         places = {place.rpartition(".")[2] for place in pages[site / f"reference/{short}.html"].places}
         elsewhere = set(methods.__all__) if module is integrative_cam else set()
