@@ -297,7 +297,8 @@ def test_the_site(site: Path) -> None:
 
     reference = (site / "reference/command.html").read_text()
     for name, each in COMMAND.commands.items():
-        for option in [option for parameter in each.params for option in parameter.opts if option.startswith("--")]:
+        shown = [parameter for parameter in each.params if not getattr(parameter, "hidden", False)]
+        for option in [option for parameter in shown for option in parameter.opts if option.startswith("--")]:
             assert option in reference, f"icam {name} {option}"
 
     for module in (integrative_cam, evaluate, integrations, methods, models, query, render, reports, run, targets):
