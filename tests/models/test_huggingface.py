@@ -23,8 +23,7 @@ from PIL import Image
 
 from integrative_cam import Explanation, IntegrativeCAM, MissingExtraError, ModelError
 from integrative_cam.models import Network, Preprocessing, build, load, read_image
-from integrative_cam.models._hub import hub_or_cache
-from integrative_cam.models._huggingface import mirrored
+from integrative_cam.models._huggingface import hub_or_cache, mirrored
 
 NAMES = {0: "left", 1: "right", 2: "middle"}
 SIZES = {"hidden_sizes": [8, 16], "depths": [1, 1], "id2label": NAMES}

@@ -14,10 +14,9 @@ from torch import fx, nn
 from .._plan.bias_sites import RULES
 from .._plan.capture import KINDS
 from ..errors import ModelError, first_line
-from ._files import is_file
-from ._layout import ChannelsLast, image_axes
+from ._graph_file import graph_network, image_axes
+from ._image import is_file
 from ._network import Network
-from ._sidecar import read_sidecar
 
 TRUSTED = ":trusted"
 
@@ -53,13 +52,8 @@ def from_exported(name: str) -> Network:
         program = torch.export.load(path)
     except Exception as error:  # whatever an older or newer format meets
         raise ModelError(f"model {name!r}: torch.export cannot load it ({first_line(error)}).") from error
-    channels, size, channels_last = image_axes(_input_shape(program, name), f"model {name!r}")
-    sidecar = read_sidecar(path, channels, size)
-    model = as_functions(program)
-    wrapped = ChannelsLast(model) if channels_last else model
-    wrapped.training = False
-    task = sidecar.task or "classification"
-    return Network(path.name, wrapped, sidecar.preprocessing, sidecar.labels, sidecar.notes, task)
+    axes = image_axes(_input_shape(program, name), path)
+    return graph_network(path, as_functions(program), axes)
 
 
 class Scope(nn.Module):
@@ -92,8 +86,8 @@ def as_functions(program: torch.export.ExportedProgram) -> nn.Module:
         _call(module, node, name)
     module.recompile()
     # Exported modules refuse eval(): the mode is part of the program.
-    for each in module.modules():
-        each.training = False
+    for part in module.modules():
+        part.training = False
     return module
 
 
@@ -119,8 +113,8 @@ def _function(name: str) -> Callable[..., Any]:
     """The binding in torch of an operator, with the operator's arguments; of a norm, with those of _NORMS."""
     if name in _NORMS:
         return _NORMS[name][0]
-    found = next(getattr(place, name) for place in (torch._C._nn, torch, torch.Tensor) if hasattr(place, name))
-    return cast(Callable[..., Any], found)
+    homes = (torch._C._nn, torch, torch.Tensor)
+    return cast(Callable[..., Any], next(getattr(home, name) for home in homes if hasattr(home, name)))
 
 
 def _trains(name: str, node: fx.Node) -> bool:
@@ -129,7 +123,7 @@ def _trains(name: str, node: fx.Node) -> bool:
 
 
 def _input_shape(program: torch.export.ExportedProgram, name: str) -> list[int | None]:
-    inputs = [each for each in program.graph.nodes if each.name in program.graph_signature.user_inputs]
+    inputs = [node for node in program.graph.nodes if node.name in program.graph_signature.user_inputs]
     if len(inputs) != 1 or not isinstance(inputs[0].meta.get("val"), torch.Tensor):
         raise ModelError(f"model {name!r}: has {len(inputs)} inputs, but a photograph is one.")
     # Symbols stand for axes of any length.

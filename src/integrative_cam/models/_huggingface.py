@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os.path
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,10 +15,8 @@ from PIL import Image
 from torch import nn
 
 from ..errors import MissingExtraError, ModelError, first_line
-from ._files import is_folder
-from ._hub import hub_or_cache
-from ._image import Interpolation, Preprocessing
-from ._source import Source
+from ._image import Interpolation, Preprocessing, is_folder
+from ._network import Source
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -26,6 +25,10 @@ if TYPE_CHECKING:
 RESAMPLE: Mapping[int, Interpolation] = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}
 TOLERANCE = 0.02
 """Of pixel values in [0, 1]: the mean difference that other ways of rounding and interpolating may make."""
+TIMEOUT = 5.0
+"""Seconds that the hub has to answer."""
+
+_one_at_a_time = threading.RLock()
 
 
 def huggingface(short: str) -> Source:
@@ -217,3 +220,33 @@ def _quiet() -> Iterator[None]:
         logging.set_verbosity(level)
         if bars:
             logging.enable_progress_bar()
+
+
+@contextmanager
+def hub_or_cache() -> Iterator[None]:
+    """Within, a hub that does not answer is not asked again: the cache serves, or loading fails at once.
+
+    huggingface_hub itself asks six times with growing pauses, half a minute per file. Its own switch for working
+    offline is set meanwhile, so other code that asks the hub at that moment sees it as well. A second thread waits: it
+    would take the switch for the user's, and leave it on.
+    """
+    from huggingface_hub import constants
+
+    with _one_at_a_time:
+        before = constants.HF_HUB_OFFLINE
+        constants.HF_HUB_OFFLINE = before or not _answers(constants.ENDPOINT)
+        try:
+            yield
+        finally:
+            constants.HF_HUB_OFFLINE = before
+
+
+def _answers(address: str) -> bool:
+    from huggingface_hub.utils import get_session  # type: ignore[attr-defined]
+
+    try:
+        # The library's own session knows proxies and certificates.
+        get_session().head(address, timeout=TIMEOUT)
+    except Exception:  # of whichever HTTP library the version uses
+        return False
+    return True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os.path
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -33,6 +34,8 @@ FORMATS = (*PHOTOGRAPHS, "PPM", "JPEG2000")
 """All that is read. Of Pillow's other decoders some start programs, as that of EPS starts Ghostscript."""
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"})
 """Of the files in a folder that are taken for images."""
+is_file, is_folder = os.path.isfile, os.path.isdir
+"""Not Path's methods, which fail for names that no file can have."""
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
 
 
@@ -47,7 +50,7 @@ def read_image(path: str | Path) -> Image.Image:
 
 
 def decode_image(
-    content: bytes, name: str, formats: tuple[str, ...] = FORMATS, max_pixels: int = MAX_PIXELS
+    content: bytes, name: str, formats: tuple[str, ...] = FORMATS, max_pixels: int | None = None
 ) -> Image.Image:
     """`read_image` of a file's content in one of the formats; `name` stands for the file in errors."""
     with _opened(name, BytesIO(content), formats, max_pixels) as image:
@@ -59,9 +62,10 @@ def _opened(
     path: Path | str,
     content: BytesIO | None = None,
     formats: tuple[str, ...] = FORMATS,
-    max_pixels: int = MAX_PIXELS,
+    max_pixels: int | None = None,
 ) -> Iterator[Image.Image]:
     """The file, or its content, as Pillow reads it; what goes wrong, also while it is used, becomes one line."""
+    max_pixels = max_pixels or MAX_PIXELS
     try:
         with warnings.catch_warnings():
             # Pillow warns at a limit of its own; ours refuses.

@@ -1,8 +1,9 @@
-"""A network with what it needs to meet a photograph and a reader."""
+"""A network with its preprocessing and class names, and how a library builds one."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from difflib import get_close_matches
 
@@ -72,3 +73,22 @@ class Network:
         close = [*holding, *get_close_matches(wanted, written, n=SUGGESTED)]
         first = list(dict.fromkeys(written[name] for name in close))[:SUGGESTED]
         return f" Did you mean {', '.join(first)}?" if first else ""
+
+
+@dataclass(frozen=True)
+class Source:
+    """How a library builds a network, what its images go through, the names of its own classes, its task.
+
+    `create(pretrained=True)` gives it with the library's weights, `create(num_classes=7)` with as many classes.
+    """
+
+    name: str
+    create: Callable[..., nn.Module]
+    preprocessing: Callable[[nn.Module], Preprocessing]
+    labels: Callable[[nn.Module], tuple[str, ...]]
+    task: Callable[[nn.Module], str] = lambda _: "classification"
+
+    def network(self, model: nn.Module) -> Network:
+        """`model`, which `create` gave, with what belongs to it."""
+        parts = self.preprocessing(model), self.labels(model)
+        return Network(self.name, model.eval(), *parts, task=self.task(model))

@@ -10,10 +10,9 @@ from typing import Any, cast
 from torch import nn
 
 from ..errors import MissingExtraError, ModelError, first_line
-from ._files import is_file
-from ._layout import ChannelsLast, image_axes
+from ._graph_file import graph_network, image_axes
+from ._image import is_file
 from ._network import Network
-from ._sidecar import read_sidecar
 
 FINAL = ("Softmax", "LogSoftmax", "Sigmoid")
 """Functions whose input is explained where they end the network: logits say what a class adds, shares do not."""
@@ -42,8 +41,7 @@ def from_onnx(path: Path) -> Network:
         proto = onnx.load(path)
     except Exception as error:  # of protobuf, whose classes differ between versions
         raise ModelError(f"model '{path}': not an ONNX file that can be read ({first_line(error)}).") from error
-    channels, size, channels_last = _image(proto, path)
-    sidecar = read_sidecar(path, channels, size)
+    axes = image_axes(_input_shape(proto, path), path)
     final = _without_final(proto)
     try:
         with warnings.catch_warnings(record=True) as caught:
@@ -51,26 +49,20 @@ def from_onnx(path: Path) -> Network:
             model = cast(nn.Module, onnx2torch.convert(proto))
     except Exception as error:  # NotImplementedError, and whatever a converter meets
         raise ModelError(f"model '{path}': onnx2torch cannot convert it ({first_line(error)}).") from error
-    said = dict.fromkeys(str(each.message) for each in caught)
-    notes = sidecar.notes + tuple(f"{path.name}: onnx2torch warns: {each}" for each in said)
+    texts = dict.fromkeys(str(warning.message) for warning in caught)
+    notes = [f"{path.name}: onnx2torch warns: {text}" for text in texts]
     if final:
-        notes += (f"{path.name} ends in {final}, which is left out: the logits before it are explained.",)
-    return Network(
-        name=path.name,
-        model=(ChannelsLast(model) if channels_last else model).eval(),
-        preprocessing=sidecar.preprocessing,
-        labels=sidecar.labels or _names(proto),
-        notes=notes,
-        task=sidecar.task or ("multi-label" if final == "Sigmoid" else "classification"),
-    )
+        notes.append(f"{path.name} ends in {final}, which is left out: the logits before it are explained.")
+    task = "multi-label" if final == "Sigmoid" else "classification"
+    return graph_network(path, model.eval(), axes, _names(proto), tuple(notes), task)
 
 
-def _image(proto: Any, path: Path) -> tuple[int, tuple[int | None, int | None], bool]:
-    """Channels, (height, width) and whether the channels come last, of the one input of the graph."""
-    constants = {each.name for each in proto.graph.initializer}
-    inputs = [each for each in proto.graph.input if each.name not in constants]
+def _input_shape(proto: Any, path: Path) -> list[int | None]:
+    """Of the one input of the graph; None for an axis of any length."""
+    constants = {constant.name for constant in proto.graph.initializer}
+    inputs = [value for value in proto.graph.input if value.name not in constants]
     if len(inputs) != 1:
-        names = ", ".join(each.name for each in inputs)
+        names = ", ".join(value.name for value in inputs)
         raise ModelError(f"model '{path}': has {len(inputs)} inputs ({names}), but a photograph is one.")
     kind = inputs[0].type.tensor_type
     if kind.elem_type != 1:
@@ -78,7 +70,7 @@ def _image(proto: Any, path: Path) -> tuple[int, tuple[int | None, int | None], 
             f"model '{path}': its input {inputs[0].name} is not float32 (ONNX element type {kind.elem_type}); "
             "export it with a float32 input."
         )
-    return image_axes([side.dim_value or None for side in kind.shape.dim], f"model '{path}'")
+    return [side.dim_value or None for side in kind.shape.dim]
 
 
 def _without_final(proto: Any) -> str | None:
@@ -98,14 +90,14 @@ def _without_final(proto: Any) -> str | None:
 
 def _names(proto: Any) -> tuple[str, ...]:
     """Class names in the metadata: JSON, a list or an object from index to name; else none."""
-    metadata = {each.key.lower(): each.value for each in proto.metadata_props}
+    metadata = {entry.key.lower(): entry.value for entry in proto.metadata_props}
     for key in NAMES:
         try:
-            found = json.loads(metadata.get(key, "null"))
+            names = json.loads(metadata.get(key, "null"))
         except (ValueError, RecursionError):
             continue
-        if isinstance(found, dict):
-            found = [found.get(str(index)) for index in range(len(found))]
-        if isinstance(found, list) and found and all(isinstance(name, str) for name in found):
-            return tuple(found)
+        if isinstance(names, dict):
+            names = [names.get(str(index)) for index in range(len(names))]
+        if isinstance(names, list) and names and all(isinstance(name, str) for name in names):
+            return tuple(names)
     return ()

@@ -19,13 +19,10 @@ from .._choices import DEFAULT_NETWORK as DEFAULT
 from ..errors import MissingExtraError, ModelError, first_line
 from ._bundled import efficientnet_lite0
 from ._exported import TRUSTED, from_exported
-from ._files import is_file
-from ._hub import hub_or_cache
-from ._huggingface import huggingface
-from ._image import Preprocessing
-from ._network import Network
+from ._huggingface import hub_or_cache, huggingface
+from ._image import Preprocessing, is_file
+from ._network import Network, Source
 from ._onnx import from_onnx
-from ._source import Source
 from ._weights import classes_in, fill, read_weights
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..errors import TargetError
 from ..models import read_image
-from ..models._files import is_file
+from ..models._image import is_file
 from ._prediction import Box, Prediction
 
 if TYPE_CHECKING:
