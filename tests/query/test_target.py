@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from integrative_cam import TargetError
+from integrative_cam.errors import TargetError
 from integrative_cam.models import Network, Preprocessing
 from integrative_cam.query import Prediction, Question, ResolvedTarget, parse_target, resolve_targets
 from integrative_cam.query._target import classes_named, combine_classes

@@ -8,9 +8,8 @@
     answer.explanation.map
 """
 
-from ._answer import Answer, answer_question
+from ._answer import RECORD, Answer, answer_question, area_above_half, read_record, score_parts, short_name
 from ._prediction import Prediction, RankedClass, Ranking, example_photograph, predict, probabilities, rank_outputs
-from ._record import RECORD, area_above_half, read_record, score_parts, short_name
 from ._target import Question, ResolvedTarget, parse_target, resolve_targets
 
 __all__ = [

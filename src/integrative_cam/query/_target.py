@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -128,31 +128,22 @@ def resolve_targets(question: Question, prediction: Prediction) -> list[Resolved
     Raises:
         TargetError: an option does not fit the others or the network's output, or nothing is found in the photograph.
     """
-    task = prediction.network.task
+    network = prediction.network
     if question.similar_to is not None:
-        embedding = predict(question.similar_to, prediction.network).output
+        embedding = predict(question.similar_to, network).output
         resolved = [ResolvedTarget(targets.similarity(embedding), f"likeness to {question.similar_to.name}")]
-    elif task in DECODERS:
-        _refuse(question, prediction, "versus rival", "probability")
-        resolved = _detections(question, prediction)
-    elif task == "image":
-        _refuse(question, prediction, "versus", "probability")
-        resolved = [_channel(question, prediction)]
-    elif prediction.is_dense:
-        _refuse(question, prediction, "versus rival", "probability")
-        resolved = _segments(question, prediction)
     else:
-        _refuse(question, prediction, "within")
-        resolved = _classes(question, prediction)
+        _check_options(question, prediction)
+        find = (
+            _boxes if network.task in DECODERS
+            else _channel if network.task == "image"
+            else _segments if prediction.is_dense
+            else _classes
+        )  # fmt: skip
+        resolved = find(question, prediction)
     if not resolved:
-        raise TargetError(f"{prediction.network.name} finds nothing in this photograph; name a class with --target.")
-    if question.step is not None:
-        step = question.step
-        resolved = [
-            replace(each, target=targets.step(step, each.target), label=f"{each.label} at step {step}")
-            for each in resolved
-        ]
-    return [_negated(each) for each in resolved] if question.negate else resolved
+        raise TargetError(f"{network.name} finds nothing in this photograph; name a class with --target.")
+    return [_at_step(each, question.step, question.negate) for each in resolved]
 
 
 def combine_classes(
@@ -194,22 +185,42 @@ def _rivals(classes: tuple[int, ...], versus: str, network: Network) -> tuple[in
     return against
 
 
-def _refuse(question: Question, prediction: Prediction, *options: str) -> None:
-    """Raise TargetError if one of the options is set, since it has no meaning for this output."""
-    is_set = {
-        "versus": (question.versus is not None, f"--versus {question.versus}", "explain one channel"),
-        "versus rival": (question.versus in RIVALS, f"--versus {question.versus}", "name the rival class"),
-        "probability": (question.probability, "--probability", "leave it out"),
-        "within": (question.within is not None, "--within", "if the task is not that, choose another with --task"),
-    }
-    for option in options:
-        wrong, written, advice = is_set[option]
-        if wrong:
+def _check_options(question: Question, prediction: Prediction) -> None:
+    """Raise TargetError for an option that has no meaning for this output."""
+    network = prediction.network
+    spatial = network.task in (*DECODERS, "image") or prediction.is_dense
+    versus = f"--versus {question.versus}"
+    for refused, option, advice in (
+        (spatial and question.probability, "--probability", "leave it out"),
+        (spatial and question.versus in RIVALS, versus, "name the rival class"),
+        (network.task == "image" and question.versus is not None, versus, "explain one channel"),
+        (not spatial and question.within is not None, "--within", "choose another --task if this is wrong"),
+    ):
+        if refused:
             shape = " x ".join(map(str, prediction.output.shape))
             raise TargetError(
-                f"{written} has no meaning for {prediction.network.name}, whose output is {shape} per image and is "
-                f"read as {prediction.network.task}: {advice}."
+                f"{option} has no meaning for {network.name}, whose output is {shape} per image and is read as "
+                f"{network.task}: {advice}."
             )
+
+
+def _resolved(
+    question: Question,
+    network: Network,
+    classes: tuple[int, ...],
+    score: ClassTarget = int,
+    ranked: RankedClass | None = None,
+    outline: Bool[Tensor, "height width"] | Box | None = None,
+) -> ResolvedTarget:
+    """The question's target for these classes; `ranked` counts if one class alone is explained."""
+    combined = combine_classes(classes, question.versus, network, score)
+    label = f"the probability of {combined.label}" if question.probability else combined.label
+    is_one_class = len(classes) == 1 and question.versus is None
+    return replace(combined, label=label + _place(question), ranked=ranked if is_one_class else None, outline=outline)
+
+
+def _place(question: Question) -> str:
+    return "" if question.within is None else f" within {region_name(question.within)}"
 
 
 def _choose(question: Question, network: Network, count: int, ranked: Sequence[int]) -> list[tuple[int, ...]]:
@@ -227,30 +238,17 @@ def _check_range(classes: Sequence[int], count: int) -> None:
         raise TargetError(f"target {outside} is out of range: the model has {count} outputs, 0 to {count - 1}.")
 
 
-def _is_one_class(question: Question, classes: tuple[int, ...]) -> bool:
-    return len(classes) == 1 and question.versus is None
-
-
-def _place(question: Question) -> str:
-    return "" if question.within is None else f" within {region_name(question.within)}"
-
-
 def _classes(question: Question, prediction: Prediction) -> list[ResolvedTarget]:
     """Logits, probabilities or values of an output with one value per class."""
-    network, count = prediction.network, prediction.output.numel()
+    network, ranking, count = prediction.network, prediction.ranking, prediction.output.numel()
     if network.task == "regression" and count > 1 and TOP.fullmatch(question.target):
         raise TargetError(f"{network.name} gives {count} values: say which with --target.")
     if question.probability and question.versus in RIVALS:
         raise TargetError(f"--versus {question.versus} is of logits; leave out --probability, or name the rival.")
     exclusive = network.task != "multi-label" and count > 1
     score: ClassTarget = partial(targets.probability, exclusive=exclusive) if question.probability else int
-    resolved = []
-    for classes in _choose(question, network, count, [entry.index for entry in prediction.ranking.classes]):
-        found = combine_classes(classes, question.versus, network, score)
-        label = f"the probability of {found.label}" if question.probability else found.label
-        ranked = prediction.ranking.find(classes[0]) if _is_one_class(question, classes) else None
-        resolved.append(replace(found, label=label, ranked=ranked))
-    return resolved
+    chosen = _choose(question, network, count, [entry.index for entry in ranking.classes])
+    return [_resolved(question, network, classes, score, ranking.find(classes[0])) for classes in chosen]
 
 
 def _segments(question: Question, prediction: Prediction) -> list[ResolvedTarget]:
@@ -263,48 +261,33 @@ def _segments(question: Question, prediction: Prediction) -> list[ResolvedTarget
         ranked.sort(key=lambda index: -areas[index])
     resolved = []
     for classes in _choose(question, network, len(prediction.output), ranked):
-        where = inside
-        if where is None:
-            where = torch.stack([prediction.region_of(index) for index in classes]).any(0)
-            if not where.any():
-                label = " + ".join(map(network.label, classes))
-                there = ", ".join(network.label(index) for index in ranked[:5]) or "no class at all"
-                raise TargetError(
-                    f"{network.name} finds {label} nowhere in this photograph (but {there}). Say where to look with "
-                    "--within."
-                )
-        found = combine_classes(classes, question.versus, network, partial(targets.segmentation, where=where))
-        one = _is_one_class(question, classes) and inside is None
-        resolved.append(
-            replace(
-                found,
-                label=found.label + _place(question),
-                ranked=ranking.find(classes[0]) if one else None,
-                outline=where,
+        where = torch.stack([prediction.region_of(index) for index in classes]).any(0) if inside is None else inside
+        if not where.any():
+            label = " + ".join(map(network.label, classes))
+            there = ", ".join(network.label(index) for index in ranked[:5]) or "no class at all"
+            raise TargetError(
+                f"{network.name} finds {label} nowhere in this photograph (but {there}). Say where to look: --within."
             )
-        )
+        found = ranking.find(classes[0]) if inside is None else None
+        resolved.append(_resolved(question, network, classes, partial(targets.segmentation, where=where), found, where))
     return resolved
 
 
-def _channel(question: Question, prediction: Prediction) -> ResolvedTarget:
+def _channel(question: Question, prediction: Prediction) -> list[ResolvedTarget]:
     """The mean over a region of the image that the network makes, or of one of its channels."""
-    network = prediction.network
-    if question.within is None:
-        inside = torch.ones(prediction.output_size, dtype=torch.bool)
-    else:
-        inside = region_as_mask(question.within, prediction)
     channel, label = None, "the output"
     if question.target != "top1":
-        (channel, *more) = classes_named(question.target, network)
+        (channel, *more) = classes_named(question.target, prediction.network)
         if more:
             raise TargetError(f"--target {question.target}: name one channel of the output, or none for their mean.")
         _check_range((channel,), len(prediction.output))
-        label = f"{network.label(channel)} of the output"
-    outline = None if question.within is None else inside
-    return ResolvedTarget(targets.region(inside, channel), label + _place(question), outline=outline)
+        label = f"{prediction.network.label(channel)} of the output"
+    inside = None if question.within is None else region_as_mask(question.within, prediction)
+    where = torch.ones(prediction.output_size, dtype=torch.bool) if inside is None else inside
+    return [ResolvedTarget(targets.region(where, channel), label + _place(question), outline=inside)]
 
 
-def _detections(question: Question, prediction: Prediction) -> list[ResolvedTarget]:
+def _boxes(question: Question, prediction: Prediction) -> list[ResolvedTarget]:
     """The score of the detected box that matches `within`; without it, of the best box of the class, or of all."""
     network, found = prediction.network, prediction.detections()
     within = None if question.within is None else region_as_box(question.within, prediction)
@@ -320,16 +303,13 @@ def _detections(question: Question, prediction: Prediction) -> list[ResolvedTarg
         chosen = [((index,), within) for index in order[:target]]
     else:
         chosen = [((entry.index,), entry.box) for entry in prediction.ranking.classes[:target] if entry.box]
-
     resolved = []
     for classes, box in chosen:
         match = _match(question, box, found, found.scores[:, classes[0]])
-        score = partial(targets.detection, box, decode=DECODERS[network.task])
-        combined = combine_classes(classes, question.versus, network, score)
         outline = as_box(found.boxes[match])
-        one = _is_one_class(question, classes)
-        ranked = RankedClass(classes[0], float(found.scores[match, classes[0]]), outline) if one else None
-        resolved.append(replace(combined, label=combined.label + _place(question), ranked=ranked, outline=outline))
+        ranked = RankedClass(classes[0], float(found.scores[match, classes[0]]), outline)
+        score = partial(targets.detection, box, decode=DECODERS[network.task])
+        resolved.append(_resolved(question, network, classes, score, ranked, outline))
     return resolved
 
 
@@ -344,10 +324,14 @@ def _match(question: Question, box: Box, found: targets.Detections, scores: Tens
         ) from None
 
 
-def _negated(resolved: ResolvedTarget) -> ResolvedTarget:
+def _at_step(resolved: ResolvedTarget, step: int | None, negate: bool) -> ResolvedTarget:
+    """The same at a step of the output, and negated."""
+    if step is not None:
+        resolved = replace(
+            resolved, target=targets.step(step, resolved.target), label=f"{resolved.label} at step {step}"
+        )
+    if not negate:
+        return resolved
     score = as_target(resolved.target, "--target")
-
-    def target(output: Any) -> Tensor:
-        return -score(output)
-
-    return replace(resolved, target=named(target, f"-({name_of(score)})"), label=f"not {resolved.label}")
+    negated = named(lambda output: -score(output), f"-({name_of(score)})")
+    return replace(resolved, target=negated, label=f"not {resolved.label}")
