@@ -71,9 +71,9 @@ def explain(
     Args:
         images: Photographs. Without any: the cat that comes with scikit-image.
     """
-    from ._explain import Request, run
+    from ._explain import explain_images
 
-    raise typer.Exit(run(Request(tuple(images or ()), *network, question, out, method, as_json, debug)))
+    raise typer.Exit(explain_images(images or [], network, question, out, method, as_json, debug))
 
 
 @app.command()
@@ -98,7 +98,7 @@ def compare(
     """
     from ._compare import compare_methods
 
-    compare_methods(image, _names(methods), *network, question, out, as_json)
+    compare_methods(image, _names(methods), network, question, out, as_json)
 
 
 @app.command()
@@ -322,6 +322,9 @@ def page(
         port: 0 for any that is free.
         browse: open the page in your browser.
     """
-    from ._app_page import serve_page
+    from ..app._server import serve
+    from ._explain import weights_by_model
 
-    serve_page(models or (DEFAULT_NETWORK,), weights or (), host, port, browse)
+    models = models or [DEFAULT_NETWORK]
+    files = weights_by_model(weights or (), models)
+    serve(models, files, host, port, browse, lambda address: typer.echo(f"The page is at {address} (Ctrl+C ends it)."))

@@ -7,49 +7,37 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
-from rich.table import Table
-
 from ..errors import RecipeError, TargetError
 from ..integrations._libraries import named, peer, peers
 from ..methods._registry import list_methods
 from ..query import Question, answer_question, area_above_half, example_photograph, predict, resolve_targets, short_name
 from ..render import comparison
-from ._explain import network_of, outlined
+from ._explain import NetworkOptions, network_of, outlined
+from ._printed import print_line, print_table
 
 
 def compare_methods(
-    image: Path | None,
-    names: Sequence[str],
-    model: str,
-    weights: Path | None,
-    labels: Path | None,
-    task: str | None,
-    question: Question,
-    out: Path,
-    as_json: bool,
+    image: Path | None, names: Sequence[str], options: NetworkOptions, question: Question, out: Path, as_json: bool
 ) -> None:
     """Draw one picture with the map of each method and print how much of the image each fills."""
-    chosen = [named(name) for name in names]
-    if not chosen:
-        raise RecipeError(
-            f"--methods names no method; there are {', '.join(method.name for method in list_methods())}."
-        )
+    methods = [named(name) for name in names]
+    if not methods:
+        known = ", ".join(method.name for method in list_methods())
+        raise RecipeError(f"--methods names no method; there are {known}.")
     image = image or example_photograph()
-    network = network_of(model, weights, labels, task)
+    network = network_of(*options)
     question.check(network)
     prediction = predict(image, network, question.step)
     target, *others = resolve_targets(question, prediction)
     if others:
         raise TargetError(f"--target {question.target}: compare draws one; give top1, an index or a name.")
-    maps, areas, notes = {}, {}, []
-    for method in chosen:
+    maps, areas = {}, {}
+    for method in methods:
         (answer,) = answer_question(question, prediction, method)
         maps[method.name] = answer.explanation.map[0]
         areas[method.name] = float(area_above_half(answer.explanation.map)[0])
-        notes += [f"{method.name}: {note}" for note in answer.notes]
-    for note in notes:
-        print(f"icam: {note}", file=sys.stderr)
+        for note in answer.notes:
+            print(f"icam: {method.name}: {note}", file=sys.stderr)
 
     picture = out / f"{image.stem}-comparison.png"
     title = f"{image.name} seen by {network.name}: why {short_name(target.label)}"
@@ -57,33 +45,22 @@ def compare_methods(
     photograph = outlined(prediction.photograph, prediction, target)
     comparison(maps, photograph, title, region=prediction.view.region).savefig(picture, dpi=110)
     if as_json:
-        named_target = {"index": target.index, "label": target.label}
-        print(
-            json.dumps({"image": str(image), "target": named_target, "area_above_half": areas, "picture": str(picture)})
-        )
+        explained = {"index": target.index, "label": target.label}
+        print(json.dumps({"image": str(image), "target": explained, "area_above_half": areas, "picture": str(picture)}))
         return
-    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
-    table.add_column("method")
-    table.add_column("area above half", justify="right")
-    table.add_column("what it is")
-    for method in chosen:
-        table.add_row(method.name, f"{areas[method.name]:.0%}", method.description)
-    Console(markup=False).print(table)
-    print(f"Written:\n  {picture}")
+    rows = [(method.name, f"{areas[method.name]:.0%}", method.description) for method in methods]
+    print_table(title, ("method", ">area above half", "what it is"), rows)
+    print_line(f"Written:\n  {picture}")
 
 
 def print_methods() -> None:
-    """Name, description and source of every method, peers as far as they are installed."""
-    table = Table(box=None, pad_edge=False)
-    for column in ("method", "what it is", "source"):
-        table.add_column(column, overflow="fold")
-    for method in list_methods():
-        table.add_row(method.name, method.description, method.source)
-    taps: dict[str, list[str]] = {}
+    """Print the name, description and source of every method, those of other libraries if they are installed."""
+    rows = [(method.name, method.description, method.source) for method in list_methods()]
+    variants: dict[str, list[str]] = {}
     for name in peers():
-        taps.setdefault(name.partition("@")[0], []).append(name)
-    for name, variants in taps.items():
-        choices = ", ".join(variant.partition("@")[2] for variant in variants)
-        shipped = f"as shipped; TAPS: {choices}" if choices else "as shipped"
-        table.add_row(f"{name}@TAPS" if choices else name, shipped, peer(variants[0]).source)
-    Console(markup=False).print(table)
+        variants.setdefault(name.partition("@")[0], []).append(name)
+    for name, full_names in variants.items():
+        taps = ", ".join(filter(None, (full_name.partition("@")[2] for full_name in full_names)))
+        shipped = f"as shipped; TAPS: {taps}" if taps else "as shipped"
+        rows.append((f"{name}@TAPS" if taps else name, shipped, peer(full_names[0]).source))
+    print_table(None, ("method", "what it is", "source"), rows)

@@ -6,8 +6,8 @@ import itertools
 import json
 import re
 import sys
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -41,48 +41,45 @@ MIN_SIDE = 224
 """Smallest shorter side of a picture, about, in pixels: a photograph of 32 would be a stamp."""
 
 
-@dataclass(frozen=True)
-class Request:
-    """The arguments of `icam explain`."""
-
-    images: tuple[Path, ...]
-    model: str
-    weights: Path | None
-    labels: Path | None
-    task: str | None
-    question: Question
-    out: Path
-    method: Method
-    as_json: bool
-    debug: bool
+NetworkOptions = tuple[str, Path | None, Path | None, str | None]
+"""--model, --weights, --labels and --task."""
 
 
-def run(request: Request) -> int:
+def explain_images(
+    images: Sequence[Path],
+    options: NetworkOptions,
+    question: Question,
+    out: Path,
+    method: Method,
+    as_json: bool,
+    debug: bool,
+) -> int:
     """Explain every image; 0, or 1 if any failed."""
-    if isinstance(request.method.way, Recipe):
-        request.method.way.validate()
-    images = request.images or (example_photograph(),)
-    network = network_of(request.model, request.weights, request.labels, request.task)
-    request.question.check(network)
+    if isinstance(method.way, Recipe):
+        method.way.validate()
+    images = images or [example_photograph()]
+    network = network_of(*options)
+    question.check(network)
 
     records: list[dict[str, Any]] = []
     failures: list[tuple[Path, str]] = []
-    for path, folder in _with_progress(list(zip(images, _folders(images, request.out), strict=True))):
+    work = list(zip(images, _folders(images, out), strict=True))
+    for path, folder in work if len(work) == 1 else track(work, "Explaining", console=Console(stderr=True)):
         try:
-            answers = answer_question(request.question, predict(path, network, request.question.step), request.method)
-            folders = _folders_of(answers, folder)
+            answers = answer_question(question, predict(path, network, question.step), method)
+            folders = [_folder_of(answer, folder, rank, len(answers)) for rank, answer in enumerate(answers, 1)]
             for answer, place in zip(answers, folders, strict=True):
                 write_answer(answer, place)
         except (CamError, OSError, RuntimeError) as error:
-            if request.debug:
+            if debug:
                 raise
             failures.append((path, first_line(error)))
             continue
         for answer, place in zip(answers, folders, strict=True):
             records.append(record_with_files(answer, place))
-            if len(images) == 1 and not request.as_json:
+            if len(images) == 1 and not as_json:
                 print_answer(answer, place)
-    if request.as_json:
+    if as_json:
         failed = [{"image": str(path), "error": reason} for path, reason in failures]
         print(json.dumps({"explanations": records, "failures": failed}, indent=2))
     elif len(images) > 1 and records:
@@ -162,12 +159,6 @@ def announced(network: Network) -> Network:
     return network
 
 
-def _with_progress(work: Sequence[tuple[Path, Path]]) -> Iterable[tuple[Path, Path]]:
-    if len(work) == 1:
-        return work
-    return track(work, description="Explaining", console=Console(stderr=True))
-
-
 def _folders(images: Sequence[Path], out: Path) -> Iterator[Path]:
     """A folder per image, named after the file; a name that comes again gets a number."""
     taken: set[str] = set()
@@ -178,13 +169,9 @@ def _folders(images: Sequence[Path], out: Path) -> Iterator[Path]:
         yield out / name
 
 
-def _folders_of(answers: Sequence[Answer], folder: Path) -> list[Path]:
+def _folder_of(answer: Answer, folder: Path, rank: int, count: int) -> Path:
     """The folder of an image's only target, or one per target, numbered and named after it."""
-    if len(answers) == 1:
-        return [folder]
-    return [
-        folder.with_name(f"{folder.name}-{rank}-{_slug(answer.target.label)}") for rank, answer in enumerate(answers, 1)
-    ]
+    return folder if count == 1 else folder.with_name(f"{folder.name}-{rank}-{_slug(answer.target.label)}")
 
 
 def _labels(path: Path) -> tuple[str, ...]:

@@ -1,19 +1,17 @@
-"""What `icam explain` prints."""
+"""What the commands print."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from rich.bar import Bar
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.table import Table
-from rich.text import Text
 
-from ..explanation import Explanation
-from ..query import Answer, RankedClass, area_above_half, short_name
+from ..query import Answer, RankedClass, area_above_half, score_parts, short_name
 
 CLASSES_SHOWN = 5
 TITLES = {"probability": "Top classes", "area": "Classes by area", "value": "Values", "score": "Boxes found"}
@@ -26,97 +24,87 @@ FILES = {
 }
 
 
+def print_line(text: str) -> None:
+    """Print a text as it is, however long: names of files and classes may hold anything."""
+    Console(markup=False).print(text, highlight=False, soft_wrap=True)
+
+
+def print_table(title: str | None, headings: Sequence[str], rows: Iterable[Sequence[RenderableType]]) -> None:
+    """Print a table without lines; columns whose heading starts with ">" are set to the right."""
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    for heading in headings:
+        justify: Literal["left", "right"] = "right" if heading.startswith(">") else "left"
+        table.add_column(heading.removeprefix(">"), justify=justify, overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    Console(markup=False).print(table)
+
+
 def print_answer(answer: Answer, folder: Path) -> None:
     """The network's prediction, the layers with the highest weights, how the score splits, and the files."""
-    console = Console(markup=False)  # names of files and classes may hold anything
-    network, explanation = answer.prediction.network, answer.explanation
-
-    def line(text: str | Text) -> None:
-        console.print(text, highlight=False, soft_wrap=True)
-
-    line(Text.assemble((answer.prediction.file, "bold"), f" seen by {network.name}"))
-    if answer.prediction.ranking.classes:
-        console.print(_ranking_table(answer))
+    network, ranking, explanation = answer.prediction.network, answer.prediction.ranking, answer.explanation
+    print_line(f"{answer.prediction.file} seen by {network.name}")
+    if ranking.classes:
+        headings = [">index", "class", f">{ranking.measure}", *(["box"] if ranking.measure == "score" else [])]
+        print_table(
+            TITLES[ranking.measure], headings, [_row(answer, entry) for entry in ranking.classes[:CLASSES_SHOWN]]
+        )
     if explanation.layers:
-        console.print(_layers_table(explanation))
-    parts = explanation.completeness
-    score = "logit" if answer.target.index is not None else answer.target.label
-    line(
-        f"\nScore ({score}) {float(parts.score[0]):.2f} = input {float(parts.input[0]):+.2f}, "
-        f"biases {float(parts.bias[0]):+.2f}, remainder {float(parts.remainder[0]):+.2f} "
-        "(clipping, gates, smooth activations)"
+        weights = explanation.weights[0].tolist()
+        ordered = sorted(zip(explanation.layers, weights, strict=True), key=lambda pair: -pair[1])
+        rows = [
+            (layer.name, "x".join(map(str, layer.map.shape[1:])), f"{weight:.1%}", _bar(weight / max(weights)))
+            for layer, weight in ordered[:LAYERS_SHOWN]
+        ]
+        print_table(f"\nLayers that weigh most, of {len(weights)}", ("layer", ">size", ">weight", ""), rows)
+    score, image, biases, remainder = (values[0] for values in score_parts(explanation).values())
+    print_line(
+        f"\nScore ({'logit' if answer.target.index is not None else answer.target.label}) {score:.2f} = "
+        f"input {image:+.2f}, biases {biases:+.2f}, remainder {remainder:+.2f} (clipping, gates, smooth activations)"
     )
     if explanation.layers:
-        line(
+        parts = explanation.completeness
+        print_line(
             f"At {explanation.layers[-1].name}, the last layer: activations {float(parts.activation[0, -1]):+.2f}, "
             f"biases behind it {float(parts.tap_bias[0, -1]):+.2f}, rest {float(parts.bypass[0, -1]):+.2f}"
         )
-    line(f"Map: {float(area_above_half(explanation.map)[0]):.0%} of the image holds more than half of the maximum")
+    area = float(area_above_half(explanation.map)[0])
+    print_line(f"Map: {area:.0%} of the image holds more than half of the maximum")
     if int(explanation.clamped[0]):
-        line(f"Pole guard: limited alpha at {int(explanation.clamped[0])} entries")
+        print_line(f"Pole guard: limited alpha at {int(explanation.clamped[0])} entries")
     for note in answer.notes:
-        line(f"Note: {note}")
-    line("Written:")
-    for file in FILES.values():
-        line(f"  {folder / file}")
+        print_line(f"Note: {note}")
+    print_line("\n".join(["Written:", *(f"  {folder / file}" for file in FILES.values())]))
 
 
-def _ranking_table(answer: Answer) -> Table:
-    ranking, network, target = answer.prediction.ranking, answer.prediction.network, answer.target
-    has_boxes = ranking.measure == "score"
-    table = Table(title=TITLES[ranking.measure], title_justify="left", box=None, pad_edge=False)
-    table.add_column("index", justify="right")
-    table.add_column("class")
-    table.add_column(ranking.measure, justify="right")
-    if has_boxes:
-        table.add_column("box")
-    for ranked in ranking.classes[:CLASSES_SHOWN]:
-        # Of a detector's boxes of one class, one is explained.
-        explained = ranked.box == target.outline if has_boxes else ranked.index in target.classes
-        mark = "  <- explained" if explained else "  <- versus" if ranked.index in target.against else ""
-        box = [_box_in_photograph(answer, ranked)] if has_boxes else []
-        table.add_row(str(ranked.index), f"{network.label(ranked.index)}{mark}", ranking.as_text(ranked.value), *box)
-    return table
+def _bar(share: float) -> Bar:
+    return Bar(1, 0, share, width=30, color="dark_orange")
 
 
-def _box_in_photograph(answer: Answer, ranked: RankedClass) -> str:
-    """LEFT,TOP,RIGHT,BOTTOM in whole pixels inside the photograph."""
-    assert ranked.box is not None
-    limits = answer.prediction.photograph.size * 2
-    sides = zip(answer.prediction.to_photograph(ranked.box), limits, strict=True)
-    return ",".join(str(round(min(max(side, 0), limit))) for side, limit in sides)
-
-
-def _layers_table(explanation: Explanation) -> Table:
-    weights = explanation.weights[0]
-    strongest = weights.argsort(descending=True)[:LAYERS_SHOWN].tolist()
-    title = f"\nLayers that weigh most, of {len(weights)}"
-    layers = Table(title=title, title_justify="left", box=None, pad_edge=False)
-    layers.add_column("layer", overflow="fold")
-    layers.add_column("size", justify="right")
-    layers.add_column("weight", justify="right")
-    layers.add_column("", width=30)
-    for index in strongest:
-        layer, weight = explanation.layers[index], float(weights[index])
-        size = "x".join(map(str, layer.map.shape[1:]))
-        layers.add_row(layer.name, size, f"{weight:.1%}", Bar(float(weights.max()), 0, weight, color="dark_orange"))
-    return layers
+def _row(answer: Answer, entry: RankedClass) -> list[str]:
+    """A class of the ranking, marked if it is explained; a box in whole pixels inside the photograph."""
+    prediction, target = answer.prediction, answer.target
+    # Of a detector's boxes of one class, one is explained.
+    explained = entry.index in target.classes if entry.box is None else entry.box == target.outline
+    mark = "  <- explained" if explained else "  <- versus" if entry.index in target.against else ""
+    row = [str(entry.index), f"{prediction.network.label(entry.index)}{mark}", prediction.ranking.as_text(entry.value)]
+    if entry.box is None:
+        return row
+    sides = zip(prediction.to_photograph(entry.box), prediction.photograph.size * 2, strict=True)
+    return [*row, ",".join(str(round(min(max(side, 0), limit))) for side, limit in sides)]
 
 
 def print_summary(records: Sequence[Mapping[str, Any]]) -> None:
     """One row per image and target, from `record_with_files`."""
-    table = Table(title=f"{len(records)} explanations", title_justify="left", box=None, pad_edge=False)
-    for column in ("folder", "explained", "strongest layer"):
-        table.add_column(column, overflow="ellipsis", no_wrap=True)
-    for record in records:
-        strongest = max(record["layers"], key=lambda layer: layer["weight"], default={"name": "-"})["name"]
-        table.add_row(Path(record["files"]["overlay"]).parent.name, short_name(record["named"]), strongest)
-    console = Console(markup=False)
-    console.print(table)
-    places = {str(Path(record["files"]["overlay"]).parent.parent) for record in records}
-    console.print(f"Written: a folder each in {', '.join(sorted(places))}", highlight=False, soft_wrap=True)
+    folders = [Path(record["files"]["overlay"]).parent for record in records]
+    rows = []
+    for folder, record in zip(folders, records, strict=True):
+        strongest = max(record["layers"], key=lambda layer: layer["weight"], default={"name": "-"})
+        rows.append((folder.name, short_name(record["named"]), strongest["name"]))
+    print_table(f"{len(records)} explanations", ("folder", "explained", "strongest layer"), rows)
+    print_line(f"Written: a folder each in {', '.join(sorted({str(folder.parent) for folder in folders}))}")
     for note in dict.fromkeys(f"{record['image']}: {note}" for record in records for note in record["notes"]):
-        console.print(f"Note: {note}", highlight=False, soft_wrap=True)
+        print_line(f"Note: {note}")
 
 
 def record_with_files(answer: Answer, folder: Path) -> dict[str, Any]:
