@@ -5,7 +5,11 @@
 
 from __future__ import annotations
 
-TAPS = ("activations", "stages", "last")
+TAPS = {
+    "activations": "the output of every nonlinearity with a spatial extent",
+    "stages": "the last of them at each resolution",
+    "last": "the last of them",
+}
 READOUTS = ("exp", "identity", "softplus", "sigmoid", "softmax", "log_softmax")
 AGGREGATIONS = ("position", "channel", "active")
 BIASES = ("complete", "residual", "layers", "none")

@@ -13,7 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from integrative_cam import InputError, IntegrativeCAM, OutputError, explain, trace
+from integrative_cam import IntegrativeCAM, explain, trace
+from integrative_cam.errors import InputError, OutputError
 
 
 class Busy(nn.Module):

@@ -16,11 +16,12 @@ from networks import trace_of
 from test_call import Busy, assert_same, state_of
 from torch import Tensor, nn
 
-from integrative_cam import Explanation, InputError, Recipe, explain, explain_trace, trace
+from integrative_cam import Explanation, Recipe, explain, explain_trace, trace
 from integrative_cam._choices import FUSIONS
 from integrative_cam._maps.fusion import by_magnitude, fuse
 from integrative_cam._maps.readout import RHO_LIMIT, rho_of
 from integrative_cam._maps.weighting import WEIGHTINGS, LayerScores, layer_weights, shares
+from integrative_cam.errors import InputError
 
 
 class Small(nn.Module):

@@ -19,7 +19,8 @@ from reference import fusion
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from integrative_cam import Explanation, ExplanationError, InputError, Recipe, explain, get_method
+from integrative_cam import Explanation, Recipe, explain, get_method
+from integrative_cam.errors import ExplanationError, InputError
 from integrative_cam.explanation import tensors_in
 
 torch.manual_seed(0)

@@ -31,19 +31,10 @@ from running import job, pictures
 from test_files import small, write_onnx
 from torch import Tensor, nn
 
-from integrative_cam import (
-    CamError,
-    Explanation,
-    ExplanationError,
-    ImageError,
-    InputError,
-    ModelError,
-    TapError,
-    TargetError,
-    explain,
-)
+from integrative_cam import CamError, Explanation, explain
 from integrative_cam.app._guard import Guard, holds_address
 from integrative_cam.app._photograph import photograph
+from integrative_cam.errors import ExplanationError, ImageError, InputError, ModelError, TapError, TargetError
 from integrative_cam.evaluate._dataset import read_boxes, read_dataset
 from integrative_cam.evaluate._evaluation import _stored_rows
 from integrative_cam.models import Network, Preprocessing, build, load, read_image

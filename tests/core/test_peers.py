@@ -18,18 +18,9 @@ from networks import Options, build, images
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from torch import Tensor, nn
 
-from integrative_cam import (
-    CamError,
-    InputError,
-    MissingExtraError,
-    OutputError,
-    RecipeError,
-    TapError,
-    TargetError,
-    get_method,
-    trace,
-)
+from integrative_cam import CamError, MissingExtraError, get_method, trace
 from integrative_cam.cli._compare import print_methods
+from integrative_cam.errors import InputError, OutputError, RecipeError, TapError, TargetError
 from integrative_cam.integrations import _libraries as module
 from integrative_cam.integrations._libraries import layers_of, named, peer, peers
 

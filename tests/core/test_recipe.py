@@ -12,7 +12,8 @@ import pytest
 import torch
 from torch import nn
 
-from integrative_cam import IntegrativeCAM, LayerScores, Recipe, RecipeError, explain, explain_trace, get_method, trace
+from integrative_cam import IntegrativeCAM, LayerScores, Recipe, explain, explain_trace, get_method, trace
+from integrative_cam.errors import RecipeError
 from integrative_cam.recipe import DEPRECATED, PLAIN, RENAMED
 from integrative_cam.storage import recipe_of
 

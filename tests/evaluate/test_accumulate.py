@@ -12,7 +12,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from integrative_cam import InputError, RecipeError, get_method
+from integrative_cam import get_method
+from integrative_cam.errors import InputError, RecipeError
 from integrative_cam.evaluate import Accumulator, Interval, accumulator, bootstrap_mean, complexity
 from integrative_cam.evaluate import _accumulate as accumulate
 from integrative_cam.evaluate._benchmark import LOCALISATION, METRICS, Regions, evaluate

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from networks import examples
 from PIL import Image
 
-from integrative_cam import ImageError, InputError
+from integrative_cam.errors import ImageError, InputError
 from integrative_cam.evaluate._dataset import Sample, objects_in, read_boxes, read_dataset, spread, target_of
 from integrative_cam.evaluate._voc import VOC_TO_IMAGENET
 from integrative_cam.models import Network, Preprocessing, read_image

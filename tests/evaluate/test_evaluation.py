@@ -12,8 +12,9 @@ import running
 from running import pictures, tiny
 from typer.testing import CliRunner
 
-from integrative_cam import InputError, RecipeError, get_method
+from integrative_cam import get_method
 from integrative_cam.cli._app import app
+from integrative_cam.errors import InputError, RecipeError
 from integrative_cam.evaluate import Evaluation, Interval, bootstrap_mean, evaluate_dataset
 from integrative_cam.models import read_image
 from integrative_cam.run import Progress

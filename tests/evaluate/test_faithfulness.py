@@ -18,7 +18,7 @@ from pytorch_grad_cam.utils.model_targets import ClassifierOutputSoftmaxTarget
 from reference import metrics as reference
 from torch import Tensor, nn
 
-from integrative_cam import InputError, OutputError
+from integrative_cam.errors import InputError, OutputError
 from integrative_cam.evaluate import (
     NoisyLinear,
     average_drop,

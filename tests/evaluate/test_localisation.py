@@ -13,7 +13,7 @@ from networks import examples
 from reference import metrics as reference
 from torch import Tensor
 
-from integrative_cam import InputError
+from integrative_cam.errors import InputError
 from integrative_cam.evaluate import (
     best_iou,
     box_hits,

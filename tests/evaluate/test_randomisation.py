@@ -17,7 +17,8 @@ from reference import metrics as reference
 from scipy import stats
 from torch import Tensor, nn
 
-from integrative_cam import Explanation, InputError, explain, get_method
+from integrative_cam import Explanation, explain, get_method
+from integrative_cam.errors import InputError
 from integrative_cam.evaluate import randomisation, randomisation_curve, randomised, rank_correlation
 from integrative_cam.targets import Target
 

@@ -11,7 +11,8 @@ import torch
 from networks import Options, build, images
 from torch import Tensor, nn
 
-from integrative_cam import InputError, MissingExtraError, OutputError, TargetError, explain, get_method
+from integrative_cam import MissingExtraError, explain, get_method
+from integrative_cam.errors import InputError, OutputError, TargetError
 from integrative_cam.evaluate._robustness import Perturbation, infidelity, max_sensitivity, noise, removed_square
 
 HIRES = get_method("hirescam")

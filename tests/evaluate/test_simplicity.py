@@ -17,7 +17,7 @@ from pytorch_grad_cam.utils.model_targets import ClassifierOutputSoftmaxTarget
 from reference import metrics as reference
 from torch import Tensor
 
-from integrative_cam import InputError
+from integrative_cam.errors import InputError
 from integrative_cam.evaluate import (
     adcc,
     arcc,

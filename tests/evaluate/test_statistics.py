@@ -14,7 +14,7 @@ from reference import metrics as reference
 from scipy import stats
 from torch import Tensor
 
-from integrative_cam import InputError
+from integrative_cam.errors import InputError
 from integrative_cam.evaluate import Interval, bootstrap_mean, mean_rank, paired_difference, win_rate
 
 few = examples(25)

@@ -11,7 +11,8 @@ from networks import Options, build, examples, images, options
 from reference import fusion
 from torch import Tensor, nn
 
-from integrative_cam import InputError, Recipe, explain, get_method
+from integrative_cam import Recipe, explain, get_method
+from integrative_cam.errors import InputError
 from integrative_cam.integrations import Attribution, explain_func
 from integrative_cam.integrations._attribution import spread_over_channels
 

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from reference import readout as reference
 from torch import Tensor
 
-from integrative_cam import RecipeError, explain
+from integrative_cam import explain
 from integrative_cam._maps.readout import RHO_LIMIT, differentiate, rho_of
+from integrative_cam.errors import RecipeError
 
 SCORES = torch.linspace(-7.3, 7.1, 25, dtype=torch.float64)
 

@@ -19,17 +19,8 @@ from reference import streams as reference
 from test_explanation import assert_equal
 from torch import Tensor, nn
 
-from integrative_cam import (
-    Explanation,
-    InputError,
-    IntegrativeCAM,
-    OutputError,
-    Streams,
-    TapError,
-    explain,
-    get_method,
-    trace,
-)
+from integrative_cam import Explanation, IntegrativeCAM, Streams, explain, get_method, trace
+from integrative_cam.errors import InputError, OutputError, TapError
 
 few = networks.examples(25)
 any_fusion = given(networks.options(), st.sampled_from(networks.FUSIONS), st.booleans())

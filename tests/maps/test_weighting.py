@@ -14,7 +14,7 @@ from networks import examples, noise, trace_of
 from reference import weighting as reference
 from torch import Tensor
 
-from integrative_cam import LayerScores, RecipeError
+from integrative_cam import LayerScores
 from integrative_cam._maps.weighting import (
     WEIGHTINGS,
     adjust_for_resolution,
@@ -23,6 +23,7 @@ from integrative_cam._maps.weighting import (
     layer_weights,
     shares,
 )
+from integrative_cam.errors import RecipeError
 
 few = examples(30)
 

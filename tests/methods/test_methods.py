@@ -16,8 +16,9 @@ from reference import methods as reference
 from reference.arrays import Array
 from torch import Tensor, nn
 
-from integrative_cam import Explanation, Recipe, RecipeError, explain, get_method, list_methods
+from integrative_cam import Explanation, Recipe, explain, get_method, list_methods
 from integrative_cam._maps.reduction import above_rounding
+from integrative_cam.errors import RecipeError
 
 PAPERS: dict[str, Callable[[Array, Array], Array]] = {
     "gradcam": reference.grad_cam,

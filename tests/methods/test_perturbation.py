@@ -20,7 +20,8 @@ from reference import methods as reference
 from reference.arrays import Array, relu
 from torch import Tensor, nn
 
-from integrative_cam import Explanation, OutputError, TapError, explain
+from integrative_cam import Explanation, explain
+from integrative_cam.errors import OutputError, TapError
 from integrative_cam.methods._perturbation import AT_ONCE, ablation_cam, score_cam
 
 METHODS: dict[str, Callable[..., Explanation]] = {"scorecam": score_cam, "ablationcam": ablation_cam}

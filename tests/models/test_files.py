@@ -15,7 +15,8 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 from torch import Tensor, nn
 
-from integrative_cam import IntegrativeCAM, ModelError
+from integrative_cam import IntegrativeCAM
+from integrative_cam.errors import ModelError
 from integrative_cam.models import Network, Preprocessing, load
 from integrative_cam.models._exported import as_functions
 

@@ -21,7 +21,8 @@ import torch
 import transformers
 from PIL import Image
 
-from integrative_cam import Explanation, IntegrativeCAM, MissingExtraError, ModelError
+from integrative_cam import Explanation, IntegrativeCAM, MissingExtraError
+from integrative_cam.errors import ModelError
 from integrative_cam.models import Network, Preprocessing, build, load, read_image
 from integrative_cam.models._huggingface import hub_or_cache, mirrored
 

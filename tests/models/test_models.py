@@ -17,7 +17,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from integrative_cam import ImageError, ModelError, TargetError
+from integrative_cam.errors import ImageError, ModelError, TargetError
 from integrative_cam.models import Network, Preprocessing, build, load, read_image
 from integrative_cam.models import _image as image_module
 

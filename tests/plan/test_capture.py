@@ -10,7 +10,8 @@ import torch.nn.functional as F
 import torchvision
 from torch import Tensor, nn
 
-from integrative_cam import IntegrativeCAM, TapError, explain, trace
+from integrative_cam import IntegrativeCAM, explain, trace
+from integrative_cam.errors import TapError
 
 
 class Chain(nn.Module):

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from networks import examples
 from torch import Tensor, nn
 
-from integrative_cam import IntegrativeCAM, TapError, explain, trace
+from integrative_cam import IntegrativeCAM, explain, trace
+from integrative_cam.errors import TapError
 
 
 class Steps(nn.Module):

@@ -9,7 +9,8 @@ import torch
 import torchvision
 from torch import nn
 
-from integrative_cam import IntegrativeCAM, TapError, TapInfo
+from integrative_cam import IntegrativeCAM, TapInfo
+from integrative_cam.errors import TapError
 
 torch.manual_seed(0)
 RESNET = torchvision.models.resnet18(weights=None).eval()

@@ -16,7 +16,8 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from integrative_cam import Explanation, InputError, MissingExtraError, explain, get_method
+from integrative_cam import Explanation, MissingExtraError, explain, get_method
+from integrative_cam.errors import InputError
 from integrative_cam.render import (
     coloured,
     comparison,

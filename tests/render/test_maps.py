@@ -12,7 +12,8 @@ from networks import examples
 from PIL import Image, ImageEnhance
 from torch import Tensor, nn
 
-from integrative_cam import InputError, Recipe, explain
+from integrative_cam import Recipe, explain
+from integrative_cam.errors import InputError
 from integrative_cam.models import Preprocessing
 from integrative_cam.render import coloured, contour, outline, overlay, presented, presented_layer
 from integrative_cam.render._drawing import smoothed

@@ -10,7 +10,8 @@ import pytest
 import torch
 from PIL import Image, ImageEnhance
 
-from integrative_cam import CamError, InputError, explain
+from integrative_cam import CamError, explain
+from integrative_cam.errors import InputError
 from integrative_cam.models import Network, read_image
 from integrative_cam.render import coloured, comparison, overlay, panel
 from integrative_cam.render._overlay import enlarged

@@ -16,8 +16,8 @@ from PIL import Image
 from safetensors.torch import save_file
 from serving import browser
 
-from integrative_cam import ExplanationError
 from integrative_cam.cli._report import write_report
+from integrative_cam.errors import ExplanationError
 from integrative_cam.reports import Case, cases_of_explanations, html, read_truth
 from integrative_cam.reports._cases import border, thumbnail_side
 from integrative_cam.reports._suspicion import reasons

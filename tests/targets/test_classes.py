@@ -13,7 +13,8 @@ from networks import examples
 from reference import targets as reference
 from torch import Tensor, nn
 
-from integrative_cam import Explanation, TargetError, explain
+from integrative_cam import Explanation, explain
+from integrative_cam.errors import TargetError
 from integrative_cam.targets import contrast, log_odds, probability, total, value
 
 few = examples(40)

@@ -14,7 +14,8 @@ from pytorch_grad_cam.utils.model_targets import SemanticSegmentationTarget
 from reference import targets as reference
 from torch import Tensor, nn
 
-from integrative_cam import TargetError, explain
+from integrative_cam import explain
+from integrative_cam.errors import TargetError
 from integrative_cam.targets import contrast, part, region, segmentation, total
 
 few = examples(40)

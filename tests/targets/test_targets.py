@@ -10,7 +10,8 @@ import torch
 from networks import Options, build, images
 from torch import Tensor, nn
 
-from integrative_cam import IntegrativeCAM, TargetError, explain, get_method
+from integrative_cam import IntegrativeCAM, explain, get_method
+from integrative_cam.errors import TargetError
 from integrative_cam.targets import top_classes
 
 torch.manual_seed(0)

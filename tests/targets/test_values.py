@@ -14,7 +14,8 @@ from networks import examples
 from reference import targets as reference
 from torch import Tensor, nn
 
-from integrative_cam import TargetError, explain
+from integrative_cam import explain
+from integrative_cam.errors import TargetError
 from integrative_cam.targets import contrast, logits_of, part, sample_of, similarity, step, total
 
 few = examples(40)

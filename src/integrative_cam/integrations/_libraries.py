@@ -102,7 +102,7 @@ def peer(name: str) -> Method:
         raise MissingExtraError.of(f"method {name}", "peers", ModuleNotFoundError(name=module))
     return Method(
         name,
-        f"{chosen} as {library} ships it" + (f"; layers: {taps}" if taps else ""),
+        f"{chosen} as {library} ships it" + (f"; layers: {TAPS.get(taps, taps)}" if taps else ""),
         f"{library} {metadata.version(library)}",
         partial(_explain, name, partial(run, chosen), taps),
     )
