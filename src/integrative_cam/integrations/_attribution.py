@@ -77,11 +77,11 @@ def explain_func(
     Raises:
         CamError: see `explain`.
     """
-    weight = next((each for each in model.parameters() if each.is_floating_point()), torch.zeros(0))
+    weight = next((values for values in model.parameters() if values.is_floating_point()), torch.zeros(0))
     images = torch.as_tensor(inputs).to(weight.device, weight.dtype)
     target = None if targets is None else torch.as_tensor(targets)
-    found: np.ndarray[Any, Any] = explainer(model, images, target).signed_map[:, None].cpu().numpy()
-    return found
+    maps: np.ndarray[Any, Any] = explainer(model, images, target).signed_map[:, None].cpu().numpy()
+    return maps
 
 
 def spread_over_channels(

@@ -1,4 +1,4 @@
-"""Maps that know nothing of the network: what every method has to beat."""
+"""Controls: maps that do not depend on the network, which every method has to beat."""
 
 from __future__ import annotations
 
@@ -22,31 +22,31 @@ def random_cam(model: nn.Module, images: Float[Tensor, "batch channel *space"], 
 
     An image gets the same map in any batch, on any device and for any target; another image gets another map.
     """
-    found = trace(model, images, target, "last")
-    maps = [random_maps(1, found.input_space, torch.Generator().manual_seed(_seed(image))) for image in images]
-    return explanation_from_map(found, torch.cat(maps).to(found.score))
+    traced = trace(model, images, target, "last")
+    maps = [random_maps(1, traced.input_space, torch.Generator().manual_seed(_seed(image))) for image in images]
+    return explanation_from_map(traced, torch.cat(maps).to(traced.score))
 
 
 def centre_cam(model: nn.Module, images: Float[Tensor, "batch channel *space"], target: Target = None) -> Explanation:
     """`centre_map` for every image."""
-    found = trace(model, images, target, "last")
+    traced = trace(model, images, target, "last")
     return explanation_from_map(
-        found, centre_map(found.input_space).to(found.score).expand(len(images), *found.input_space)
+        traced, centre_map(traced.input_space).to(traced.score).expand(len(images), *traced.input_space)
     )
 
 
 def uniform_cam(model: nn.Module, images: Float[Tensor, "batch channel *space"], target: Target = None) -> Explanation:
     """One at every position."""
-    found = trace(model, images, target, "last")
-    return explanation_from_map(found, found.score.new_ones(len(images), *found.input_space))
+    traced = trace(model, images, target, "last")
+    return explanation_from_map(traced, traced.score.new_ones(len(images), *traced.input_space))
 
 
 def centre_map(size: Sequence[int]) -> Float[Tensor, "*space"]:
-    """A Gaussian around the centre with a sigma of a quarter of each side, maximum 1: what photographers do."""
+    """A Gaussian around the centre with a sigma of a quarter of each side and maximum 1: objects are often there."""
     axes = [(torch.arange(length) - (length - 1) / 2) / (length / 4) for length in size]
     squared = torch.stack(torch.meshgrid(*axes, indexing="ij")).square().sum(0)
-    found = (-0.5 * squared).exp()
-    return found / found.max()
+    density = (-0.5 * squared).exp()
+    return density / density.max()
 
 
 def random_maps(n: int, size: Sequence[int], generator: torch.Generator) -> Float[Tensor, "n *space"]:
@@ -55,7 +55,7 @@ def random_maps(n: int, size: Sequence[int], generator: torch.Generator) -> Floa
 
 
 def _seed(image: Tensor) -> int:
-    """A number made of the bits of all values and their places; integer sums are the same in any order."""
+    """A number from the bits of all values and their places; integer sums do not depend on the order of summation."""
     bits = image.detach().float().contiguous().view(torch.int32).flatten().long()
     total = int((bits * torch.arange(1, len(bits) + 1, device=bits.device)).sum())
     return total % (2**32 - 5)  # a prime: the generator takes 32 bits, and all 64 have to count

@@ -19,20 +19,22 @@ if TYPE_CHECKING:
 
 
 def full_grad(model: nn.Module, images: Float[Tensor, "batch channel *space"], target: Target = None) -> Explanation:
-    """Sum over the input and all bias sites with space of |gradient * value|, each scaled to [0, 1].
+    """Sum of psi(|gradient * value|) over the input and all bias sites with space (arXiv:1905.00780, eq. 8).
 
-    The paper's eq. 8 with its authors' scaling: a site's magnitudes less their minimum over channels and space,
-    divided by their maximum, resized and summed over channels; gradient times input alike. Three things differ from
-    their code: constants added anywhere count, not those of convolutions and batch norms alone; pixel centres are
-    aligned; and nothing is added to the divisor. A site of one position says nothing about where and is left out.
+        map = sum_channels psi(|dS/dx * x|) + sum_sites sum_channels psi(|dS/d(out) * b|)
 
-    What is scaled here adds up to the score as it is: `completeness` has score = input + bias + remainder.
+    psi is the authors' scaling: magnitudes less their minimum over channels and space, divided by their maximum, and
+    resized to the input. Three things differ from their code: constants added anywhere count, not only those of
+    convolutions and batch norms; pixel centres are aligned; and nothing is added to the divisor. A site of one position
+    has no place on the image and is left out.
+
+    Not scaled, the same products add up to the score: see `Completeness` and docs/method.md, "Bias".
     """
-    found = trace(model, images, target, "last")
-    space = found.input_space
+    traced = trace(model, images, target, "last")
+    space = traced.input_space
     with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
-        total = by_range(found.main_input.product.abs()).reshape(len(images), -1, *space).sum(1)
-        for site in found.sites:
+        total = by_range(traced.main_input.product.abs()).reshape(len(images), -1, *space).sum(1)
+        for site in traced.sites:
             if site.gradient.ndim - 2 == len(space) and site.gradient[0, 0].numel() > 1:
                 total = total + resize(by_range((at_least_float32(site.gradient) * site.shift).abs()).sum(1), space)
-    return explanation_from_map(found, total)
+    return explanation_from_map(traced, total)

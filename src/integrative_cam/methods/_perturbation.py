@@ -1,7 +1,7 @@
 """Score-CAM and Ablation-CAM: channel weights from running the network again, once per channel.
 
-They need as many runs as the last activation has channels, in batches of `AT_ONCE`: about half a minute per image on
-a CPU.
+They need as many runs as the last activation has channels, in batches of `AT_ONCE`: about half a minute per image on a
+CPU.
 """
 
 from __future__ import annotations
@@ -34,50 +34,52 @@ AT_ONCE = 32
 
 
 def score_cam(model: nn.Module, images: Float[Tensor, "batch channel *space"], target: Target = None) -> Explanation:
-    """Each channel of the last activation weighs as much as the part of the image that it lights up scores alone.
+    """Weight each channel of the last activation by the score of the image masked with it (arXiv:1910.01279, alg. 1).
 
-    Algorithm 1 of arXiv:1910.01279: a channel is resized to the image and scaled from minimum to maximum; the score
-    of the image multiplied by it goes through a softmax over the channels. The score is the target's own, a logit for
-    a class. The score of a baseline image, which the paper subtracts from each, cancels in the softmax. A channel
-    that is constant has no such scale and gets no weight, as in the authors' code.
+        map = relu(sum_k w_k A_k),   w = softmax_k S(x * s(resize(A_k)))
 
-    grad-cam 1.5.7 aligns corners when it resizes; torchcam 0.5.0 scales before it resizes. Both give constant
+    s scales from 0 at the minimum to 1 at the maximum. S is the target's own score, a logit for a class; the score of a
+    baseline image, which the paper subtracts from each, cancels in the softmax. A constant channel cannot be scaled and
+    has no weight, as in the authors' code.
+
+    pytorch-grad-cam 1.5.7 aligns corners when it resizes; torchcam 0.5.0 scales before it resizes. Both give constant
     channels a weight.
     """
-    found = trace(model, images, target, "last")
-    activation = at_least_float32(found.taps[0].activation)
+    traced = trace(model, images, target, "last")
+    activation = at_least_float32(traced.taps[0].activation)
     low, high = torch.aminmax(activation.flatten(2), dim=2)
     images = images.detach()
 
     def score(image: Tensor, channel: Tensor) -> Tensor:
-        masks = by_range(resize(activation[image, channel], found.input_space)).to(images.dtype)
+        masks = by_range(resize(activation[image, channel], traced.input_space)).to(images.dtype)
         masked = images[image] * masks.reshape(len(image), *[1] * (images.ndim - masks.ndim), *masks.shape[1:])
-        return _scores(model, masked, _targets(found, target, image))
+        return _scores(model, masked, _targets(traced, target, image))
 
-    scores = _per_channel(score, high > low, found.score.new_full(low.shape, float("-inf")))
+    scores = _per_channel(score, high > low, traced.score.new_full(low.shape, float("-inf")))
     weights = scores.softmax(1).nan_to_num(0)  # where no channel varies, none has a weight
-    return explanation_from_slopes(found, _over_space(weights, activation))
+    return explanation_from_slopes(traced, _over_space(weights, activation))
 
 
 def ablation_cam(model: nn.Module, images: Float[Tensor, "batch channel *space"], target: Target = None) -> Explanation:
-    """Each channel of the last activation weighs as much as the score falls when the channel is set to zero.
+    """Weight each channel of the last activation by the fall of the score without it (10.1109/WACV45572.2020.9093360).
 
-    10.1109/WACV45572.2020.9093360, whose weight is the fall's share of the score, (S - S_k) / S: dividing by a
-    negative score would turn evidence for the target into evidence against it, and dividing by a positive one changes
-    nothing on a map that is divided by its maximum. So the weight here is S - S_k.
+        map = relu(sum_k (S - S_k) A_k),   S_k = the score with channel k set to zero
 
-    grad-cam 1.5.7 divides by S, and sets channels of activations below zero (SiLU, GELU) to their minimum - 1e7.
+    The paper's weight is (S - S_k) / S. Dividing by a positive score changes nothing on a map that is
+    divided by its maximum, and dividing by a negative one would turn evidence for the target into evidence against it.
+
+    pytorch-grad-cam 1.5.7 divides by S, and sets channels with values below zero (SiLU, GELU) to their minimum - 1e7.
     """
-    found = trace(model, images, target, "last")
-    tap, images = found.taps[0], images.detach()
+    traced = trace(model, images, target, "last")
+    tap, images = traced.taps[0], images.detach()
 
     def fall(image: Tensor, channel: Tensor) -> Tensor:
-        without = _scores(model, images[image], _targets(found, target, image), silent=(tap.name, channel))
-        return found.score[image] - without
+        without = _scores(model, images[image], _targets(traced, target, image), silent=(tap.name, channel))
+        return traced.score[image] - without
 
     active = (tap.activation != 0).flatten(2).any(2)
-    weights = _per_channel(fall, active, found.score.new_zeros(active.shape))
-    return explanation_from_slopes(found, _over_space(weights, tap.activation))
+    weights = _per_channel(fall, active, traced.score.new_zeros(active.shape))
+    return explanation_from_slopes(traced, _over_space(weights, tap.activation))
 
 
 def _per_channel(
@@ -85,11 +87,11 @@ def _per_channel(
     wanted: Bool[Tensor, "batch channel"],
     blank: Float[Tensor, "batch channel"],
 ) -> Float[Tensor, "batch channel"]:
-    """`value(image, channel)` of the channels that are wanted, `AT_ONCE` of them at a time; `blank` elsewhere."""
+    """`value(image, channel)` for the wanted channels, `AT_ONCE` of them at a time; `blank` elsewhere."""
     jobs = wanted.nonzero()
     if not len(jobs):
         return blank
-    return blank.index_put((jobs[:, 0], jobs[:, 1]), torch.cat([value(*each.T) for each in torch.split(jobs, AT_ONCE)]))
+    return blank.index_put((jobs[:, 0], jobs[:, 1]), torch.cat([value(*some.T) for some in torch.split(jobs, AT_ONCE)]))
 
 
 def _scores(
@@ -98,13 +100,13 @@ def _scores(
     target: Sequence[int | SampleTarget] | Int[Tensor, "job"],
     silent: tuple[str, Int[Tensor, "job"]] | None = None,
 ) -> Float[Tensor, "job"]:
-    """Each image's score, with one channel of the tap `silent` names set to zero on the way.
+    """Each image's score, with one channel of a tap set to zero if `silent` gives the tap's name and the channels.
 
     Everything runs as in `trace`, so that calls have the same names, but autograd keeps no values.
 
     Raises:
         OutputError: a score is not finite.
-        TapError: the network did not come by the tap this time.
+        TapError: the network did not call the tap this time.
     """
     name, channel = silent or (None, None)
     model = unwrapped(model)
@@ -158,7 +160,7 @@ def _targets(trace: Trace, target: Target, image: Int[Tensor, "job"]) -> Any:
     """The target of each job: the class that was traced, or the callable."""
     if trace.index is not None:
         return trace.index[image]
-    return [target if callable(target) else target[each] for each in image.tolist()]  # type: ignore[index]
+    return [target if callable(target) else target[sample] for sample in image.tolist()]  # type: ignore[index]
 
 
 def _over_space(weights: Float[Tensor, "batch channel"], like: Tensor) -> Float[Tensor, "batch channel *space"]:

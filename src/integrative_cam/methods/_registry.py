@@ -56,7 +56,8 @@ class Method:
         return self.way(model, images, target)
 
     def explain_targets(self, model: nn.Module, images: Inputs, targets: Targets) -> list[Explanation]:
-        """Explain several targets of each image; a recipe runs the network once. See `IntegrativeCAM.each`.
+        """Explain several targets of each image; a recipe runs the network once. See
+        `IntegrativeCAM.explain_targets`.
 
         Raises:
             CamError: see `trace`; TargetError where there is no target.
@@ -68,9 +69,9 @@ class Method:
             return IntegrativeCAM(model, self.way).explain_targets(images, targets)
         check_targets(targets)
         if not isinstance(targets, int):
-            return [self(model, images, each) for each in targets]
+            return [self(model, images, target) for target in targets]
         highest = self(model, images)
-        return [highest, *(self(model, images, each) for each in top_classes(highest.output, targets)[1:])]
+        return [highest, *(self(model, images, index) for index in top_classes(highest.output, targets)[1:])]
 
     def each(self, model: nn.Module, images: Inputs, targets: Targets) -> list[Explanation]:
         """The old name of `explain_targets`."""
@@ -100,21 +101,10 @@ def _stages(**ingredients: object) -> Recipe:
     return Recipe(**{**_LINEAR, **fused, **ingredients})
 
 
-def _imported(function: str, model: nn.Module, images: Tensor, target: Target = None) -> Explanation:
-    """Call a function of this package, named as "module.function"."""
-    module, _, name = function.rpartition(".")
+def _imported(module: str, name: str, model: nn.Module, images: Tensor, target: Target = None) -> Explanation:
+    """Call a function of a module of this package, which is imported now."""
     explanation: Explanation = getattr(import_module(f".{module}", __package__), name)(model, images, target)
     return explanation
-
-
-def _elementwise(model: nn.Module, images: Tensor, target: Target) -> Explanation:
-    """sum_k relu(g_k A_k): LayerCAM where activations are positive; two negatives count as evidence for."""
-    from .._call import trace
-    from ..cam import explanation_from_slopes
-
-    found = trace(model, images, target, "last")
-    (tap,) = found.taps
-    return explanation_from_slopes(found, tap.gradient.where(tap.gradient * tap.activation > 0, 0))
 
 
 _ALL = (
@@ -170,37 +160,37 @@ _ALL = (
         "winsorcam",
         "Grad-CAM of every convolution, weighted by mean gradients without outliers",
         "arXiv:2507.10846",
-        partial(_imported, "_winsor.winsor_cam"),
+        partial(_imported, "_winsor", "winsor_cam"),
     ),
     Method(
         "fullgrad",
         "gradient times value at the input and at every bias, as magnitudes from 0 to 1",
         "arXiv:1905.00780",
-        partial(_imported, "_fullgrad.full_grad"),
+        partial(_imported, "_fullgrad", "full_grad"),
     ),
     Method(
         "gradcam-elementwise",
         "last layer, gradient times activation at each position and channel where positive",
         "pytorch-grad-cam",
-        _elementwise,
+        partial(_imported, "_elementwise", "elementwise_grad_cam"),
     ),
     Method(
         "scorecam",
         "last layer, each channel weighted by what the image masked with it scores; half a minute on a CPU",
         "arXiv:1910.01279",
-        partial(_imported, "_perturbation.score_cam"),
+        partial(_imported, "_perturbation", "score_cam"),
     ),
     Method(
         "ablationcam",
         "last layer, each channel weighted by how far the score falls without it; half a minute on a CPU",
         "10.1109/WACV45572.2020.9093360",
-        partial(_imported, "_perturbation.ablation_cam"),
+        partial(_imported, "_perturbation", "ablation_cam"),
     ),
-    Method("random", "noise, the same for the same image", "control", partial(_imported, "_controls.random_cam")),
+    Method("random", "noise, the same for the same image", "control", partial(_imported, "_controls", "random_cam")),
     Method(
-        "center", "a Gaussian around the centre of the image", "control", partial(_imported, "_controls.centre_cam")
+        "center", "a Gaussian around the centre of the image", "control", partial(_imported, "_controls", "centre_cam")
     ),
-    Method("uniform", "one everywhere", "control", partial(_imported, "_controls.uniform_cam")),
+    Method("uniform", "one everywhere", "control", partial(_imported, "_controls", "uniform_cam")),
 )
 
 
@@ -215,6 +205,6 @@ def get_method(name: str) -> Method:
     Raises:
         RecipeError: there is none.
     """
-    named = {each.name: each for each in _ALL}
+    named = {method.name: method for method in _ALL}
     one_of("method", name, named)
     return named[name]

@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from jaxtyping import Float
 
 PERCENTILE = 0.9
-"""The paper leaves it to the user; this is the authors' example."""
+"""The value of the authors' example; the paper leaves it to the user."""
 LEAST = 0.1
-"""The weight of the least important layer that counts; the most important has 1."""
+"""The weight of the least important layer with positive importance; the most important has 1."""
 
 _GRAD_CAMS = Recipe(
     taps="*", readout="identity", aggregation="channel", negative_share=1.0, bias="none", signed=False, **PLAIN
@@ -30,15 +30,18 @@ _GRAD_CAMS = Recipe(
 
 
 def winsor_cam(model: nn.Module, images: Float[Tensor, "batch channel *space"], target: Target = None) -> Explanation:
-    """Grad-CAM of every convolution's output, weighted by its winsorised importance.
+    """Grad-CAM of every convolution's output, weighted by its winsorised importance (arXiv:2507.10846).
 
-    A layer's importance is the mean of its gradient over channels and space, cut at zero. Convolutions of a single
-    position, as in squeeze-and-excite, have no map and are left out. A layer's map is divided by its maximum, where
-    the authors' code stretches it from its minimum. Where no layer has a positive importance, all weigh alike.
+        map = sum_l winsorised(relu(mean g_l)) * relu(sum_channels mean(g_l) A_l) / its maximum
+
+    A layer's importance is the mean of its gradient over channels and space, cut at zero; see `winsorised`.
+    Convolutions of a single position, as in squeeze-and-excite, have no map and are left out. A layer's map is divided
+    by its maximum, where the authors' code stretches it from its minimum. Where no layer has a positive importance, all
+    layers have the same weight.
     """
-    found = trace(model, images, target, lambda tap: tap.kind == "conv")
-    weights = winsorised(importances(found))
-    explanation = explain_trace(found, replace(_GRAD_CAMS, weighting=lambda _: weights))
+    traced = trace(model, images, target, lambda tap: tap.kind == "conv")
+    weights = winsorised(importances(traced))
+    explanation = explain_trace(traced, replace(_GRAD_CAMS, weighting=lambda _: weights))
     return replace(explanation, recipe=None)
 
 
@@ -48,7 +51,7 @@ def importances(trace: Trace) -> Float[Tensor, "batch tap"]:
 
 
 def winsorised(values: Float[Tensor, "batch tap"], percentile: float = PERCENTILE) -> Float[Tensor, "batch tap"]:
-    """Values above the percentile of a row's positive ones become it; then these go linearly from `LEAST` to 1.
+    """Positive values, cut at their row's percentile and scaled linearly from `LEAST` at the smallest to 1.
 
     Zeros stay zero. Equal values become 1.
     """

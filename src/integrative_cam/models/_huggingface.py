@@ -113,35 +113,34 @@ def mirrored(processor: Any, name: str) -> Preprocessing:
     Raises:
         ModelError: the processor does more, or something else.
     """
-    said = f"{name}: its image processor, {type(processor).__name__},"
+    subject = f"{name}: its image processor, {type(processor).__name__},"
     get = processor.to_dict().get
     interpolation = RESAMPLE.get(int(get("resample", 2)))
     if interpolation is None:
-        raise ModelError(f"{said} resamples by filter {get('resample')}; there are {', '.join(RESAMPLE.values())}.")
-    adjust_for_resolution = _placed(get)
-    if adjust_for_resolution is None:
-        raise ModelError(f"{said} scales to no fixed size (size {get('size')}); Preprocessing cannot mirror that.")
-    resize, crop = adjust_for_resolution
+        raise ModelError(f"{subject} resamples by filter {get('resample')}; there are {', '.join(RESAMPLE.values())}.")
+    sizes = _sizes(get)
+    if sizes is None:
+        raise ModelError(f"{subject} scales to no fixed size (size {get('size')}); Preprocessing cannot mirror that.")
+    resize, crop = sizes
     normalised = get("do_normalize", True)
     mean, std = (get("image_mean"), get("image_std")) if normalised else ((0.0,) * 3, (1.0,) * 3)
     if get("include_top"):
         # EfficientNet's processor divides by the deviation twice.
-        std = tuple(each**2 for each in std)
+        std = tuple(deviation**2 for deviation in std)
     # v * factor in units of v / 255.
     scale = 255 * (get("rescale_factor", 1 / 255) if get("do_rescale", True) else 1.0)
-    found = Preprocessing(
-        resize, crop, interpolation, tuple(each / scale for each in mean), tuple(each / scale for each in std)
-    )
-    difference = _difference(processor, found)
+    mean, std = (tuple(value / scale for value in values) for values in (mean, std))
+    preprocessing = Preprocessing(resize, crop, interpolation, mean, std)
+    difference = _difference(processor, preprocessing)
     if difference > TOLERANCE:
         raise ModelError(
-            f"{said} does more to a picture than scale, crop and normalise (mean difference {difference:.2f} of the "
+            f"{subject} does more to a picture than scale, crop and normalise (mean difference {difference:.2f} of the "
             "range). Write FILE.py with a factory that returns a Network with the right Preprocessing."
         )
-    return found
+    return preprocessing
 
 
-def _placed(get: Callable[..., Any]) -> tuple[int | tuple[int, int], tuple[int, int]] | None:
+def _sizes(get: Callable[..., Any]) -> tuple[int | tuple[int, int], tuple[int, int]] | None:
     """`resize` and `crop` of a `Preprocessing`, from the processor's settings."""
     size, cropped = _sides(get("size")), _sides(get("crop_size"))
     if not get("do_resize", True):
@@ -165,7 +164,7 @@ def _sides(size: Any) -> dict[str, int]:
     return {key: int(value) for key, value in dict(size or {}).items() if value is not None}
 
 
-def _difference(processor: Any, found: Preprocessing) -> float:
+def _difference(processor: Any, preprocessing: Preprocessing) -> float:
     """The mean difference between both on one picture, in parts of the range of pixel values; infinite for shapes."""
     draw = np.random.default_rng(0)
     # Blocks, so that the filter matters little; colours of unlike means, so that their order matters.
@@ -174,10 +173,10 @@ def _difference(processor: Any, found: Preprocessing) -> float:
     theirs: Float[Tensor, "1 3 height width"] = torch.as_tensor(
         np.asarray(processor(picture, return_tensors="pt")["pixel_values"])
     ).float()
-    ours = found(picture).tensor
+    ours = preprocessing(picture).tensor
     if ours.shape != theirs.shape:
         return float("inf")
-    std = torch.tensor(found.std)[:, None, None]
+    std = torch.tensor(preprocessing.std)[:, None, None]
     return float(((ours - theirs) * std).abs().mean())
 
 

@@ -49,16 +49,16 @@ class Network:
         Raises:
             TargetError: unknown or ambiguous name.
         """
-        given = index_in(target)
-        if given is not None:
-            return given
+        index = index_in(target)
+        if index is not None:
+            return index
         wanted = target.strip().lower()
         names = [[label.lower(), *(part.strip() for part in label.lower().split(","))] for label in self.labels]
-        found = [index for index, synonyms in enumerate(names) if wanted in synonyms]
-        if len(found) == 1:
-            return found[0]
-        if found:
-            several = ", ".join(f"{index} ({self.labels[index]})" for index in found)
+        matches = [index for index, synonyms in enumerate(names) if wanted in synonyms]
+        if len(matches) == 1:
+            return matches[0]
+        if matches:
+            several = ", ".join(f"{index} ({self.labels[index]})" for index in matches)
             raise TargetError(f"target {target!r} names several classes: {several}. Give the index.")
         raise TargetError(f"target {target!r} is no class of {self.name}.{self._instead(wanted)}")
 
