@@ -23,7 +23,6 @@ from integrative_cam.cli._explain import weights_by_model
 from integrative_cam.errors import InputError, RecipeError
 from integrative_cam.evaluate import _faithfulness as faithfulness
 from integrative_cam.evaluate import _localisation as localisation
-from integrative_cam.evaluate import _road as road
 from integrative_cam.evaluate import _simplicity as simplicity
 from integrative_cam.evaluate import infidelity, mask_of_boxes, max_sensitivity, randomisation
 from integrative_cam.evaluate._benchmark import LOCALISATION, METRICS, Regions, evaluate
@@ -48,7 +47,7 @@ def test_every_metric_is_its_function_on_the_methods_map() -> None:
     coherency, complexity = simplicity.coherency(maps, again), simplicity.complexity(maps)
     drop = faithfulness.average_drop(MODEL, IMAGES, maps, target)
     generator = torch.Generator().manual_seed(3)
-    imputed = road.road_combined(MODEL, IMAGES, maps, target, noise=0.01, generator=generator)
+    imputed = faithfulness.road_combined(MODEL, IMAGES, maps, target, noise=0.01, generator=generator)
     expected: dict[str, Tensor] = {
         "insertion": insertion,
         "deletion": deletion,

@@ -14,11 +14,13 @@ from ._faithfulness import (
     increase,
     insertion,
     insertion_curve,
+    road_combined,
+    road_lerf,
+    road_morf,
 )
 from ._localisation import best_iou, box_hits, energy, mask_of_boxes, max_box_accuracy, pointing, top_share
 from ._perturbation import Baseline, NoisyLinear, blurred, imputed, mean_of, order, zeros
 from ._randomisation import randomisation, randomisation_curve, randomised, rank_correlation
-from ._road import road_combined, road_lerf, road_morf
 from ._robustness import infidelity, max_sensitivity
 from ._simplicity import adcc, arcc, area, coherency, complexity, total_variation
 from ._statistics import Interval, bootstrap_mean, mean_rank, paired_difference, win_rate

@@ -17,7 +17,6 @@ from ..recipe import one_of
 from ..targets import Target
 from . import _faithfulness as faithfulness
 from . import _localisation as localisation
-from . import _road as road
 from . import _robustness as robustness
 from . import _simplicity as simplicity
 from ._randomisation import randomised, rank_correlation
@@ -42,7 +41,7 @@ class Regions:
 
 @dataclass(frozen=True)
 class Case:
-    """A method's map of a batch of images, and what several metrics need, computed once."""
+    """A method's maps of a batch of images, and what several metrics need, computed once. See `evaluate`."""
 
     model: nn.Module
     images: Float[Tensor, "batch channel height width"]
@@ -56,15 +55,20 @@ class Case:
     def explanation(self) -> Explanation:
         return self.method(self.model, self.images, self.target)
 
-    @cached_property
+    @property
     def maps(self) -> Float[Tensor, "batch height width"]:
         return self.explanation.map
 
-    @cached_property
+    @property
     def index(self) -> Int[Tensor, "batch"]:
         if self.explanation.target is None:
             raise InputError("target must be None, a class index or one per image, but the method explained no class.")
         return self.explanation.target
+
+    @property
+    def model_images_maps_index(self) -> tuple[nn.Module, Tensor, Tensor, Tensor]:
+        """The arguments of metrics that ask the model."""
+        return self.model, self.images, self.maps, self.index
 
     @property
     def masks(self) -> Bool[Tensor, "batch height width"]:
@@ -80,46 +84,37 @@ class Case:
 
     @cached_property
     def insertion(self) -> Float[Tensor, "batch"]:
-        return faithfulness.insertion(self.model, self.images, self.maps, self.index, self.steps)
+        return faithfulness.insertion(*self.model_images_maps_index, self.steps)
 
     @cached_property
     def deletion(self) -> Float[Tensor, "batch"]:
-        return faithfulness.deletion(self.model, self.images, self.maps, self.index, self.steps)
+        return faithfulness.deletion(*self.model_images_maps_index, self.steps)
 
     @cached_property
     def dimmed(self) -> tuple[Float[Tensor, "batch"], Float[Tensor, "batch"]]:
-        return faithfulness.dimmed_probabilities(self.model, self.images, self.maps, self.index)
+        return faithfulness.dimmed_probabilities(*self.model_images_maps_index)
 
     @property
     def drop(self) -> Float[Tensor, "batch"]:
         return faithfulness.share_lost(*self.dimmed)
 
-    @property
-    def increase(self) -> Float[Tensor, "batch"]:
-        return faithfulness.gained(*self.dimmed)
-
     @cached_property
     def road(self) -> Float[Tensor, "batch"]:
         generator = torch.Generator().manual_seed(self.seed)
-        return road.road_combined(self.model, self.images, self.maps, self.index, noise=ROAD_NOISE, generator=generator)
+        return faithfulness.road_combined(*self.model_images_maps_index, noise=ROAD_NOISE, generator=generator)
 
     @cached_property
     def coherency(self) -> Float[Tensor, "batch"]:
         masked = self.images * self.maps[:, None].to(self.images.dtype)
-        again = self.method(self.model, masked, self.index)
-        return simplicity.coherency(self.maps, again.map)
+        return simplicity.coherency(self.maps, self.method(self.model, masked, self.index).map)
 
     @property
-    def complexity(self) -> Float[Tensor, "batch"]:
-        return simplicity.complexity(self.maps)
-
-    @property
-    def forgetful_maps(self) -> Float[Tensor, "batch height width"]:
-        """Of the same class, by the network with its top half redrawn."""
+    def maps_of_randomised_model(self) -> Float[Tensor, "batch height width"]:
+        """Of the same class, by the network with its top half of layers redrawn."""
         return self.method(randomised(self.model, 0.5, self.seed), self.images, self.index).map
 
-    def robustness(self, measure: Callable[..., Tensor]) -> Float[Tensor, "batch"]:
-        return measure(self.model, self.images, self.method, self.index, seed=self.seed)
+    def by_captum(self, metric: Callable[..., Tensor]) -> Float[Tensor, "batch"]:
+        return metric(self.model, self.images, self.method, self.index, seed=self.seed)
 
 
 @dataclass(frozen=True)
@@ -153,20 +148,22 @@ METRICS: Mapping[str, Metric] = {
         "share of the probability lost when the normalised image is multiplied by its map",
     ),
     "increase": Metric(
-        lambda case: case.increase, True, "how often the probability gains when the image is multiplied by its map"
+        lambda case: faithfulness.gained(*case.dimmed),
+        True,
+        "how often the probability gains when the image is multiplied by its map",
     ),
     "road": Metric(lambda case: case.road, True, "(least - most relevant pixels imputed) / 2, at 20, 40, 60 and 80 %"),
     "coherency": Metric(
         lambda case: case.coherency, True, "correlation with the map of the image multiplied by the map"
     ),
-    "complexity": Metric(lambda case: case.complexity, False, "mean of the map"),
+    "complexity": Metric(lambda case: simplicity.complexity(case.maps), False, "mean of the map"),
     "adcc": Metric(
-        lambda case: simplicity.adcc(case.drop, case.coherency, case.complexity),
+        lambda case: simplicity.adcc(case.drop, case.coherency, simplicity.complexity(case.maps)),
         True,
         "harmonic mean of coherency, 1 - complexity and 1 - drop",
     ),
     "arcc": Metric(
-        lambda case: simplicity.arcc(case.road, case.coherency, case.complexity),
+        lambda case: simplicity.arcc(case.road, case.coherency, simplicity.complexity(case.maps)),
         True,
         "harmonic mean of coherency, 1 - complexity and twice road",
     ),
@@ -175,17 +172,17 @@ METRICS: Mapping[str, Metric] = {
         lambda case: simplicity.total_variation(case.maps), False, "mean difference of neighbouring pixels"
     ),
     "randomisation": Metric(
-        lambda case: rank_correlation(case.maps, case.forgetful_maps),
+        lambda case: rank_correlation(case.maps, case.maps_of_randomised_model),
         False,
         "rank correlation with the map of the network whose top half of layers is redrawn",
     ),
     "infidelity": Metric(
-        lambda case: case.robustness(robustness.infidelity),
+        lambda case: case.by_captum(robustness.infidelity),
         False,
         "squared error of what the map says about hiding random squares",
     ),
     "sensitivity": Metric(
-        lambda case: case.robustness(robustness.max_sensitivity),
+        lambda case: case.by_captum(robustness.max_sensitivity),
         False,
         "how far the map moves when a little noise is added to the image",
     ),

@@ -1,12 +1,13 @@
-"""Does the score follow the map? Pixels shown or hidden by rank, and images dimmed by their map.
+"""Does the score follow the map? Pixels shown, hidden or imputed by rank, and images dimmed by their map.
 
-Every probability is the softmax of the model's logits at the target. Insertion and deletion see only the
-order of a map's values. Average drop and increase see the values: a brighter map drops less, and a map of ones
-drops nothing, so report `simplicity.area` beside them.
+Every probability is the softmax of the model's logits at the target, 0 to 1. Insertion, deletion and ROAD see only the
+order of a map's values. Average drop and increase see the values: a brighter map drops less, and a map of ones drops
+nothing, so report `area` beside them.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -14,45 +15,52 @@ from torch import Tensor, nn
 
 from .._maps.evidence import expand_like
 from ..errors import InputError
-from ._perturbation import Baseline, NoisyLinear, blurred, check_together, order, zeros
+from ._perturbation import Baseline, NoisyLinear, blurred, check_together, imputed, order, zeros
 from ._probabilities import TargetIndex, at_least_one, target_probabilities
 
 if TYPE_CHECKING:
     from jaxtyping import Float
 
+    Images = Float[Tensor, "batch channel *space"]
+    Maps = Float[Tensor, "batch *space"]
+
+Fill = Callable[[Tensor, Tensor], Tensor]
+"""Takes numbers of images, (job,), and where pixels are removed, (job, *space); gives these images without them."""
+
+SHARES = (0.2, 0.4, 0.6, 0.8)
+"""The shares of pixels that ROAD removes: the percentiles 80, 60, 40 and 20 of a map."""
+
 
 def insertion(
     model: nn.Module,
-    images: Float[Tensor, "batch channel *space"],
-    maps: Float[Tensor, "batch *space"],
+    images: Images,
+    maps: Maps,
     target_index: TargetIndex,
     steps: int = 20,
     baseline: Baseline | NoisyLinear = blurred,
     batch_size: int = 32,
 ) -> Float[Tensor, "batch"]:
     """Area under `insertion_curve` over the share of pixels, 0 to 1; higher is better (RISE, arXiv:1806.07421)."""
-    curve = insertion_curve(model, images, maps, target_index, steps, baseline, batch_size)
-    return _area_under(curve, maps[0].numel())
+    return _area_under(insertion_curve(model, images, maps, target_index, steps, baseline, batch_size), maps)
 
 
 def deletion(
     model: nn.Module,
-    images: Float[Tensor, "batch channel *space"],
-    maps: Float[Tensor, "batch *space"],
+    images: Images,
+    maps: Maps,
     target_index: TargetIndex,
     steps: int = 20,
     baseline: Baseline | NoisyLinear = zeros,
     batch_size: int = 32,
 ) -> Float[Tensor, "batch"]:
     """Area under `deletion_curve` over the share of pixels, 0 to 1; lower is better (RISE, arXiv:1806.07421)."""
-    curve = deletion_curve(model, images, maps, target_index, steps, baseline, batch_size)
-    return _area_under(curve, maps[0].numel())
+    return _area_under(deletion_curve(model, images, maps, target_index, steps, baseline, batch_size), maps)
 
 
 def insertion_curve(
     model: nn.Module,
-    images: Float[Tensor, "batch channel *space"],
-    maps: Float[Tensor, "batch *space"],
+    images: Images,
+    maps: Maps,
     target_index: TargetIndex,
     steps: int = 20,
     baseline: Baseline | NoisyLinear = blurred,
@@ -62,27 +70,34 @@ def insertion_curve(
 
     Point k of steps + 1 shows round(k n / steps) of n pixels: point 0 is the baseline, the last one the image.
 
+    >>> model = nn.Sequential(nn.Flatten(), nn.Linear(4, 2, bias=False))
+    >>> _ = model[1].weight.data.copy_(torch.tensor([[1, 1, 0, 0], [0, 0, 0, 0]]))
+    >>> images = torch.ones(1, 1, 2, 2)
+    >>> insertion_curve(model, images, images[0], target_index=0, steps=1, baseline=zeros)
+    tensor([[0.5000, 0.8808]])
+
     Args:
-        model: returns logits; run in evaluation mode and left as it was.
+        model: returns logits of at least two classes; run in evaluation mode and left as it was.
         images: (batch, channel, *space), as the model takes them.
         maps: (batch, *space), of the images' size; only their order counts.
         target_index: the class, for all images or for each.
         steps: how many equal parts the pixels are shown in, at least 1.
-        baseline: makes of the images what a hidden pixel shows; see `perturbation`. `NoisyLinear` needs one to
-            start from: the highest of the map stays when inserting, the lowest when deleting.
+        baseline: makes of the images what a hidden pixel shows: `zeros`, `mean_of`, `blurred` or any such function;
+            or `NoisyLinear`, which imputes hidden pixels from the others and so always keeps one.
         batch_size: how many images the model sees at once, at least 1.
 
     Raises:
-        InputError: an argument cannot be used as given, or the model has fewer than two classes.
+        InputError: an argument cannot be used, or the model has fewer than two classes.
         OutputError, TargetError: the model's output has no logits, is not finite, or has several values per class.
     """
-    return _replacement_curve(model, images, maps, target_index, steps, baseline, batch_size, inserting=True)
+    shown, fill = _replacement(images, maps, steps, baseline, inserting=True)
+    return _curve(model, images, maps, target_index, shown, fill, batch_size, keep=True)
 
 
 def deletion_curve(
     model: nn.Module,
-    images: Float[Tensor, "batch channel *space"],
-    maps: Float[Tensor, "batch *space"],
+    images: Images,
+    maps: Maps,
     target_index: TargetIndex,
     steps: int = 20,
     baseline: Baseline | NoisyLinear = zeros,
@@ -92,57 +107,34 @@ def deletion_curve(
 
     Point 0 is the image, the last one the baseline. Arguments and errors as for `insertion_curve`.
     """
-    return _replacement_curve(model, images, maps, target_index, steps, baseline, batch_size, inserting=False)
+    hidden, fill = _replacement(images, maps, steps, baseline, inserting=False)
+    return _curve(model, images, maps, target_index, hidden, fill, batch_size, keep=False)
 
 
 def average_drop(
-    model: nn.Module,
-    images: Float[Tensor, "batch channel *space"],
-    maps: Float[Tensor, "batch *space"],
-    target_index: TargetIndex,
-    batch_size: int = 32,
+    model: nn.Module, images: Images, maps: Maps, target_index: TargetIndex, batch_size: int = 32
 ) -> Float[Tensor, "batch"]:
-    """Share of the target's probability p lost when the image is multiplied by its map (arXiv:1710.11063).
+    """Share of the target's probability p lost when the image is multiplied by its map (Grad-CAM++, arXiv:1710.11063).
 
-    max(0, p - o) / p with o of `dimmed_probabilities`, 0 to 1; 0 where p is 0. Lower is better. Arguments and
-    errors as there.
+    max(0, p - o) / p with o of `dimmed_probabilities`, 0 to 1; 0 where p is 0. Lower is better.
     """
     return share_lost(*dimmed_probabilities(model, images, maps, target_index, batch_size))
 
 
 def increase(
-    model: nn.Module,
-    images: Float[Tensor, "batch channel *space"],
-    maps: Float[Tensor, "batch *space"],
-    target_index: TargetIndex,
-    batch_size: int = 32,
+    model: nn.Module, images: Images, maps: Maps, target_index: TargetIndex, batch_size: int = 32
 ) -> Float[Tensor, "batch"]:
-    """1 where the image multiplied by its map is the more probable one, else 0 (arXiv:1710.11063).
-
-    Higher is better. Arguments and errors as for `dimmed_probabilities`.
-    """
+    """1 where the image multiplied by its map is the more probable one, else 0; higher is better (arXiv:1710.11063)."""
     return gained(*dimmed_probabilities(model, images, maps, target_index, batch_size))
 
 
 def dimmed_probabilities(
-    model: nn.Module,
-    images: Float[Tensor, "batch channel *space"],
-    maps: Float[Tensor, "batch *space"],
-    target_index: TargetIndex,
-    batch_size: int = 32,
+    model: nn.Module, images: Images, maps: Maps, target_index: TargetIndex, batch_size: int = 32
 ) -> tuple[Float[Tensor, "batch"], Float[Tensor, "batch"]]:
-    """Probability of the target for the image, and for the image multiplied by its map, both as the model takes them.
+    """Probability of the target for the image, and for the image multiplied by its map.
 
-    Args:
-        model: returns logits; run in evaluation mode and left as it was.
-        images: (batch, channel, *space), normalised, so that 0 is the mean colour.
-        maps: (batch, *space), of the images' size, in [0, 1].
-        target_index: the class, for all images or for each.
-        batch_size: how many images the model sees at once, at least 1.
-
-    Raises:
-        InputError: an argument cannot be used as given, or the model has fewer than two classes.
-        OutputError, TargetError: the model's output has no logits, is not finite, or has several values per class.
+    Images must be normalised, so that 0 is the mean colour, and maps lie in [0, 1]; otherwise, arguments and errors are
+    as for `insertion_curve`.
     """
     check_together(images, maps)
     if maps.min() < 0 or maps.max() > 1:
@@ -155,8 +147,8 @@ def dimmed_probabilities(
         factor = torch.where(expand_like(point, maps) == 0, 1, maps[image])
         return images[image] * factor[:, None].to(images.dtype)
 
-    found = target_probabilities(model, images, target_index, 2, perturb, batch_size)
-    return found[:, 0], found[:, 1]
+    whole, dimmed = target_probabilities(model, images, target_index, 2, perturb, batch_size).unbind(1)
+    return whole, dimmed
 
 
 def share_lost(whole: Float[Tensor, "batch"], dimmed: Float[Tensor, "batch"]) -> Float[Tensor, "batch"]:
@@ -169,49 +161,117 @@ def gained(whole: Float[Tensor, "batch"], dimmed: Float[Tensor, "batch"]) -> Flo
     return (dimmed > whole).to(whole.dtype)
 
 
-def _replacement_curve(
+def road_morf(
     model: nn.Module,
-    images: Tensor,
-    maps: Tensor,
+    images: Images,
+    maps: Maps,
     target_index: TargetIndex,
-    steps: int,
-    baseline: Baseline | NoisyLinear,
-    batch_size: int,
-    inserting: bool,
-) -> Tensor:
+    shares: Sequence[float] = SHARES,
+    noise: float = 0.0,
+    generator: torch.Generator | None = None,
+    batch_size: int = 32,
+) -> Float[Tensor, "batch"]:
+    """Mean probability of the target with the most relevant pixels imputed: ROAD's MoRF (arXiv:2202.00449).
+
+    For each of `shares`, above 0 and below 1, the round(share n) of n pixels with the highest values of the map, at
+    most n - 1, are replaced by `imputed`, so that their absence is no hint itself. Lower is better. `noise` and
+    `generator` are those of `imputed`, other arguments and errors as for `insertion_curve`, with two axes of space.
+    """
+    removed, fill = _removed(images, maps, shares), _imputation(images, noise, generator)
+    return _curve(model, images, maps, target_index, removed, fill, batch_size, keep=False).mean(1)
+
+
+def road_lerf(
+    model: nn.Module,
+    images: Images,
+    maps: Maps,
+    target_index: TargetIndex,
+    shares: Sequence[float] = SHARES,
+    noise: float = 0.0,
+    generator: torch.Generator | None = None,
+    batch_size: int = 32,
+) -> Float[Tensor, "batch"]:
+    """`road_morf` with the least relevant pixels imputed: ROAD's LeRF. Higher is better."""
+    kept = [maps[0].numel() - count for count in _removed(images, maps, shares)]
+    fill = _imputation(images, noise, generator)
+    return _curve(model, images, maps, target_index, kept, fill, batch_size, keep=True).mean(1)
+
+
+def road_combined(
+    model: nn.Module,
+    images: Images,
+    maps: Maps,
+    target_index: TargetIndex,
+    shares: Sequence[float] = SHARES,
+    noise: float = 0.0,
+    generator: torch.Generator | None = None,
+    batch_size: int = 32,
+) -> Float[Tensor, "batch"]:
+    """(`road_lerf` - `road_morf`) / 2, from -1/2 to 1/2; higher is better, and about 0 for random maps."""
+    most = road_morf(model, images, maps, target_index, shares, noise, generator, batch_size)
+    least = road_lerf(model, images, maps, target_index, shares, noise, generator, batch_size)
+    return (least - most) / 2
+
+
+def _removed(images: Tensor, maps: Tensor, shares: Sequence[float]) -> list[int]:
+    """How many pixels ROAD removes."""
+    check_together(images, maps, dims=2)
+    if not shares or not all(0 < share < 1 for share in shares):
+        raise InputError(f"shares must hold at least one number above 0 and below 1, but got {shares!r}.")
+    pixels = maps[0].numel()
+    return [min(round(share * pixels), pixels - 1) for share in shares]
+
+
+def _imputation(images: Tensor, noise: float, generator: torch.Generator | None) -> Fill:
+    return lambda image, removed: imputed(images[image], removed, noise, generator)
+
+
+def _replacement(
+    images: Tensor, maps: Tensor, steps: int, baseline: Baseline | NoisyLinear, inserting: bool
+) -> tuple[list[int], Fill]:
+    """How many pixels are touched at each point of a curve, and what replaces hidden ones."""
     check_together(images, maps)
     at_least_one("steps", steps)
-    ranks = order(maps).argsort(1).reshape(maps.shape)
-    counts = torch.tensor(_counts(maps[0].numel(), steps), device=images.device)
+    pixels = maps[0].numel()
+    counts = _counts(pixels, steps)
     if isinstance(baseline, NoisyLinear):
-        counts = counts.clamp_min(1) if inserting else counts.clamp_max(maps[0].numel() - 1)
-    else:
-        background = _background(baseline, images)
-
-    def perturb(image: Tensor, point: Tensor) -> Tensor:
-        touched = ranks[image] < expand_like(counts[point], ranks)
-        removed = ~touched if inserting else touched
-        if isinstance(baseline, NoisyLinear):
-            return baseline(images[image], removed)
-        return torch.where(removed[:, None], background[image], images[image])
-
-    return target_probabilities(model, images, target_index, steps + 1, perturb, batch_size)
-
-
-def _background(baseline: Baseline, images: Tensor) -> Tensor:
+        counts = [max(count, 1) if inserting else min(count, pixels - 1) for count in counts]
+        return counts, lambda image, removed: baseline(images[image], removed)
     with torch.no_grad():
         background = baseline(images)
     if not isinstance(background, Tensor) or background.shape != images.shape or background.dtype != images.dtype:
         came = f"{background.dtype} of {tuple(background.shape)}" if isinstance(background, Tensor) else background
         raise InputError(f"baseline must give images again, {images.dtype} of {tuple(images.shape)}, but gave {came}.")
-    return background
+    return counts, lambda image, removed: torch.where(removed[:, None], background[image], images[image])
+
+
+def _curve(
+    model: nn.Module,
+    images: Tensor,
+    maps: Tensor,
+    target_index: TargetIndex,
+    counts: Sequence[int],
+    fill: Fill,
+    batch_size: int,
+    keep: bool,
+) -> Float[Tensor, "batch point"]:
+    """The target's probability at each k, with the highest counts[k] pixels removed or, to `keep` them, all others."""
+    ranks = order(maps).argsort(1).reshape(maps.shape)
+    limits = torch.tensor(counts, device=images.device)
+
+    def perturb(image: Tensor, point: Tensor) -> Tensor:
+        highest = ranks[image] < expand_like(limits[point], ranks)
+        return fill(image, ~highest if keep else highest)
+
+    return target_probabilities(model, images, target_index, len(counts), perturb, batch_size)
 
 
 def _counts(pixels: int, steps: int) -> list[int]:
     return [round(step * pixels / steps) for step in range(steps + 1)]
 
 
-def _area_under(curve: Float[Tensor, "batch point"], pixels: int) -> Float[Tensor, "batch"]:
+def _area_under(curve: Float[Tensor, "batch point"], maps: Tensor) -> Float[Tensor, "batch"]:
     # The true shares: pixels need not divide evenly into steps.
+    pixels = maps[0].numel()
     shares = torch.tensor(_counts(pixels, curve.shape[1] - 1), dtype=curve.dtype, device=curve.device) / pixels
     return torch.trapezoid(curve, shares, dim=1)
