@@ -1,4 +1,4 @@
-"""A metric over many batches: values are kept, their mean and its interval come at the end."""
+"""A metric over many batches: keeps the values, gives their mean and its interval at the end."""
 
 from __future__ import annotations
 
@@ -51,11 +51,11 @@ class Accumulator:
             InputError: it gives no tensor of shape (batch,).
             CamError: see the function.
         """
-        found = self.function(*args, **kwargs)
-        if not isinstance(found, Tensor) or found.ndim != 1:
-            came = f"shape {tuple(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
+        values = self.function(*args, **kwargs)
+        if not isinstance(values, Tensor) or values.ndim != 1:
+            came = f"shape {tuple(values.shape)}" if isinstance(values, Tensor) else type(values).__name__
             raise InputError(f"function must give a tensor with one value per image, shape (batch,), but gave {came}.")
-        self._batches.append(found.detach().to("cpu", torch.float64, copy=True))
+        self._batches.append(values.detach().to("cpu", torch.float64, copy=True))
 
     @property
     def values(self) -> Float[Tensor, "image"]:
@@ -91,12 +91,10 @@ class Accumulator:
 
 
 def accumulator(metric: str) -> Accumulator:
-    """An accumulator of a metric in `benchmark.ALL`; its `update` takes the arguments of `benchmark.evaluate`.
+    """An accumulator of a metric of `icam evaluate`, except `maxboxacc`, which has no value per image.
 
-    >>> insertion = accumulator("insertion")
-    >>> insertion.update(model, images, get_method("gradcam"), steps=16)
-
-    It cannot take `maxboxacc`, which has no value per image.
+    Its `update` takes a model, images, a method, and the other arguments of `icam evaluate` as keywords: steps, seed,
+    target, regions. For instance `accumulator("insertion").update(model, images, get_method("gradcam"), steps=16)`.
 
     Raises:
         RecipeError: an unknown metric.

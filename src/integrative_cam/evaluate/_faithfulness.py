@@ -21,8 +21,7 @@ from ._probabilities import TargetIndex, at_least_one, target_probabilities
 if TYPE_CHECKING:
     from jaxtyping import Float
 
-    Images = Float[Tensor, "batch channel *space"]
-    Maps = Float[Tensor, "batch *space"]
+    from ._shapes import Images, Maps, PerImage
 
 Fill = Callable[[Tensor, Tensor], Tensor]
 """Takes numbers of images, (job,), and where pixels are removed, (job, *space); gives these images without them."""
@@ -39,7 +38,7 @@ def insertion(
     steps: int = 20,
     baseline: Baseline | NoisyLinear = blurred,
     batch_size: int = 32,
-) -> Float[Tensor, "batch"]:
+) -> PerImage:
     """Area under `insertion_curve` over the share of pixels, 0 to 1; higher is better (RISE, arXiv:1806.07421)."""
     return _area_under(insertion_curve(model, images, maps, target_index, steps, baseline, batch_size), maps)
 
@@ -52,7 +51,7 @@ def deletion(
     steps: int = 20,
     baseline: Baseline | NoisyLinear = zeros,
     batch_size: int = 32,
-) -> Float[Tensor, "batch"]:
+) -> PerImage:
     """Area under `deletion_curve` over the share of pixels, 0 to 1; lower is better (RISE, arXiv:1806.07421)."""
     return _area_under(deletion_curve(model, images, maps, target_index, steps, baseline, batch_size), maps)
 
@@ -113,7 +112,7 @@ def deletion_curve(
 
 def average_drop(
     model: nn.Module, images: Images, maps: Maps, target_index: TargetIndex, batch_size: int = 32
-) -> Float[Tensor, "batch"]:
+) -> PerImage:
     """Share of the target's probability p lost when the image is multiplied by its map (Grad-CAM++, arXiv:1710.11063).
 
     max(0, p - o) / p with o of `dimmed_probabilities`, 0 to 1; 0 where p is 0. Lower is better.
@@ -121,16 +120,14 @@ def average_drop(
     return share_lost(*dimmed_probabilities(model, images, maps, target_index, batch_size))
 
 
-def increase(
-    model: nn.Module, images: Images, maps: Maps, target_index: TargetIndex, batch_size: int = 32
-) -> Float[Tensor, "batch"]:
+def increase(model: nn.Module, images: Images, maps: Maps, target_index: TargetIndex, batch_size: int = 32) -> PerImage:
     """1 where the image multiplied by its map is the more probable one, else 0; higher is better (arXiv:1710.11063)."""
     return gained(*dimmed_probabilities(model, images, maps, target_index, batch_size))
 
 
 def dimmed_probabilities(
     model: nn.Module, images: Images, maps: Maps, target_index: TargetIndex, batch_size: int = 32
-) -> tuple[Float[Tensor, "batch"], Float[Tensor, "batch"]]:
+) -> tuple[PerImage, PerImage]:
     """Probability of the target for the image, and for the image multiplied by its map.
 
     Images must be normalised, so that 0 is the mean colour, and maps lie in [0, 1]; otherwise, arguments and errors are
@@ -151,12 +148,12 @@ def dimmed_probabilities(
     return whole, dimmed
 
 
-def share_lost(whole: Float[Tensor, "batch"], dimmed: Float[Tensor, "batch"]) -> Float[Tensor, "batch"]:
+def share_lost(whole: PerImage, dimmed: PerImage) -> PerImage:
     """max(0, whole - dimmed) / whole; 0 where whole is 0."""
     return torch.where(whole > 0, (whole - dimmed).relu() / whole, 0)
 
 
-def gained(whole: Float[Tensor, "batch"], dimmed: Float[Tensor, "batch"]) -> Float[Tensor, "batch"]:
+def gained(whole: PerImage, dimmed: PerImage) -> PerImage:
     """1 where dimmed is above whole, else 0."""
     return (dimmed > whole).to(whole.dtype)
 
@@ -170,7 +167,7 @@ def road_morf(
     noise: float = 0.0,
     generator: torch.Generator | None = None,
     batch_size: int = 32,
-) -> Float[Tensor, "batch"]:
+) -> PerImage:
     """Mean probability of the target with the most relevant pixels imputed: ROAD's MoRF (arXiv:2202.00449).
 
     For each of `shares`, above 0 and below 1, the round(share n) of n pixels with the highest values of the map, at
@@ -190,7 +187,7 @@ def road_lerf(
     noise: float = 0.0,
     generator: torch.Generator | None = None,
     batch_size: int = 32,
-) -> Float[Tensor, "batch"]:
+) -> PerImage:
     """`road_morf` with the least relevant pixels imputed: ROAD's LeRF. Higher is better."""
     kept = [maps[0].numel() - count for count in _removed(images, maps, shares)]
     fill = _imputation(images, noise, generator)
@@ -206,7 +203,7 @@ def road_combined(
     noise: float = 0.0,
     generator: torch.Generator | None = None,
     batch_size: int = 32,
-) -> Float[Tensor, "batch"]:
+) -> PerImage:
     """(`road_lerf` - `road_morf`) / 2, from -1/2 to 1/2; higher is better, and about 0 for random maps."""
     most = road_morf(model, images, maps, target_index, shares, noise, generator, batch_size)
     least = road_lerf(model, images, maps, target_index, shares, noise, generator, batch_size)
@@ -270,7 +267,7 @@ def _counts(pixels: int, steps: int) -> list[int]:
     return [round(step * pixels / steps) for step in range(steps + 1)]
 
 
-def _area_under(curve: Float[Tensor, "batch point"], maps: Tensor) -> Float[Tensor, "batch"]:
+def _area_under(curve: Float[Tensor, "batch point"], maps: Tensor) -> PerImage:
     # The true shares: pixels need not divide evenly into steps.
     pixels = maps[0].numel()
     shares = torch.tensor(_counts(pixels, curve.shape[1] - 1), dtype=curve.dtype, device=curve.device) / pixels

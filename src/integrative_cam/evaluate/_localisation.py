@@ -1,4 +1,8 @@
-"""Does the map lie on the object? Maps against masks."""
+"""Does the map lie on the object? Maps (batch, height, width) against masks of the objects, True inside.
+
+Each function returns one value per image, and raises InputError if shapes differ, maps are not finite, masks are not
+boolean, or a mask is empty.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +20,8 @@ from ._perturbation import check_maps, order
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float
+
+    from ._shapes import FlatMaps, Masks, PerImage
 
 THRESHOLDS = 100
 """How many equally spaced thresholds `best_iou` and `box_hits` try."""
@@ -43,15 +49,13 @@ def mask_of_boxes(boxes: Float[Tensor, "box 4"], size: tuple[int, int]) -> Bool[
     return inside_boxes(at_least_float32(boxes), size).any(0)
 
 
-def pointing(
-    maps: Float[Tensor, "batch height width"], masks: Bool[Tensor, "batch height width"]
-) -> Float[Tensor, "batch"]:
+def pointing(maps: FlatMaps, masks: Masks) -> PerImage:
     """1 where the map's maximum lies inside of the mask, else 0 (the pointing game, arXiv:1608.00507).
 
     Of several equal maxima, the share inside: a blank map gets the mask's share of the image. Higher is better.
 
-    Raises:
-        InputError: shapes differ, maps are not finite, masks are not boolean or one is empty.
+    >>> pointing(torch.tensor([[[0.0, 1.0]]]), torch.tensor([[[False, True]]]))
+    tensor([1.])
     """
     _check(maps, masks)
     flat = maps.flatten(1)
@@ -60,13 +64,14 @@ def pointing(
     return inside.to(at_least_float32(maps).dtype) / highest.sum(1)
 
 
-def energy(
-    maps: Float[Tensor, "batch height width"], masks: Bool[Tensor, "batch height width"]
-) -> Float[Tensor, "batch"]:
+def energy(maps: FlatMaps, masks: Masks) -> PerImage:
     """Share of the map's sum inside of the mask, 0 to 1; 0 for a blank map. Higher is better (arXiv:1910.01279).
 
+    >>> energy(torch.tensor([[[0.5, 1.5]]]), torch.tensor([[[False, True]]]))
+    tensor([0.7500])
+
     Raises:
-        InputError: shapes differ, maps are negative or not finite, masks are not boolean or one is empty.
+        InputError: maps are negative, or as in all functions of localisation.
     """
     _check(maps, masks)
     if maps.min() < 0:
@@ -78,15 +83,14 @@ def energy(
     return torch.where(total > 0, (flat * masks.flatten(1)).sum(1) / total, 0)
 
 
-def top_share(
-    maps: Float[Tensor, "batch height width"], masks: Bool[Tensor, "batch height width"], share: float = 0.1
-) -> Float[Tensor, "batch"]:
+def top_share(maps: FlatMaps, masks: Masks, share: float = 0.1) -> PerImage:
     """Share of the top round(share n) of n pixels, at least one, that lies inside of the mask; higher is better.
 
-    Equal values are taken in the order of `perturbation.order`. Below 1 for any map if the mask is smaller.
+    Equal values are taken in the order of `order`. Below 1 for any map if the mask is smaller. `share` is above 0 and
+    at most 1.
 
-    Raises:
-        InputError: as for `pointing`, or share is not above 0 and at most 1.
+    >>> top_share(torch.tensor([[[0.1, 0.8, 0.9, 0.2]]]), torch.tensor([[[False, False, True, True]]]), share=0.5)
+    tensor([0.5000])
     """
     _check(maps, masks)
     if not 0 < share <= 1:
@@ -95,15 +99,13 @@ def top_share(
     return masks.flatten(1).gather(1, order(maps)[:, :count]).to(at_least_float32(maps).dtype).mean(1)
 
 
-def best_iou(
-    maps: Float[Tensor, "batch height width"], masks: Bool[Tensor, "batch height width"]
-) -> Float[Tensor, "batch"]:
+def best_iou(maps: FlatMaps, masks: Masks) -> PerImage:
     """Largest intersection over union of the mask and {map / maximum > t}, t = 0, 1/100, ..., 99/100; 0 to 1.
 
     0 for a map without positive values. Higher is better.
 
-    Raises:
-        InputError: shapes differ, maps are not finite, masks are not boolean or one is empty.
+    >>> best_iou(torch.tensor([[[0.0, 0.4, 1.0]]]), torch.tensor([[[False, False, True]]]))
+    tensor([1.])
     """
     _check(maps, masks)
     scaled, mask = _by_maximum(maps).flatten(1), masks.flatten(1)
@@ -114,18 +116,13 @@ def best_iou(
     return best
 
 
-def box_hits(
-    maps: Float[Tensor, "batch height width"], boxes: Sequence[Float[Tensor, "box 4"]]
-) -> Bool[Tensor, "batch threshold"]:
+def box_hits(maps: FlatMaps, boxes: Sequence[Float[Tensor, "box 4"]]) -> Bool[Tensor, "batch threshold"]:
     """At each threshold t = 0, 1/100, ..., 99/100: does the map's box find one of the image's boxes?
 
     The map's box is the smallest around the largest connected part, diagonals included, of {map / maximum > t}; of
     equally large parts the one met first, row by row. It finds a box at an intersection over union of at least 1/2.
-    A map without positive values finds none. Computed on the CPU, in linear time.
-
-    Args:
-        maps: (batch, height, width).
-        boxes: per image, (left, top, right, bottom) in pixels of the map, as for `mask_of_boxes`; at least one.
+    A map without positive values finds none. Computed on the CPU, in linear time. `boxes` are, for each image, those of
+    `mask_of_boxes`, at least one.
 
     Raises:
         InputError: shapes differ, maps are not finite, or an image has no box or one without width or height.
@@ -137,7 +134,7 @@ def box_hits(
             f"maps must have shape (batch, height, width), one map for each of {len(boxes)} images' boxes, "
             f"but got {tuple(maps.shape)}."
         )
-    found = torch.zeros(len(maps), THRESHOLDS, dtype=torch.bool)
+    hits = torch.zeros(len(maps), THRESHOLDS, dtype=torch.bool)
     for number, (scaled, true) in enumerate(zip(_by_maximum(maps).cpu(), boxes, strict=True)):
         if true.ndim != 2 or true.shape[1] != 4 or not len(true) or not (true[:, 2:] > true[:, :2]).all():
             raise InputError(
@@ -147,18 +144,18 @@ def box_hits(
         for step in range(THRESHOLDS):
             region = scaled > step / THRESHOLDS
             if region.any():
-                found[number, step] = bool((overlap(_largest_part(region), true.double().cpu()) >= HIT).any())
-    return found.to(maps.device)
+                hits[number, step] = bool((overlap(_largest_part(region), true.double().cpu()) >= HIT).any())
+    return hits.to(maps.device)
 
 
 def max_box_accuracy(hits: Bool[Tensor, "image threshold"]) -> tuple[float, int]:
     """MaxBoxAcc (arXiv:2007.04178): the share of images whose box is found, at the threshold where it is largest.
 
-    One threshold for all images; returned with its number, the lowest of equals. The paper asks for the largest part
-    of min-max scaled maps; ours are divided by their maximum.
+    One threshold for all images; returned with its number, the lowest of equals. `hits` are those of `box_hits` over
+    the data set. The paper takes the largest part of min-max scaled maps; ours are divided by their maximum.
 
-    Args:
-        hits: (image, threshold), from `box_hits` over the data set.
+    >>> max_box_accuracy(torch.tensor([[True, True, False], [False, True, False]]))
+    (1.0, 1)
 
     Raises:
         InputError: hits are not boolean, not (image, threshold), or empty.
@@ -172,7 +169,7 @@ def max_box_accuracy(hits: Bool[Tensor, "image threshold"]) -> tuple[float, int]
     return max(counts) / len(hits), counts.index(max(counts))
 
 
-def _by_maximum(maps: Float[Tensor, "batch height width"]) -> Float[Tensor, "batch height width"]:
+def _by_maximum(maps: FlatMaps) -> FlatMaps:
     """0 everywhere for a map without positive values."""
     highest = at_least_float32(maps).amax((1, 2), keepdim=True)
     return torch.where(highest > 0, at_least_float32(maps) / highest, 0)

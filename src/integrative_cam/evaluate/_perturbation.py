@@ -26,7 +26,7 @@ _TIES = 0
 
 
 def zeros(images: Float[Tensor, "batch channel *space"]) -> Float[Tensor, "batch channel *space"]:
-    """Zero everywhere: in normalised images the data set's mean colour."""
+    """Zero everywhere: the data set's mean colour, in normalised images."""
     return torch.zeros_like(images)
 
 
@@ -126,9 +126,12 @@ class NoisyLinear:
 def order(maps: Float[Tensor, "batch *space"]) -> Int[Tensor, "batch position"]:
     """Flat positions from the highest to the lowest value of each map.
 
-    Equal values follow one fixed random permutation, the same for every map of a size and on every device. In
-    reading order ties would favour the top of the image, so that a blank map would reveal it row by row and a
-    coarse map be credited or blamed for where its plateaus lie.
+    Equal values follow one fixed random permutation, the same for every map of a size and on every device. In reading
+    order, ties would favour the top of the image: a blank map would reveal it row by row, and a coarse map would be
+    credited or blamed for where its plateaus lie.
+
+    >>> order(torch.tensor([[0.2, 0.9, 0.5]]))
+    tensor([[1, 2, 0]])
 
     Raises:
         InputError: maps are not finite.

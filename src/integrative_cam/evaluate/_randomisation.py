@@ -25,50 +25,49 @@ from ._simplicity import check_alike, coherency
 if TYPE_CHECKING:
     from jaxtyping import Float
 
+    from ._shapes import Images, Maps, PerImage
+
 SHARES = (0.1, 0.25, 0.5, 0.75, 1.0)
-"""The shares of a network's layers that `randomisation_curve` redraws."""
+"""Of a network's layers, redrawn one after the other by `randomisation_curve`."""
 
 
 def randomisation(
     model: nn.Module,
-    images: Float[Tensor, "batch channel *space"],
+    images: Images,
     method: Explainer,
     target_index: TargetIndex,
     share: float = 0.5,
     seed: int = 0,
-) -> Float[Tensor, "batch"]:
-    """`rank_correlation` of a method's maps with those it makes once the top `share` of the layers is redrawn.
+) -> PerImage:
+    """`randomisation_curve` at one share of the layers."""
+    return randomisation_curve(model, images, method, target_index, (share,), seed)[:, 0]
 
-    -1 to 1; lower is better: about 0 says that the map depends on what was learned. A method whose maps are
-    constant gets 0 too, so read it beside a measure of faithfulness.
+
+def randomisation_curve(
+    model: nn.Module,
+    images: Images,
+    method: Explainer,
+    target_index: TargetIndex,
+    shares: Sequence[float] = SHARES,
+    seed: int = 0,
+) -> Float[Tensor, "batch share"]:
+    """`rank_correlation` of a method's maps with those that it makes once the top layers are redrawn.
+
+    -1 to 1; lower is better: about 0 says that the map depends on what was learned. A method whose maps are constant
+    gets 0 too, so read it beside a measure of faithfulness. With rising shares, this is the paper's cascade from the
+    output to the input: each network keeps what was drawn for the one before.
 
     Args:
         model: any; it is copied, and left as it was.
         images: (batch, channel, *space), as the model takes them.
         method: one of `list_methods()`, or any callable like them.
         target_index: the class explained before and after, for all images or for each.
-        share: see `randomised`.
+        shares: of the layers that are redrawn; at least one. See `randomised`.
         seed: see `randomised`.
 
     Raises:
         InputError: see `randomised`.
         CamError: see `explain`.
-    """
-    return randomisation_curve(model, images, method, target_index, (share,), seed)[:, 0]
-
-
-def randomisation_curve(
-    model: nn.Module,
-    images: Float[Tensor, "batch channel *space"],
-    method: Explainer,
-    target_index: TargetIndex,
-    shares: Sequence[float] = SHARES,
-    seed: int = 0,
-) -> Float[Tensor, "batch share"]:
-    """`randomisation` at each of `shares`: the paper's cascade from the output to the input.
-
-    With rising shares each network keeps what was drawn for the one before. Arguments and errors as for
-    `randomisation`; shares must hold at least one number.
     """
     for share in shares:
         _check_share(share)
@@ -81,12 +80,13 @@ def randomisation_curve(
     return torch.stack(correlations, 1)
 
 
-def rank_correlation(
-    maps: Float[Tensor, "batch *space"], others: Float[Tensor, "batch *space"]
-) -> Float[Tensor, "batch"]:
+def rank_correlation(maps: Maps, others: Maps) -> PerImage:
     """Spearman's rank correlation of each map with its other, -1 to 1; equal values share the mean of their ranks.
 
     0 where either is constant, as a blank map is: without an order there is none to agree with.
+
+    >>> rank_correlation(torch.tensor([[0.1, 0.2, 0.9]]), torch.tensor([[0.0, 0.7, 0.8]]))
+    tensor([1.])
 
     Raises:
         InputError: shapes differ, or maps are not finite.
@@ -101,11 +101,10 @@ def rank_correlation(
 def randomised(model: nn.Module, share: float, seed: int = 0) -> nn.Module:
     """A copy of the model whose top round(share n) of n layers, at least one, have forgotten what they learned.
 
-    A layer is a module with parameters or running statistics of its own; the top is where registration, the order
-    of `model.modules()`, ends. A layer is redrawn by its `reset_parameters`: torch's own initialisation, and for
-    batch norm also running mean 0 and variance 1, since the statistics are learned from what the layers
-    before it gave. A parameter that this leaves alone, or that has no such method, is drawn from the normal
-    distribution of its own mean and standard deviation.
+    A layer is a module with parameters or running statistics of its own; the top layers are the last ones in
+    `model.modules()`. A layer is redrawn by its `reset_parameters`: torch's own initialisation, and for batch norm
+    also running mean 0 and variance 1, which were learned too. A parameter that this does not change is drawn from
+    the normal distribution of its own mean and standard deviation.
 
     Layers are drawn from the output down, on the CPU: a larger share keeps the draws of a smaller one, and a seed
     gives the same network on every device. Other random numbers are left alone.
@@ -153,7 +152,7 @@ def _redraw(layer: nn.Module) -> None:
     layer.to(device)
 
 
-def _ranks(maps: Float[Tensor, "batch *space"]) -> Float[Tensor, "batch position"]:
+def _ranks(maps: Maps) -> Float[Tensor, "batch position"]:
     flat = maps.flatten(1).contiguous()
     ordered = flat.sort(1).values
     below = torch.searchsorted(ordered, flat)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 import torch
@@ -20,6 +21,8 @@ from ._probabilities import TargetIndex, at_least_one, left_as_it_was
 
 if TYPE_CHECKING:
     from jaxtyping import Float
+
+    from ._shapes import Images, PerImage
 
 Perturbation = Callable[[Tensor, torch.Generator], Tensor]
 """Takes one image (channel, *space) and a generator on the CPU, and gives what is subtracted from the image."""
@@ -46,20 +49,20 @@ def noise(image: Float[Tensor, "channel *space"], generator: torch.Generator) ->
 
 def infidelity(
     model: nn.Module,
-    images: Float[Tensor, "batch channel *space"],
+    images: Images,
     method: Explainer,
     target_index: TargetIndex,
     perturbation: Perturbation = removed_square,
     samples: int = 64,
     seed: int = 0,
     batch_size: int = 32,
-) -> Float[Tensor, "batch"]:
+) -> PerImage:
     """How far the map's own account of a perturbation I is from what it does to the score; lower is better.
 
-    The mean of (beta <I, attribution> - (S(x) - S(x - I)))^2 over `samples` draws of I, with the signed map spread
-    over the channels as attribution (`integrations.Attribution`) and S the target's logit; in squared logits, 0 at
-    best. A map has no unit, so beta is the factor that fits it best (captum's `normalize`); it is positive, negative
-    or, for a blank map, 0.
+    The mean of (beta <I, attribution> - (S(x) - S(x - I)))^2 over draws of I, with the signed map spread over the
+    channels as attribution (`integrations.Attribution`) and S the target's logit; in squared logits, 0 at best. A map
+    has no unit, so beta is the factor that fits it best (captum's `normalize`); it may be negative, and is 0 for a
+    blank map.
 
     Args:
         model: returns logits; run in evaluation mode and left as it was.
@@ -72,112 +75,87 @@ def infidelity(
         batch_size: how many images the model sees at once, at least 1.
 
     Raises:
-        InputError: an argument cannot be used as given.
+        InputError: an argument cannot be used.
         OutputError: the score of a perturbed image is NaN or infinite.
         MissingExtraError: captum is not installed.
         CamError: see `explain`.
     """
-    try:
-        from captum.metrics import infidelity as measure
-    except ImportError as error:
-        raise MissingExtraError.of("infidelity", "peers", error) from error
+    measure = _from_captum("infidelity")
     _check(images, samples, batch_size)
     explanation = method(model, images, target_index)
     attributions = spread_over_channels(explanation.signed_map, images)
 
-    found = []
+    def perturb(generator: torch.Generator, copies: Tensor) -> tuple[Tensor, Tensor]:
+        removed = torch.stack([perturbation(copy, generator) for copy in copies])
+        return removed, copies - removed
+
+    values = []
     with left_as_it_was(model, images.device):
         for image, attribution, index in zip(images, attributions, _classes(explanation), strict=True):
-            values = measure(
+            value = measure(
                 partial(_scores, model, index),
-                _taking(perturbation, seed),
+                partial(perturb, torch.Generator().manual_seed(seed)),
                 image[None].detach(),
                 attribution[None],
                 n_perturb_samples=samples,
                 max_examples_per_batch=min(batch_size, samples),
                 normalize=True,
             )
-            found.append(values)
-    return torch.cat(found)
+            values.append(value)
+    return torch.cat(values)
 
 
 def max_sensitivity(
     model: nn.Module,
-    images: Float[Tensor, "batch channel *space"],
+    images: Images,
     method: Explainer,
     target_index: TargetIndex,
     radius: float = 0.02,
     samples: int = 10,
     seed: int = 0,
     batch_size: int = 32,
-) -> Float[Tensor, "batch"]:
+) -> PerImage:
     """How far the map moves, at most, when uniform noise is added to the image; lower is better.
 
-    The largest |map(x + noise) - map(x)| / |map(x)| over `samples` draws of noise in [-radius, radius], with the
-    signed map of the same class (`Explanation.signed_map`) and Euclidean norms; a blank map(x) is divided by 1.
-
-    Args:
-        model: as for `infidelity`.
-        images: (batch, channel, *space).
-        method: as for `infidelity`.
-        target_index: the class, for all images or for each.
-        radius: in the images' unit, above 0; 0.02 is captum's.
-        samples: draws per image, at least 1.
-        seed: as for `infidelity`.
-        batch_size: how many images the method gets at once, at least 1.
-
-    Raises:
-        InputError: an argument cannot be used as given.
-        MissingExtraError: captum is not installed.
-        CamError: see `explain`.
+    The largest |map(x + noise) - map(x)| / |map(x)| over draws of noise in [-radius, radius], in the images' unit, with
+    the signed map of the same class (`Explanation.signed_map`) and Euclidean norms; a blank map(x) is divided by 1.
+    `radius` is above 0, by default captum's; other arguments and errors as for `infidelity`.
     """
-    try:
-        from captum.metrics import sensitivity_max as measure
-    except ImportError as error:
-        raise MissingExtraError.of("max_sensitivity", "peers", error) from error
+    measure = _from_captum("sensitivity_max")
     _check(images, samples, batch_size)
     if not 0 < radius < float("inf"):
         raise InputError(f"radius must be a finite number above 0, but got {radius!r}.")
-    found = []
+
+    def shake(generator: torch.Generator, copies: Tensor) -> Tensor:
+        drawn = torch.stack([torch.rand(copy.shape, generator=generator) for copy in copies])
+        return copies + radius * (2 * drawn.to(copies) - 1)
+
+    values = []
     for image, index in zip(images, _classes(method(model, images, target_index)), strict=True):
-        values = measure(
+        value = measure(
             Attribution(model, method).attribute,
             image[None].detach(),
-            _shaking(radius, seed),
+            partial(shake, torch.Generator().manual_seed(seed)),
             n_perturb_samples=samples,
             max_examples_per_batch=min(batch_size, samples),
             target=index,
         )
-        found.append(values)
-    return torch.cat(found)
+        values.append(value)
+    return torch.cat(values)
+
+
+def _from_captum(name: str) -> Callable[..., Tensor]:
+    try:
+        metric: Callable[..., Tensor] = getattr(import_module("captum.metrics"), name)
+    except ImportError as error:
+        raise MissingExtraError.of(name, "peers", error) from error
+    return metric
 
 
 def _classes(explanation: Explanation) -> list[int]:
     if explanation.target is None:
         raise InputError("target_index must be one class index, or one per image, but the method explained no class.")
     return explanation.target.tolist()
-
-
-def _taking(perturbation: Perturbation, seed: int) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
-    """What captum's infidelity calls with copies of an image: the perturbations, and the perturbed copies."""
-    generator = torch.Generator().manual_seed(seed)
-
-    def taken(copies: Tensor) -> tuple[Tensor, Tensor]:
-        found = torch.stack([perturbation(copy, generator) for copy in copies])
-        return found, copies - found
-
-    return taken
-
-
-def _shaking(radius: float, seed: int) -> Callable[[Tensor], Tensor]:
-    """What captum's sensitivity_max calls with copies of an image: the noisy copies."""
-    generator = torch.Generator().manual_seed(seed)
-
-    def shaken(copies: Tensor) -> Tensor:
-        drawn = torch.stack([torch.rand(copy.shape, generator=generator) for copy in copies])
-        return copies + radius * (2 * drawn.to(copies) - 1)
-
-    return shaken
 
 
 def _scores(model: nn.Module, index: int, images: Tensor) -> Float[Tensor, "job"]:

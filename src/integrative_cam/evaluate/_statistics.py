@@ -32,7 +32,10 @@ def bootstrap_mean(
 ) -> Interval:
     """The mean and its percentile bootstrap interval: images drawn with replacement `resamples` times.
 
-    The same for the same seed, on every device; other random numbers are left alone.
+    The same for the same seed, on every device; the global random state stays as it is.
+
+    >>> bootstrap_mean(torch.tensor([0.25, 0.25, 0.25]))
+    Interval(mean=0.25, low=0.25, high=0.25, n=3)
 
     Args:
         values: one per image.
@@ -68,7 +71,10 @@ def paired_difference(
     level: float = 0.95,
     seed: int = 0,
 ) -> Interval:
-    """`bootstrap_mean` of left - right, image by image: the images' own difficulty cancels.
+    """`bootstrap_mean` of left - right, image by image, so that the images' own difficulty cancels.
+
+    >>> paired_difference(torch.tensor([0.5, 0.75]), torch.tensor([0.25, 0.5]))
+    Interval(mean=0.25, low=0.25, high=0.25, n=2)
 
     Raises:
         InputError: left and right differ in length, or as for `bootstrap_mean`.
@@ -87,6 +93,9 @@ def win_rate(
 
     Negate both where lower is better.
 
+    >>> win_rate(torch.tensor([0.5, 0.75]), torch.tensor([0.25, 0.5])).mean
+    1.0
+
     Raises:
         InputError: as for `paired_difference`.
     """
@@ -97,6 +106,9 @@ def mean_rank(table: Float[Tensor, "case method"]) -> Float[Tensor, "method"]:
     """Each method's rank, 1 for the largest value of a row, averaged over the rows; equal values share their ranks.
 
     Negate the rows in which lower is better.
+
+    >>> mean_rank(torch.tensor([[0.9, 0.1, 0.5], [0.9, 0.5, 0.5]]))
+    tensor([1.0000, 2.7500, 2.2500], dtype=torch.float64)
 
     Raises:
         InputError: table is not (case, method), is empty or not finite.
