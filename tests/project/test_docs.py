@@ -137,6 +137,7 @@ def test_python_blocks_run(path: Path, folder: Path, request: pytest.FixtureRequ
     torch.manual_seed(0)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # others' libraries; a blank map of a random network
+        warnings.filterwarnings("error", ".*goes with the next release", DeprecationWarning)  # our own old names
         for example in document:
             example.evaluate()
 
