@@ -16,7 +16,7 @@ with harness.instrumented():
     from integrative_cam.models import Network, Preprocessing
     from integrative_cam.query import Prediction, Question, resolve_targets
     from integrative_cam.run import Job
-    from integrative_cam.targets._sample import as_target
+    from integrative_cam.targets._scoring import as_target
 
 PHOTOGRAPH = Image.fromarray(np.random.default_rng(0).integers(0, 256, (30, 40, 3), dtype=np.uint8))
 MASK, SMALL = harness.WORK / "mask.png", harness.WORK / "small.png"

@@ -16,7 +16,7 @@ from reference.arrays import Array
 from torch import Tensor, nn
 
 from integrative_cam import get_method
-from integrative_cam.methods._fullgrad import full_grad
+from integrative_cam.methods._gradients import full_grad
 
 
 def test_by_hand() -> None:

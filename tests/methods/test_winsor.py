@@ -15,7 +15,7 @@ from reference.arrays import relu, total
 from torch import nn
 
 from integrative_cam import get_method
-from integrative_cam.methods._winsor import PERCENTILE, importances, winsorised
+from integrative_cam.methods._gradients import PERCENTILE, importances, winsorised
 
 
 def test_by_hand() -> None:

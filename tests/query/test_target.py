@@ -13,7 +13,7 @@ from integrative_cam.errors import TargetError
 from integrative_cam.models import Network, Preprocessing
 from integrative_cam.query import Prediction, Question, ResolvedTarget, parse_target, resolve_targets
 from integrative_cam.query._target import classes_named, combine_classes
-from integrative_cam.targets._sample import as_target
+from integrative_cam.targets._scoring import as_target
 
 NETWORK = Network("bar", nn.Identity(), Preprocessing(), ("C++", "gin+tonic", "gin, geneva", "tonic", "rum"))
 LOGITS = torch.tensor([1.0, 2, 4, 8, 16])

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from .._deprecation import warn_deprecated
 from ..errors import InputError, RecipeError
@@ -30,12 +29,15 @@ _LINEAR = {"readout": "identity", "bias": "none", **PLAIN}
 
 @dataclass(frozen=True)
 class Method:
-    """A way to make maps with a name, a line about it, and its source; called like `explain`."""
+    """A way to make maps with a name, a line about it, and its source; called like `explain`.
+
+    `way` is a recipe, a function, or the name of one in this package, which is imported when it is called.
+    """
 
     name: str
     description: str
     source: str
-    way: Recipe | Explainer
+    way: Recipe | Explainer | str
 
     def __call__(self, model: nn.Module, images: Inputs, target: Target = None) -> Explanation:
         """Explain `target` for each image; see `IntegrativeCAM`.
@@ -53,7 +55,11 @@ class Method:
                 f"images must be one tensor for {self.name}, but got a {type(images).__name__}: only methods that are "
                 "recipes explain networks of several inputs."
             )
-        return self.way(model, images, target)
+        way = self.way
+        if isinstance(way, str):
+            module, _, function = way.rpartition(".")
+            way = cast(Explainer, getattr(import_module(f".{module}", __package__), function))
+        return way(model, images, target)
 
     def explain_targets(self, model: nn.Module, images: Inputs, targets: Targets) -> list[Explanation]:
         """Explain several targets of each image; a recipe runs the network once. See
@@ -99,12 +105,6 @@ def _stages(**ingredients: object) -> Recipe:
     """The last activation at each resolution, positive evidence, equal weights."""
     fused = {"taps": "stages", "weighting": "uniform", "negative_share": 0.0, "signed": False}
     return Recipe(**{**_LINEAR, **fused, **ingredients})
-
-
-def _imported(module: str, name: str, model: nn.Module, images: Tensor, target: Target = None) -> Explanation:
-    """Call a function of a module of this package, which is imported now."""
-    explanation: Explanation = getattr(import_module(f".{module}", __package__), name)(model, images, target)
-    return explanation
 
 
 _ALL = (
@@ -160,37 +160,35 @@ _ALL = (
         "winsorcam",
         "Grad-CAM of every convolution, weighted by mean gradients without outliers",
         "arXiv:2507.10846",
-        partial(_imported, "_winsor", "winsor_cam"),
+        "_gradients.winsor_cam",
     ),
     Method(
         "fullgrad",
         "gradient times value at the input and at every bias, as magnitudes from 0 to 1",
         "arXiv:1905.00780",
-        partial(_imported, "_fullgrad", "full_grad"),
+        "_gradients.full_grad",
     ),
     Method(
         "gradcam-elementwise",
         "last layer, gradient times activation at each position and channel where positive",
         "pytorch-grad-cam",
-        partial(_imported, "_elementwise", "elementwise_grad_cam"),
+        "_gradients.elementwise_grad_cam",
     ),
     Method(
         "scorecam",
         "last layer, each channel weighted by what the image masked with it scores; half a minute on a CPU",
         "arXiv:1910.01279",
-        partial(_imported, "_perturbation", "score_cam"),
+        "_perturbation.score_cam",
     ),
     Method(
         "ablationcam",
         "last layer, each channel weighted by how far the score falls without it; half a minute on a CPU",
         "10.1109/WACV45572.2020.9093360",
-        partial(_imported, "_perturbation", "ablation_cam"),
+        "_perturbation.ablation_cam",
     ),
-    Method("random", "noise, the same for the same image", "control", partial(_imported, "_controls", "random_cam")),
-    Method(
-        "center", "a Gaussian around the centre of the image", "control", partial(_imported, "_controls", "centre_cam")
-    ),
-    Method("uniform", "one everywhere", "control", partial(_imported, "_controls", "uniform_cam")),
+    Method("random", "noise, the same for the same image", "control", "_controls.random_cam"),
+    Method("center", "a Gaussian around the centre of the image", "control", "_controls.centre_cam"),
+    Method("uniform", "one everywhere", "control", "_controls.uniform_cam"),
 )
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from .. import targets
 from ..errors import TargetError
 from ..models import Network
-from ..targets._sample import as_target, name_of, named
+from ..targets._scoring import as_target, name_of, named
 from ._prediction import DECODERS, Box, Prediction, RankedClass, as_box, predict
 from ._region import check_region, region_as_box, region_as_mask, region_name
 

@@ -10,11 +10,10 @@ from .._deprecation import deprecated_names
 from ._colours import ACTIVATION, GRADIENT, WEIGHT
 from ._comparison import comparison, contrast
 from ._drawing import curve, plot, presented, presented_layer, slices
-from ._layers import decomposition, panel, profile
 from ._notebook import viewer
 from ._overlay import Region, coloured, contour, outline, overlay, overlays
+from ._parts import decomposition, panel, profile, streams
 from ._sheet import save
-from ._streams import streams
 
 __all__ = [
     "ACTIVATION",

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from ..errors import MissingExtraError
 from ._colours import WEIGHT
 from ._drawing import Seen, draw, presented, presented_layer
-from ._layers import check_layers, layer_facts, strongest_layers
 from ._overlay import Region
+from ._parts import check_layers, layer_facts, strongest_layers
 from ._sheet import colour_bar, png, sheet
 
 if TYPE_CHECKING:

@@ -8,8 +8,19 @@ from .._deprecation import deprecated_names
 from ._classes import contrast, log_odds, probability, total
 from ._detection import Decoder, Detections, detection, fastestdet, matching, overlap
 from ._regions import region, segmentation
-from ._sample import SampleTarget, class_scores, logits_of, sample_of
-from ._scoring import Scored, Target, Targets, check_targets, score, score_each, top_classes
+from ._scoring import (
+    SampleTarget,
+    Scored,
+    Target,
+    Targets,
+    check_targets,
+    class_scores,
+    logits_of,
+    sample_of,
+    score,
+    score_each,
+    top_classes,
+)
 from ._values import part, similarity, step, value
 
 __all__ = [

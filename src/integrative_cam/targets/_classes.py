@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..errors import TargetError
-from ._sample import SampleTarget, as_integer, as_target, class_value, class_values, name_of, named
+from ._scoring import SampleTarget, as_integer, as_target, class_value, class_values, name_of, named
 
 Rival = Literal["runner-up", "rest"]
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..errors import TargetError
-from ._sample import SampleTarget, as_integer, check_box, check_index, logits_of, named
+from ._scoring import SampleTarget, as_integer, check_box, check_index, logits_of, named
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float
