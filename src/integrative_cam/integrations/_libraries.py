@@ -45,7 +45,7 @@ Run = Callable[[str, nn.Module, Sequence[str], Tensor, Sequence[int]], Tensor]
 """Takes a class of the library, a network, the paths of its layers, images and a class index per image; gives maps."""
 
 LAYERLESS = "FullGrad"
-"""Takes the biases of all layers, so no choice of taps."""
+"""Uses the biases of all layers, so it has no choice of taps."""
 
 _one_at_a_time = threading.RLock()
 
@@ -63,27 +63,27 @@ def named(name: str) -> Method:
 def peers() -> list[str]:
     """The peers' names, with each policy for taps that they take, as far as their libraries are installed."""
     return [
-        f"{library}:{each}@{taps}" if taps else f"{library}:{each}"
+        f"{library}:{method}@{taps}" if taps else f"{library}:{method}"
         for library, (_, module, classes) in _LIBRARIES.items()
         if find_spec(module) is not None
-        for each in classes
-        for taps in _TAKES.get(f"{library}:{each}", tuple(TAPS))
+        for method in classes
+        for taps in _TAKES.get(f"{library}:{method}", tuple(TAPS))
     ]
 
 
 def peer(name: str) -> Method:
-    """A method as its library ships it, with its default settings: `LIBRARY:CLASS@TAPS`, `grad-cam:FullGrad`.
+    """A method as its library ships it, with its default settings: `LIBRARY:CLASS@TAPS`, or `grad-cam:FullGrad`.
 
-    LIBRARY is grad-cam or torchcam. TAPS chooses layers as `taps.select` does; the library is given the modules
-    whose outputs these taps are. Several layers are fused as the library does it: pytorch-grad-cam takes the mean
-    of min-max scaled maps; torchcam's `fuse_cams` a maximum or a product, resized linearly to the images' size as
-    in its metrics. The class is always the one that we explain, since the peers' own defaults differ; random numbers
-    start from one seed. The map is cut at zero and divided by its maximum, as ours.
+    LIBRARY is grad-cam or torchcam. TAPS chooses layers as `Recipe.taps` does; the library gets the modules whose
+    outputs these taps are. Several layers are fused by the library: pytorch-grad-cam takes the mean of min-max scaled
+    maps, torchcam's `fuse_cams` a maximum or a product, resized linearly to the images' size as in its metrics.
+    The class is always given, since the libraries' own defaults differ; random numbers start from one seed. The map is
+    cut at zero and divided by its maximum, as ours.
 
     A call raises, besides `trace`'s errors:
         TapError: a tap is not the output of a module that is called once.
         TargetError: the target is a callable.
-        OutputError: the map holds NaN or infinite values, or has not the images' size.
+        OutputError: the map holds NaN or infinite values, or does not have the images' size.
         CamError: the library failed; the message names it.
 
     Raises:
@@ -111,31 +111,30 @@ def peer(name: str) -> Method:
 def _explain(
     name: str, run: Callable[..., Tensor], taps: str, model: nn.Module, images: Tensor, target: Target
 ) -> Explanation:
-    found = trace(model, images, target, taps or "last")
-    if found.index is None:
+    traced = trace(model, images, target, taps or "last")
+    if traced.index is None:
         raise TargetError(f"{name} explains classes: target must be None, a class index or one per image.")
     with _isolated(images.device):
         network = _copied(unwrapped(model), name)
         try:
             with eager(network.modules()):
-                layers = layers_of(network, images, found.taps) if taps else []
-                _seed(images.device)
-                maps = run(network, layers, images.detach().clone(), found.index.tolist())
+                layers = layers_of(network, images, traced.taps) if taps else []
+                maps = run(network, layers, images.detach().clone(), traced.index.tolist())
         except TapError as error:
             raise TapError(f"{name}: {error}") from None
         except Exception as error:
             raise CamError(f"{name} failed: {type(error).__name__}: {first_line(error)}") from error
         finally:
             _without_hooks(network)
-    wanted = (len(images), *found.input_space)
+    wanted = (len(images), *traced.input_space)
     if tuple(maps.shape) != wanted or not maps.isfinite().all():
         came = "NaN or infinite values" if tuple(maps.shape) == wanted else f"a map of shape {tuple(maps.shape)}"
         raise OutputError(f"{name} gave {came}, where finite values of shape {wanted} are wanted.")
-    return explanation_from_map(found, maps.to(found.score))
+    return explanation_from_map(traced, maps.to(traced.score))
 
 
 def layers_of(model: nn.Module, images: Float[Tensor, "batch channel *space"], taps: Sequence[Tap]) -> list[str]:
-    """The path of the module whose only output each tap is: the one that calls it, or else the nearest around it.
+    """For each tap, the path of the innermost module whose only output it is.
 
     Raises:
         TapError: a tap has no such module.
@@ -146,23 +145,23 @@ def layers_of(model: nn.Module, images: Float[Tensor, "batch channel *space"], t
 
     def watch(path: str, _module: nn.Module, _args: Any, output: Any) -> None:
         calls[path] += 1
-        fitting.update((path, at) for at, tap in enumerate(taps) if path in around[at] and _same(output, tap))
+        fitting.update((path, place) for place, tap in enumerate(taps) if path in around[place] and _same(output, tap))
 
     modules = dict(model.named_modules())
     with torch.no_grad(), preserved_randomness(images.device), ExitStack() as hooks:
         for path in dict.fromkeys(path for paths in around for path in paths):
             hooks.callback(modules[path].register_forward_hook(partial(watch, path)).remove)
         model(images.detach().clone())
-    found = []
-    for at, tap in enumerate(taps):
-        own = [path for path in around[at] if calls[path] == 1 and (path, at) in fitting]
-        if not own:
+    layers = []
+    for place, tap in enumerate(taps):
+        matches = [path for path in around[place] if calls[path] == 1 and (path, place) in fitting]
+        if not matches:
             raise TapError(
                 f"tap {tap.name} is not the output (batch, channel, *space) of a module that is called once, and the "
                 "library takes nothing else. Choose other taps, or name a module, such as its last block."
             )
-        found.append(own[0])
-    return list(dict.fromkeys(found))
+        layers.append(matches[0])
+    return list(dict.fromkeys(layers))
 
 
 def _paths(tap: str) -> list[str]:
@@ -179,7 +178,7 @@ def _same(output: Any, tap: Tap) -> bool:
 
 
 def _copied(model: nn.Module, name: str) -> nn.Module:
-    """A copy in evaluation mode that wants gradients for its parameters, which pytorch-grad-cam cannot do without."""
+    """A copy in evaluation mode whose parameters require gradients, as pytorch-grad-cam needs it."""
     try:
         network = copy.deepcopy(model).eval()
     except Exception as error:
@@ -202,46 +201,22 @@ def _without_hooks(network: nn.Module) -> None:
 
 @contextmanager
 def _isolated(device: torch.device) -> Iterator[None]:
-    """One peer at a time, with gradients; every generator that a peer could draw from is given back."""
+    """One peer at a time, with gradients and its own random numbers; the generators' states are restored afterwards."""
     import numpy as np
 
     with _one_at_a_time, torch.inference_mode(False), torch.enable_grad(), preserved_randomness(device):
         python, array = random.getstate(), np.random.get_state()  # noqa: NPY002
         try:
+            random.seed(0)
+            np.random.seed(0)  # noqa: NPY002
+            torch.default_generator.manual_seed(0)
+            if device.type == "cuda":
+                with torch.cuda.device(device):
+                    torch.cuda.manual_seed(0)
             yield
         finally:
             random.setstate(python)
             np.random.set_state(array)  # noqa: NPY002
-
-
-def _seed(device: torch.device) -> None:
-    """What a peer draws depends on nothing but its own call."""
-    import numpy as np
-
-    random.seed(0)
-    np.random.seed(0)  # noqa: NPY002
-    torch.default_generator.manual_seed(0)
-    if device.type == "cuda":
-        with torch.cuda.device(device):
-            torch.cuda.manual_seed(0)
-
-
-@contextmanager
-def _without_progress_bars() -> Iterator[None]:
-    """Score-CAM and Ablation-CAM of pytorch-grad-cam print one per image."""
-    from pytorch_grad_cam import ablation_cam, score_cam
-
-    def bare(steps: Any, **_: Any) -> Any:
-        return steps
-
-    bars = [(each, each.tqdm) for each in (ablation_cam, score_cam)]
-    try:
-        for each, _ in bars:
-            each.tqdm = SimpleNamespace(tqdm=bare)
-        yield
-    finally:
-        for each, bar in bars:
-            each.tqdm = bar
 
 
 def _grad_cam(name: str, model: nn.Module, layers: Sequence[str], images: Tensor, index: Sequence[int]) -> Tensor:
@@ -253,15 +228,19 @@ def _grad_cam(name: str, model: nn.Module, layers: Sequence[str], images: Tensor
     cam = getattr(pytorch_grad_cam, name)(
         model=model, target_layers=[model.get_submodule(layer) for layer in layers], **own
     )
-    with _without_progress_bars():
+    with ExitStack() as bars:
+        for module in (pytorch_grad_cam.ablation_cam, pytorch_grad_cam.score_cam):
+            # They print a progress bar for each image.
+            bars.callback(setattr, module, "tqdm", module.tqdm)
+            module.tqdm = SimpleNamespace(tqdm=lambda steps, **_: steps)
         if name == "FinerCAM":
             # It makes its targets itself, for one class at a time.
             maps = [
-                torch.from_numpy(cam(input_tensor=image[None], targets=None, target_idx=each))
-                for image, each in zip(images, index, strict=True)
+                torch.from_numpy(cam(input_tensor=image[None], targets=None, target_idx=target))
+                for image, target in zip(images, index, strict=True)
             ]
             return torch.cat(maps)
-        return torch.from_numpy(cam(input_tensor=images, targets=[ClassifierOutputTarget(each) for each in index]))
+        return torch.from_numpy(cam(input_tensor=images, targets=[ClassifierOutputTarget(target) for target in index]))
 
 
 def _torchcam(name: str, model: nn.Module, layers: Sequence[str], images: Tensor, index: Sequence[int]) -> Tensor:
@@ -279,7 +258,7 @@ _TAKES: dict[str, tuple[str, ...]] = {
     "torchcam:CAM": ("last",),
     "torchcam:RefineCAM": ("activations", "stages"),
 }
-"""Peers that refuse some of our policies: they take one layer only, or several only."""
+"""Peers that take only one layer, or only several."""
 
 _LIBRARIES: dict[str, tuple[Run, str, tuple[str, ...]]] = {
     "grad-cam": (
