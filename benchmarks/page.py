@@ -17,7 +17,6 @@ import torch
 
 from integrative_cam import explain_trace, trace
 from integrative_cam.app._photograph import photograph
-from integrative_cam.app._pictures import map_uri
 from integrative_cam.app._screen import Screen, Selection, screen_of
 from integrative_cam.app._server import example, offer_of
 from integrative_cam.app._session import Session, SessionStore
@@ -74,7 +73,7 @@ def main() -> None:
     print(row("network forward and gradient", median(lambda: trace(model, seen.tensor, first.target)), whole))
     print(row("integrate", median(lambda: explain_trace(found, Recipe())), whole))
     print(row("presented (smoothing)", median(lambda: presented(explanation)), whole))
-    print(row("picture of the map", median(lambda: map_uri(explanation.map[0], seen, signed=False)), whole))
+    print(row("map over the photograph, as HTML", median(screen_of(session, first).stage), whole))
     print(row("photograph read and shrunk", median(lambda: photograph(path.read_bytes(), path.name)), whole))
     if through:
         print(row("\na switch through the server", through_server(path), whole))

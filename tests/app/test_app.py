@@ -220,8 +220,8 @@ def test_labels_have_each_their_own_probability(network: Network) -> None:
     )
     (measured,) = screen.measure()
     # All pixels shown, and none taken away.
-    assert measured.inserted[-1] == pytest.approx(probability, abs=1e-6)
-    assert measured.deleted[0] == pytest.approx(probability, abs=1e-6)
+    assert measured["inserted"][-1] == pytest.approx(probability, abs=1e-6)
+    assert measured["deleted"][0] == pytest.approx(probability, abs=1e-6)
 
 
 def test_values_are_no_probabilities(network: Network) -> None:
@@ -260,9 +260,9 @@ def test_what_does_not_fit_is_told(session: Session, changes: dict[str, Any]) ->
 def test_measured_as_the_metrics_measure(session: Session, network: Network) -> None:
     (found,) = screen_of(session, selection()).measure()
     arguments = (network.model, session.seen("small").tensor, session.explanation(selection().choices()[0]).map, 2)
-    assert found.insertion == pytest.approx(float(insertion(*arguments, STEPS)), abs=1e-6)
-    assert found.deletion == pytest.approx(float(deletion(*arguments, STEPS)), abs=1e-6)
-    assert len(found.inserted) == len(found.deleted) == STEPS + 1
+    assert found["insertion"] == pytest.approx(float(insertion(*arguments, STEPS)), abs=1e-6)
+    assert found["deletion"] == pytest.approx(float(deletion(*arguments, STEPS)), abs=1e-6)
+    assert len(found["inserted"]) == len(found["deleted"]) == STEPS + 1
 
 
 def test_the_archive_is_what_save_writes(session: Session, tmp_path: Path) -> None:

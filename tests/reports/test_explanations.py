@@ -20,7 +20,7 @@ from integrative_cam.cli._report import write_report
 from integrative_cam.errors import ExplanationError
 from integrative_cam.reports import Case, cases_of_explanations, html, read_truth
 from integrative_cam.reports._cases import border, thumbnail_side
-from integrative_cam.reports._suspicion import reasons
+from integrative_cam.reports._explanations import reasons
 from integrative_cam.reports._truth import stands_for
 
 CASE = Case(

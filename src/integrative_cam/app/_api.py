@@ -67,7 +67,7 @@ def add(sessions: SessionStore, uploads: Path) -> None:
 
     def faithfulness(screen: Screen) -> dict[str, Any]:
         """Insertion and deletion of the map: areas and curves. Arguments as for explain."""
-        return asdict(screen.measure()[0])
+        return screen.measure()[0]
 
     def explanation(screen: Screen) -> gr.FileData:
         """A zip file with the folder that `Explanation.load` reads. Arguments as for explain."""
@@ -108,11 +108,7 @@ def _endpoint(answer: Callable[[Screen], Any], sessions: SessionStore, uploads: 
 
 
 def _screen(session: Session, given: Arguments) -> Screen:
-    """The map that a call asks for.
-
-    Raises:
-        CamError: a name is unknown, or a value out of range.
-    """
+    """The map that a call asks for."""
     _check_texts(**{name: value for name, value in asdict(given).items() if name != "negative_share"})
     if not isinstance(given.negative_share, int | float):
         raise InputError(f"negative_share must be a number, but got {str(given.negative_share)[:80]}.")
@@ -128,11 +124,7 @@ def _screen(session: Session, given: Arguments) -> Screen:
 
 
 def _target(session: Session, network: str, text: str) -> int:
-    """The one class that a target text means.
-
-    Raises:
-        TargetError: it is unknown or ambiguous, or several.
-    """
+    """The one class that a target text means."""
     target = parse_target(text, session.network(network))
     if target == 1:
         return session.ranking(network).classes[0].index
@@ -148,11 +140,7 @@ def _check_texts(**arguments: Any) -> None:
 
 
 def _photograph(image: Any, uploads: Path) -> Photograph:
-    """Read an uploaded file, and delete it.
-
-    Raises:
-        ImageError: it is not one, whatever path it names.
-    """
+    """Read an uploaded file, and delete it."""
     given = image.get("path") if isinstance(image, dict) else None
     path = Path(given).resolve() if isinstance(given, str) and "\0" not in given else None
     if path is None or not path.is_relative_to(uploads.resolve()) or not path.is_file():

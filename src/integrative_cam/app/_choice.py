@@ -50,21 +50,13 @@ class Choice:
 
 
 def offered(name: str) -> Method:
-    """The method of that name, if the page offers it.
-
-    Raises:
-        RecipeError: it does not.
-    """
+    """The method of that name, if the page offers it."""
     one_of("method", name, methods_offered())
     return get_method(name)
 
 
 def recipe_of(method: str) -> Recipe | None:
-    """The method's own recipe; None for a method that is no recipe.
-
-    Raises:
-        RecipeError: the page does not offer the method.
-    """
+    """The method's own recipe; None for a method that is no recipe."""
     way = offered(method).way
     return way if isinstance(way, Recipe) else None
 

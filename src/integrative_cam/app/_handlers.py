@@ -18,10 +18,9 @@ import gradio as gr
 
 from ..errors import CamError, ImageError
 from ..query import short_name
-from . import _markup as markup
+from ..render._templates import data_uri
 from ._choice import INGREDIENTS, recipe_of
 from ._photograph import photograph
-from ._pictures import photograph_uri
 from ._screen import COMPARE, TOP, Screen, Selection, screen_of
 from ._session import Session, SessionStore
 
@@ -122,7 +121,7 @@ class Handlers:
     @errors_as_messages()
     def measured(self, key: str | None, *fields: Values) -> str:
         """Measure insertion and deletion."""
-        return markup.curves(self._screen(key, fields).measure())
+        return self._screen(key, fields).curves()
 
     @errors_as_messages()
     def picture(self, opacity: float, key: str | None, *fields: Values) -> str:
@@ -151,7 +150,9 @@ class Handlers:
             self.sessions.close(session.key)
             raise
         self.sessions.close(earlier)
-        style = markup.photograph(photograph_uri(session.photograph.shown))
+        # The page gets the photograph once, however often the maps over it change.
+        uri = data_uri(session.photograph.shown, quality=85, method=2)
+        style = f'<style>:root{{--icam-photograph:url("{uri}")}}</style>'
         return [session.key, style, *[gr.update(visible=True)] * HIDDEN, *first]
 
     def _first(self, session: Session, fields: tuple[Values, ...]) -> list[Values]:

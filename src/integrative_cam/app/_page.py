@@ -10,11 +10,10 @@ import gradio as gr
 from .._choices import BIASES, READOUTS, WEIGHTINGS
 from ..recipe import Recipe
 from . import _api as api
-from . import _markup as markup
 from ._choice import methods_offered
 from ._handlers import Handlers
 from ._photograph import MAX_BYTES
-from ._screen import COMPARE
+from ._screen import COMPARE, macros
 from ._session import SessionStore
 
 HERE = Path(__file__).parent
@@ -28,6 +27,10 @@ HEADING = (
     f"<h1>{TITLE}</h1><p>A map over your photograph, fused from all layers of the network, and what each gave.</p>"
 )
 
+PARTS = (
+    "The score is the network's output for the class, before any softmax or sigmoid. The remainder comes from "
+    "clipping, gates and smooth activations, which cannot be split."
+)
 RADIOS = (
     ("readout", READOUTS, "Read-out", "The smooth function of the score; exp lets strong evidence saturate."),
     ("bias", BIASES, "Bias", "How the biases of the network join the map."),
@@ -64,6 +67,7 @@ def page(sessions: SessionStore, uploads: Path, example: Path | None = None) -> 
     default, methods = Recipe(), methods_offered()
     names = list(sessions.offer)
     act = Handlers(sessions, example)
+    empty = str(macros().empty(example is not None))
     with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(60, 600), fill_width=True) as blocks:
         key = gr.State(None, delete_callback=sessions.close, time_to_live=None)
         target, layer = gr.State(None), gr.State(None)
@@ -71,7 +75,10 @@ def page(sessions: SessionStore, uploads: Path, example: Path | None = None) -> 
         with gr.Row(elem_id="icam-columns"):
             with gr.Column(scale=7, min_width=320):
                 stage = gr.HTML(
-                    markup.empty(example is not None), js_on_load=_script("page"), elem_id="icam-stage", min_height=320
+                    str(macros().empty(example is not None)),
+                    js_on_load=_script("page"),
+                    elem_id="icam-stage",
+                    min_height=320,
                 )
                 with gr.Column(visible=False) as below:
                     opacity = gr.Slider(0, 1, 1, step=0.05, label="Opacity of the map", elem_id="icam-opacity")
@@ -106,7 +113,7 @@ def page(sessions: SessionStore, uploads: Path, example: Path | None = None) -> 
             with gr.Column(min_width=320):
                 gr.HTML("<h2>Numbers</h2>")
                 numbers = gr.HTML()
-                gr.HTML(f'<p class="icam-hint">{markup.PARTS}</p>')
+                gr.HTML(f'<p class="icam-hint">{PARTS}</p>')
                 measure = gr.Button("Measure insertion and deletion", elem_id="icam-measure")
                 curves = gr.HTML(elem_id="icam-curves")
             with gr.Column(min_width=320):

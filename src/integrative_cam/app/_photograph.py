@@ -36,11 +36,7 @@ class Photograph:
 
 
 def photograph(encoded: bytes, name: str) -> Photograph:
-    """Read what a visitor sent.
-
-    Raises:
-        ImageError: no image of PHOTOGRAPHS, broken, over MAX_BYTES or over MAX_PIXELS.
-    """
+    """Read what a visitor sent."""
     if len(encoded) > MAX_BYTES:
         raise ImageError(
             f"This file has {len(encoded) / 2**20:.0f} MB; photographs up to {MAX_BYTES // 2**20} MB are taken. "

@@ -4,24 +4,28 @@ from __future__ import annotations
 
 import io
 import zipfile
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import torch
+from PIL import Image
 from torch import nn
 
 from ..errors import InputError, TargetError
 from ..evaluate import deletion_curve, insertion_curve
 from ..explanation import Explanation
-from ..query import probabilities, score_parts, short_name
+from ..query import area_above_half, probabilities, score_parts, short_name
 from ..recipe import Recipe
-from ..render import presented, presented_layer
+from ..render import coloured, overlay, presented, presented_layer
+from ..render._comparison import side_by_side
+from ..render._sheet import DPI, png
+from ..render._templates import data_uri, environment
 from ..targets import class_scores, logits_of
-from . import _markup as markup
 from ._choice import Choice, layer_index, python_lines, recipe_of
-from ._pictures import map_uri, picture_of_maps
 from ._session import Session
 
 if TYPE_CHECKING:
@@ -29,6 +33,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 TOP = 5
+MAP_SIDE = 320
+"""Longer side of a map in pixels as it is sent to the browser, which stretches it over the photograph."""
 STEPS = 16
 """Steps of insertion and deletion, which run the network 34 times."""
 COMPARE = ("one map", "two classes", "two methods")
@@ -37,6 +43,12 @@ NOTES = {
     "regression": "The network gives values, not probabilities.",
 }
 """What a visitor should know of the numbers, by the network's task."""
+
+
+@cache
+def macros() -> Any:
+    """The parts of the page that are not form fields, as Jinja macros, which escape all text."""
+    return environment("integrative_cam.app").get_template("markup.html.jinja").module
 
 
 @dataclass(frozen=True)
@@ -93,17 +105,6 @@ class ShownMap:
 
 
 @dataclass(frozen=True)
-class Measured:
-    """Insertion and deletion of one map: areas, and the probability as pixels come or go."""
-
-    title: str
-    insertion: float
-    deletion: float
-    inserted: tuple[float, ...]
-    deleted: tuple[float, ...]
-
-
-@dataclass(frozen=True)
 class Screen:
     """The maps of a selection, and everything that the page shows of them."""
 
@@ -112,22 +113,68 @@ class Screen:
     maps: tuple[ShownMap, ...]
 
     def stage(self) -> str:
-        """The maps over the photograph, as HTML."""
-        seen = self.session.seen(self.selection.network)
-        figures = [
-            markup.Figure(shown.title, shown.detail, map_uri(shown.map(), seen, shown.signed), shown.signed)
-            for shown in self.maps
-        ]
-        return markup.stage(self.session.photograph.shown.size, seen.region, figures)
+        """HTML of the maps over the photograph, which the page holds as the CSS variable --icam-photograph."""
+        seen, (width, height) = self.session.seen(self.selection.network), self.session.photograph.shown.size
+        left, top, right, bottom = seen.region
+        place = (
+            f"left:{left / width:.4%};top:{top / height:.4%};"
+            f"width:{(right - left) / width:.4%};height:{(bottom - top) / height:.4%}"
+        )
+        sides = seen.tensor.shape[:1:-1]
+        scale = min(1, MAP_SIDE / max(sides))
+        size = (max(1, round(sides[0] * scale)), max(1, round(sides[1] * scale)))
+        figures = []
+        for shown in self.maps:
+            # The colours alone, transparent without evidence.
+            colours = coloured(shown.map(), size, signed=shown.signed)
+            uri = data_uri(colours, quality=80, method=0, alpha_quality=80)
+            figures.append({"title": shown.title, "detail": shown.detail, "map": uri, "signed": shown.signed})
+        return str(macros().stage(place, width / height, figures))
 
     def profile(self) -> str:
-        """The layers of the first map, as HTML."""
-        return markup.profile(self.maps[0].explanation, self.maps[0].layer)
+        """HTML of the first map's layers as bars to choose from; radio buttons, so that arrow keys walk along them."""
+        layers = self.maps[0].explanation.layers
+        bars = [
+            {
+                "text": f"Layer {index + 1}: {layer.name}, {' x '.join(map(str, layer.map.shape[1:]))}, "
+                f"weight {float(layer.weight[0]):.1%}"
+            }
+            for index, layer in enumerate(layers)
+        ]
+        for score in ("weight", "gradient_score", "activation_score"):
+            values = [float(getattr(layer, score)[0]) for layer in layers]
+            for bar, value in zip(bars, values, strict=True):
+                bar[score] = f"{0.95 * value / (max(values) or 1):.1%}"  # the largest a little below the top
+        return str(macros().profile(bars, self.maps[0].layer))
 
     def numbers(self) -> str:
-        """How the scores split, as HTML."""
-        note = NOTES.get(self.session.network(self.selection.network).task, "")
-        return markup.numbers([(f"{shown.title}, {shown.value}", shown.explanation) for shown in self.maps], note)
+        """HTML of how the maps' scores split."""
+        tables = []
+        for shown in self.maps:
+            score, *parts = (values[0] for values in score_parts(shown.explanation).values())
+            largest = max(map(abs, parts)) or 1.0
+            rows = [
+                {"name": name, "value": value, "width": f"{abs(value) / largest / 2:.1%}"}
+                for name, value in zip(("from the photograph", "from biases", "remainder"), parts, strict=True)
+            ]
+            area = f"{float(area_above_half(shown.explanation.map)[0]):.0%}"
+            title = f"{shown.title}, {shown.value}"
+            tables.append({"title": title, "score": f"{score:.2f}", "rows": rows, "area": area})
+        return str(macros().numbers(tables, NOTES.get(self.session.network(self.selection.network).task, "")))
+
+    def curves(self) -> str:
+        """HTML of insertion and deletion as curves, with their areas; see `measure`."""
+
+        def points(values: Sequence[float]) -> str:
+            return " ".join(
+                f"{34 + 276 * at / (len(values) - 1):.1f},{128 - 120 * value:.1f}" for at, value in enumerate(values)
+            )
+
+        lines = [
+            {**each, "points": {"insertion": points(each["inserted"]), "deletion": points(each["deleted"])}}
+            for each in self.measure()
+        ]
+        return str(macros().curves(lines))
 
     def code(self) -> str:
         """The Python lines that make the maps again."""
@@ -142,12 +189,17 @@ class Screen:
 
     def picture(self, opacity: float = 1) -> bytes:
         """PNG of the maps, as large as the photograph is kept; `opacity` of the map, 0 to 1."""
-        drawn = [
-            (f"{shown.title}, {shown.detail}" if shown.signed else shown.title, shown.map(), shown.signed)
-            for shown in self.maps
-        ]
-        seen = self.session.seen(self.selection.network)
-        return picture_of_maps(drawn, self.session.photograph.shown, seen.region, opacity)
+        photograph, region = self.session.photograph.shown, self.session.seen(self.selection.network).region
+        drawn = []
+        for shown in self.maps:
+            title = f"{shown.title}, {shown.detail}" if shown.signed else shown.title
+            drawing = overlay(shown.map(), photograph, region, shown.signed)
+            drawn.append((title, Image.blend(photograph, drawing, opacity)))
+        if len(drawn) > 1:
+            return png(side_by_side([("photograph", photograph), *drawn]), DPI)
+        stored = io.BytesIO()
+        drawn[0][1].save(stored, "PNG")
+        return stored.getvalue()
 
     def archive(self) -> bytes:
         """A zip file with a folder of `Explanation.save` for each map, and the Python lines."""
@@ -159,26 +211,22 @@ class Screen:
             packed.writestr("again.py", self.code())
         return stored.getvalue()
 
-    def measure(self) -> list[Measured]:
-        """Insertion and deletion of the fused maps, without smoothing; see `evaluate.insertion_curve`.
-
-        Raises:
-            InputError: the network gives no probabilities.
-        """
+    def measure(self) -> list[dict[str, Any]]:
+        """Insertion and deletion of the fused maps, without smoothing: areas, and the probability at each step."""
         network = self.session.network(self.selection.network)
         if network.task not in ("classification", "multi-label"):
             raise InputError(f"Insertion and deletion follow a probability, but {network.name} gives values.")
         measured = []
         for shown in self.maps:
-            target = shown.choice.target
-            model = _TargetOrNot(network.model, target, network.task)
+            model = _TargetOrNot(network.model, shown.choice.target, network.task)
             arguments = (model, self.session.seen(self.selection.network).tensor, shown.explanation.map, 1, STEPS)
             inserted, deleted = insertion_curve(*arguments)[0], deletion_curve(*arguments)[0]
-            measured.append(
-                Measured(
-                    shown.title, _area(inserted), _area(deleted), tuple(inserted.tolist()), tuple(deleted.tolist())
-                )
-            )
+            areas = {
+                name: float(torch.trapezoid(curve, dx=1 / STEPS))
+                for name, curve in (("insertion", inserted), ("deletion", deleted))
+            }
+            curves = {"inserted": inserted.tolist(), "deleted": deleted.tolist()}
+            measured.append({"title": shown.title, **areas, **curves})
         return measured
 
     def record(self) -> dict[str, Any]:
@@ -200,11 +248,7 @@ class Screen:
 
 
 def screen_of(session: Session, selection: Selection) -> Screen:
-    """The maps of a selection. The network runs only for a class or for layers that it did not run for before.
-
-    Raises:
-        CamError: the selection does not fit the network.
-    """
+    """The maps of a selection. The network runs only for a class or for layers that it did not run for before."""
     network, ranking = session.network(selection.network), session.ranking(selection.network)
     maps = []
     for choice in selection.choices():
@@ -234,10 +278,6 @@ def _title(session: Session, selection: Selection, choice: Choice) -> str:
     # Some classes share a name: ImageNet has two cranes.
     alike = [other for other in selection.choices() if short_name(label(other.target)) == name]
     return f"{name} ({choice.target})" if len(alike) > 1 else name
-
-
-def _area(curve: Float[Tensor, "point"]) -> float:
-    return float(torch.trapezoid(curve, dx=1 / (len(curve) - 1)))
 
 
 class _TargetOrNot(nn.Module):

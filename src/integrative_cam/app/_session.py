@@ -56,11 +56,7 @@ Offer = Mapping[str, Offered]
 
 
 def on_offer(offer: Offer, name: str) -> Network:
-    """A network on offer.
-
-    Raises:
-        ModelError: it is not on offer.
-    """
+    """A network on offer."""
     if name not in offer:
         raise ModelError(f"This page offers {', '.join(offer)}, but not {name!r}.")
     return offer[name].network
@@ -92,11 +88,7 @@ class Session:
         return self._once(("seen", name), compute)
 
     def ranking(self, name: str) -> Ranking:
-        """The network's classes for the photograph, with probabilities or values as its task means them.
-
-        Raises:
-            CamError: the network or its output cannot be used; see `trace`.
-        """
+        """The network's classes for the photograph, with probabilities or values as its task means them."""
 
         def compute() -> Tensor:
             # The first map that a visitor sees is that of the top class.
@@ -109,11 +101,7 @@ class Session:
         return rank_outputs(self._once(("output", name), compute), self.network(name).task)
 
     def explanation(self, choice: Choice) -> Explanation:
-        """The explanation of a choice.
-
-        Raises:
-            CamError: the choice does not fit, or the network cannot be explained.
-        """
+        """The explanation of a choice."""
 
         def compute() -> Explanation:
             if choice.recipe is not None:
@@ -161,11 +149,7 @@ class SessionStore:
         return Session(key, photograph, self.offer, self.computed)
 
     def get(self, key: str | None) -> Session:
-        """The session of that key.
-
-        Raises:
-            InputError: there is none yet, or it was forgotten.
-        """
+        """The session of that key."""
         if key is None:
             raise InputError("Choose a photograph first.")
         photograph = self.photographs.get(key)

@@ -119,12 +119,7 @@ def outlined(picture: Image, prediction: Prediction, target: ResolvedTarget) -> 
 
 
 def network_of(model: str, weights: Path | None, labels: Path | None, task: str | None = None) -> Network:
-    """The network that the options ask for; what was assumed about it goes to standard error.
-
-    Raises:
-        RecipeError: an unknown task.
-        ModelError: as for `load`; labels that cannot be read.
-    """
+    """The network that the options ask for; what was assumed about it goes to standard error."""
     if task is not None:
         one_of("--task", task, TASKS)
     network = announced(load(model, weights))
@@ -133,11 +128,7 @@ def network_of(model: str, weights: Path | None, labels: Path | None, task: str 
 
 
 def weights_by_model(given: Sequence[str], models: Sequence[str]) -> dict[str, Path]:
-    """Of `--weights` where there may be several networks: MODEL=FILE pairs, or a FILE for the only network.
-
-    Raises:
-        InputError: no such pair; a model that is not among `models`.
-    """
+    """Of `--weights` where there may be several networks: MODEL=FILE pairs, or a FILE for the only network."""
     if len(given) == len(models) == 1 and (Path(given[0]).exists() or "=" not in given[0]):
         return {models[0]: Path(given[0])}
     found = {}

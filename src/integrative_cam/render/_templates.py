@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import base64
+import io
 from typing import TYPE_CHECKING
 
 from ..errors import MissingExtraError
 
 if TYPE_CHECKING:
     from jinja2 import Environment
+    from PIL.Image import Image
 
 
 def environment(package: str) -> Environment:
@@ -27,3 +30,10 @@ def environment(package: str) -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+
+
+def data_uri(picture: Image, **options: int) -> str:
+    """A picture as a data URI of WebP; the options are Pillow's, such as quality."""
+    stored = io.BytesIO()
+    picture.save(stored, "WEBP", **options)
+    return f"data:image/webp;base64,{base64.b64encode(stored.getvalue()).decode()}"

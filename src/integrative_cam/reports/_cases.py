@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +14,7 @@ from ..errors import ExplanationError, first_line
 from ..evaluate._localisation import energy, mask_of_boxes
 from ..models import read_image
 from ..query import RECORD, area_above_half, read_record
+from ..render._templates import data_uri
 from ..storage import ARRAYS
 from ._truth import Truth, Truths, stands_for
 
@@ -192,6 +191,4 @@ def thumbnail(file: Path, side: int) -> str:
     """The picture, at most `side` pixels wide and high, as a data URI of WebP."""
     small = read_image(file)
     small.thumbnail((side, side))
-    stored = io.BytesIO()
-    small.save(stored, "WEBP", quality=70)
-    return f"data:image/webp;base64,{base64.b64encode(stored.getvalue()).decode()}"
+    return data_uri(small, quality=70)
