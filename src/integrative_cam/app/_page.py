@@ -74,12 +74,7 @@ def page(sessions: SessionStore, uploads: Path, example: Path | None = None) -> 
         gr.HTML(HEADING, elem_id="icam-heading")
         with gr.Row(elem_id="icam-columns"):
             with gr.Column(scale=7, min_width=320):
-                stage = gr.HTML(
-                    str(macros().empty(example is not None)),
-                    js_on_load=_script("page"),
-                    elem_id="icam-stage",
-                    min_height=320,
-                )
+                stage = gr.HTML(empty, js_on_load=_script("page"), elem_id="icam-stage", min_height=320)
                 with gr.Column(visible=False) as below:
                     opacity = gr.Slider(0, 1, 1, step=0.05, label="Opacity of the map", elem_id="icam-opacity")
                     profile = gr.HTML(js_on_load=_script("profile"), elem_id="icam-profile")
