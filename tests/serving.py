@@ -31,24 +31,27 @@ def browser() -> Iterator[Any]:
 
 
 @contextmanager
-def served(log: Path, *arguments: str) -> Iterator[str]:
-    """The address of `icam app --port 0 --no-open`, a process of its own that ends with the context."""
+def served(log: Path, *arguments: str, loading: bool = False) -> Iterator[str]:
+    """The address of `icam app --port 0 --no-open`, a process of its own that ends with the context.
+
+    The page is complete, or with `loading` says that it is still loading.
+    """
     command = [sys.executable, "-c", "from integrative_cam.cli import main; main()", "app", "--port", "0", "--no-open"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", "PYTHONWARNINGS": "ignore"}
     with log.open("w") as out:
         server = subprocess.Popen([*command, *arguments], stdout=out, stderr=out, env=environment)
         try:
-            yield _address(server, log)
+            yield _address(server, log, "Loading " if loading else "The page is at ")
         finally:
             server.terminate()
             server.wait(20)
 
 
-def _address(server: subprocess.Popen[bytes], log: Path) -> str:
+def _address(server: subprocess.Popen[bytes], log: Path, beginning: str) -> str:
     until = time.monotonic() + PATIENCE
     while time.monotonic() < until and server.poll() is None:
         for line in log.read_text().splitlines():
-            if line.startswith("The page is at "):
-                return line.split()[4].rstrip("/")
+            if line.startswith(beginning):
+                return line[line.index("http") :].split()[0].rstrip("/")
         time.sleep(0.1)
     raise AssertionError(f"no page after {PATIENCE:.0f} seconds:\n{log.read_text()}")

@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from integrative_cam import explain, get_method
-from integrative_cam.cli._explain import weights_by_model
+from integrative_cam.cli._options import weights_by_model
 from integrative_cam.errors import InputError, RecipeError
 from integrative_cam.evaluate import _faithfulness as faithfulness
 from integrative_cam.evaluate import _localisation as localisation

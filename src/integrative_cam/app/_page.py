@@ -12,6 +12,7 @@ from ..recipe import Recipe
 from . import _api as api
 from ._choice import methods_offered
 from ._handlers import Handlers
+from ._loading import HEADING, TITLE
 from ._photograph import MAX_BYTES
 from ._screen import COMPARE, macros
 from ._session import SessionStore
@@ -21,11 +22,6 @@ AT_ONCE = 4
 """Quick actions at a time; long ones, such as insertion, have one place of their own."""
 WAITING = 64
 """Actions that may wait; those that come then are told to try again."""
-
-TITLE = "Why does the network say that?"
-HEADING = (
-    f"<h1>{TITLE}</h1><p>A map over your photograph, fused from all layers of the network, and what each gave.</p>"
-)
 
 PARTS = (
     "The score is the network's output for the class, before any softmax or sigmoid. The remainder comes from "

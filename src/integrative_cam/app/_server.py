@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 import os
-import socket
 import tempfile
 import threading
 import time
+import webbrowser
 from collections.abc import Callable, Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
-import torch
+from ..errors import MissingExtraError, ModelError
+from ._loading import loading_page
 
-from ..cam import explain
-from ..errors import InputError, MissingExtraError, ModelError
-from ..models import Network, load
-from ._guard import Guard
-from ._photograph import MAX_BYTES
-from ._session import Offered, SessionStore
+if TYPE_CHECKING:
+    from ..models import Network
+    from ._session import Offered, SessionStore
 
-BODY = MAX_BYTES * 4 // 3 + 2**20
-"""Bytes of a request: a photograph as base64 text, and the rest."""
 SESSIONS = 256
 SWEEP = 60
 """Seconds between looks for what is to be forgotten."""
@@ -33,9 +31,9 @@ def serve(
     host: str = "127.0.0.1",
     port: int = 7860,
     browse: bool = False,
-    ready: Callable[[str], None] = print,
+    say: Callable[[str], None] = print,
 ) -> None:
-    """Serve the page until interrupted.
+    """Serve the page until interrupted; it can be visited at once, and says that the networks are loading.
 
     Args:
         models: names for `models.load`, the default first; visitors can choose among these only.
@@ -43,29 +41,32 @@ def serve(
         host: address to listen on; "0.0.0.0" lets other machines in.
         port: 0 for any that is free.
         browse: open the page in the operator's browser.
-        ready: is told the page's address once it can be visited.
+        say: is told where the page is, while the networks load and once it can be used.
 
     Raises:
-        ModelError: a network cannot be had, or cannot be explained.
+        ModelError: a network cannot be loaded or explained.
         InputError: the port is in use.
         MissingExtraError: Gradio is not installed.
     """
-    offer = offer_of(models, weights)
+    if find_spec("gradio") is None:
+        raise MissingExtraError.of("The page", "app", ModuleNotFoundError(name="gradio"))
+    shown = list(dict.fromkeys(map(_shown, models)))
     with tempfile.TemporaryDirectory(prefix="icam-") as folder:
-        _quiet(Path(folder))
-        try:
-            import gradio  # noqa: F401
-        except ImportError as error:
-            raise MissingExtraError.of("The page", "app", error) from error
-        from ._page import page
+        with loading_page(host, port, shown) as address:
+            say(f"Loading {', '.join(shown)} for the page at {address}")
+            if browse:
+                webbrowser.open(address)
+            _quiet(Path(folder))
+            from ._page import page
+            from ._session import SessionStore
 
-        sessions = SessionStore(offer)
-        blocks = page(sessions, Path(folder), example())
-        port = _free(host, port)
-        _swept(sessions)
+            sessions = SessionStore(offer_of(models, weights))
+            blocks = page(sessions, Path(folder), example())
+            settings = options()
         try:
-            _, address, _ = blocks.launch(**options(), server_name=host, server_port=port, inbrowser=browse)
-            ready(address)
+            blocks.launch(**settings, server_name=host, server_port=urlsplit(address).port)
+            _sweep(sessions)
+            say(f"The page is at {address} (Ctrl+C ends it).")
             blocks.block_thread()
         finally:
             blocks.close(verbose=False)
@@ -75,11 +76,15 @@ def options() -> dict[str, Any]:
     """How Gradio serves: nothing leaves, nothing is shown of the machine, requests have bounds."""
     from starlette.middleware import Middleware
 
+    from ._guard import Guard
     from ._page import css, theme
+    from ._photograph import MAX_BYTES
 
     return {
         "share": False,
         "quiet": True,
+        # Its check that the page can be visited gives up after three seconds, which a busy machine can take.
+        "_frontend": False,
         "prevent_thread_lock": True,
         "show_error": False,
         "ssr_mode": False,
@@ -91,7 +96,8 @@ def options() -> dict[str, Any]:
         "max_file_size": MAX_BYTES,
         "state_session_capacity": SESSIONS,
         "footer_links": ["api", "settings"],
-        "app_kwargs": {"middleware": [Middleware(Guard, limit=BODY)]},
+        # A photograph as base64 text, and the rest.
+        "app_kwargs": {"middleware": [Middleware(Guard, limit=MAX_BYTES * 4 // 3 + 2**20)]},
         "theme": theme(),
         "css": css(),
     }
@@ -103,15 +109,18 @@ def offer_of(models: Sequence[str], weights: Mapping[str, Path]) -> dict[str, Of
     Visitors see a file's name, not its folder.
 
     Raises:
-        ModelError: a network cannot be had, cannot be explained, or two have one name.
+        ModelError: a network cannot be loaded or explained, or two have one name.
     """
+    from ..models import load
+    from ._session import Offered
+
     unknown = weights.keys() - set(models)
     if unknown:
         raise ModelError(f"weights for {', '.join(sorted(unknown))}: there is no such --model.")
     offer: dict[str, Offered] = {}
     for name in dict.fromkeys(models):
         file = weights.get(name)
-        shown = Path(name).name if _is_path(name) else name
+        shown = _shown(name)
         if shown in offer:
             raise ModelError(f"two networks would be called {shown!r} on the page; rename a file.")
         network = load(name, file)
@@ -129,11 +138,17 @@ def example() -> Path | None:
     return Path(skimage.__file__).parent / "data" / "chelsea.png"
 
 
-def _is_path(name: str) -> bool:
-    return name.endswith((".onnx", ".pt2", ".pt2:trusted")) or ".py:" in name or Path(name.removeprefix("hf/")).exists()
+def _shown(model: str) -> str:
+    """A network's name on the page; of a file or folder its own name."""
+    is_path = model.endswith((".onnx", ".pt2", ".pt2:trusted")) or ".py:" in model
+    return Path(model).name if is_path or Path(model.removeprefix("hf/")).exists() else model
 
 
 def _run_once(network: Network) -> None:
+    import torch
+
+    from ..cam import explain
+
     channels = len(network.preprocessing.mean)
     images = torch.linspace(-1, 1, network.preprocessing.crop[0] * network.preprocessing.crop[1]).reshape(
         1, 1, *network.preprocessing.crop
@@ -150,22 +165,7 @@ def _quiet(folder: Path) -> None:
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 
 
-def _free(host: str, port: int) -> int:
-    """The port itself, or a free one for 0."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            raise InputError(
-                f"{host}:{port} cannot be listened on ({error.strerror}); choose another --port."
-            ) from None
-        found: int = probe.getsockname()[1]
-        return found
-
-
-def _swept(sessions: SessionStore) -> None:
+def _sweep(sessions: SessionStore) -> None:
     def sweep() -> None:
         while True:
             time.sleep(SWEEP)

@@ -323,8 +323,6 @@ def page(
         browse: open the page in your browser.
     """
     from ..app._server import serve
-    from ._explain import weights_by_model
 
     models = models or [DEFAULT_NETWORK]
-    files = weights_by_model(weights or (), models)
-    serve(models, files, host, port, browse, lambda address: typer.echo(f"The page is at {address} (Ctrl+C ends it)."))
+    serve(models, options.weights_by_model(weights or (), models), host, port, browse, typer.echo)

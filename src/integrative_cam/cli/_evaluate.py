@@ -12,7 +12,7 @@ from rich.table import Table
 from ..evaluate import Evaluation, Interval, evaluate_dataset
 from ..evaluate._benchmark import ALL
 from ..evaluate._evaluation import FILES
-from ._explain import weights_by_model
+from ._options import weights_by_model
 from ._printed import report_failures
 from ._progress import progress_bar
 

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.progress import track
 
 from .._choices import TASKS
-from ..errors import CamError, InputError, ModelError, first_line
+from ..errors import CamError, ModelError, first_line
 from ..methods._registry import Method
 from ..models import Network, load
 from ..query import (
@@ -125,22 +125,6 @@ def network_of(model: str, weights: Path | None, labels: Path | None, task: str 
     network = announced(load(model, weights))
     network = network if task is None else replace(network, task=task)
     return network if labels is None else replace(network, labels=_labels(labels))
-
-
-def weights_by_model(given: Sequence[str], models: Sequence[str]) -> dict[str, Path]:
-    """Of `--weights` where there may be several networks: MODEL=FILE pairs, or a FILE for the only network."""
-    if len(given) == len(models) == 1 and (Path(given[0]).exists() or "=" not in given[0]):
-        return {models[0]: Path(given[0])}
-    found = {}
-    for pair in given:
-        model, equals, file = pair.rpartition("=")
-        if not equals or not model or not file:
-            example = f"{models[0]}={file or 'FILE'}"
-            raise InputError(f"--weights {pair}: must be MODEL=FILE for several networks, such as {example}.")
-        if model not in models:
-            raise InputError(f"--weights {pair}: {model} is not among the networks, {', '.join(models)}.")
-        found[model] = Path(file)
-    return found
 
 
 def announced(network: Network) -> Network:

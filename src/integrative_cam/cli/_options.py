@@ -1,7 +1,7 @@
 """Options that several commands share. Annotations are evaluated here: they and the docstrings are what typer shows."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from inspect import Parameter, Signature
 from pathlib import Path
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from .._choices import DEFAULT_NETWORK
+from ..errors import InputError
 from ..methods import Method, get_method
 from ..recipe import DEPRECATED, RENAMED, Recipe
 from ._command import FLAGS, described
@@ -93,6 +94,26 @@ def _method(method: str, **ingredients: Any) -> Method:
     if "taps" in changes:
         changes["taps"] = tuple(changes["taps"])
     return replace(chosen, way=replace(chosen.recipe, **changes)) if changes else chosen
+
+
+def weights_by_model(given: Sequence[str], models: Sequence[str]) -> dict[str, Path]:
+    """Of `--weights` where there may be several networks: MODEL=FILE pairs, or a FILE for the only network.
+
+    Raises:
+        InputError: no such pair; a model that is not among `models`.
+    """
+    if len(given) == len(models) == 1 and (Path(given[0]).exists() or "=" not in given[0]):
+        return {models[0]: Path(given[0])}
+    found = {}
+    for pair in given:
+        model, equals, file = pair.rpartition("=")
+        if not equals or not model or not file:
+            example = f"{models[0]}={file or 'FILE'}"
+            raise InputError(f"--weights {pair}: must be MODEL=FILE for several networks, such as {example}.")
+        if model not in models:
+            raise InputError(f"--weights {pair}: {model} is not among the networks, {', '.join(models)}.")
+        found[model] = Path(file)
+    return found
 
 
 def _ingredients() -> Iterator[Parameter]:
