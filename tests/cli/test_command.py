@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import re
 import subprocess
@@ -33,14 +34,20 @@ def help_of(command: str, option: str) -> str:
 
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Runs `icam explain` up to what it is asked for, which comes back with what was printed on standard error."""
-    requests: list[_explain.Request] = []
-    monkeypatch.setattr(_explain, "run", lambda request: requests.append(request) or 0)
+    """Runs `icam explain` up to what it is asked for, by name, which comes back with what went to standard error."""
+    calls: list[dict[str, Any]] = []
+    signature = inspect.signature(_explain.explain_images)
 
-    def ask(*arguments: str) -> tuple[_explain.Request, str]:
+    def record(*arguments: Any) -> int:
+        calls.append(signature.bind(*arguments).arguments)
+        return 0
+
+    monkeypatch.setattr(_explain, "explain_images", record)
+
+    def ask(*arguments: str) -> tuple[dict[str, Any], str]:
         result = CliRunner().invoke(app, ["explain", *arguments], catch_exceptions=False)
         assert result.exit_code == 0, result.output
-        return requests.pop(), result.stderr
+        return calls.pop(), result.stderr
 
     return ask
 
@@ -104,24 +111,24 @@ def test_each_ingredient_is_an_option(command: str) -> None:
 
 
 def test_what_is_asked_for_arrives(asked: Any) -> None:
-    request, _ = asked("a.png", "-t", "tabby", "--versus", "rest", "--step=-1", "-m", "resnet18", "--json", "-o", "x")
-    assert request.images == (Path("a.png"),)
-    assert (request.question.target, request.question.versus, request.question.step) == ("tabby", "rest", -1)
-    assert (request.model, request.out, request.as_json, request.debug) == ("resnet18", Path("x"), True, False)
-    assert request.method == get_method("integrative")
+    call, _ = asked("a.png", "-t", "tabby", "--versus", "rest", "--step=-1", "-m", "resnet18", "--json", "-o", "x")
+    assert list(call["images"]) == [Path("a.png")]
+    assert (call["question"].target, call["question"].versus, call["question"].step) == ("tabby", "rest", -1)
+    assert call["options"] == ("resnet18", None, None, None)
+    assert (call["out"], call["as_json"], call["debug"]) == (Path("x"), True, False)
+    assert call["method"] == get_method("integrative")
 
-    request, _ = asked("--method", "gradcam", "--taps", "14x14", "--taps", "last", "--unsigned", "--gamma", "0.5")
-    recipe = get_method("gradcam").recipe
-    assert request.method.recipe == replace(recipe, taps=("14x14", "last"), signed=False, gamma=0.5)
-    assert request.images == ()
+    call, _ = asked("--method", "gradcam", "--taps", "14x14", "--taps", "last", "--gamma", "0.5")
+    assert call["method"].recipe == replace(get_method("gradcam").recipe, taps=("14x14", "last"), gamma=0.5)
+    assert list(call["images"]) == []
 
 
 @pytest.mark.parametrize(("old", "new"), RENAMED.items())
 def test_an_old_option_works_and_says_its_new_name(old: str, new: str, asked: Any) -> None:
-    request, said = asked(f"--{old}", "0.0")
-    assert request.method.recipe == replace(Recipe(), **{new: 0.0})
+    call, said = asked(f"--{old}", "0.0")
+    assert call["method"].recipe == replace(Recipe(), **{new: 0.0})
     assert said == f"icam: --{old} is now --{new.replace('_', '-')}; the old name goes with the next release.\n"
     present, said = asked(f"--{new.replace('_', '-')}", "0.0")
-    assert present == request
+    assert present == call
     assert said.startswith(f"icam: --{new.replace('_', '-')} goes with the next release" if new in DEPRECATED else "")
     assert (said == "") == (new not in DEPRECATED)
