@@ -44,7 +44,7 @@ def shard() -> tuple[bytes, dict[str, Any]]:
     rows = rows_of(get_method("integrative")(MODEL, torch.rand(1, 3, 8, 8)), 1, samples, network, 0.5)
     about = {"layers": [[layer.name, layer.kind] for layer in FOUND.layers]}
     about |= {"bias_layers": [layer.name for layer in FOUND.bias_layers], "images": 1, "halvings": 0, "failures": []}
-    content = as_parquet(rows, {b"integrative_cam": json.dumps(about).encode()}, 32)
+    content = as_parquet(rows, about)
     failure = {"key": "b.png", "kind": "image", "reason": "broken"}
     part = {
         "name": "0000000-0000.parquet",

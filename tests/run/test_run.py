@@ -498,6 +498,21 @@ def test_the_maps_are_plain_greyscale_png_in_small_row_groups(photographs: Path,
     torch.testing.assert_close(stored, Results(str(tmp_path / "out"))[5].map[0], rtol=0, atol=0)
 
 
+def test_a_run_of_0_1_0_is_read(tmp_path: Path) -> None:
+    """Written by 0.1.0, over the same pictures."""
+    names = pictures(tmp_path / "source", 5)
+    (tmp_path / "source" / names[2]).write_text("no image")
+    run(job(tmp_path / "source", tmp_path / "out"), workers=0)
+    stored, made = Results(str(Path(__file__).parent / "run-of-0.1.0")), Results(str(tmp_path / "out"))
+    assert stored.failures == made.failures
+    assert stored.table().column_names == made.table().column_names
+    assert stored.table(["image", "target"]).equals(made.table(["image", "target"]))
+    for old, new in zip(stored, made, strict=True):
+        torch.testing.assert_close(old.map, new.map, rtol=0, atol=1.01 / 255)
+        torch.testing.assert_close(old.weights, new.weights, rtol=1e-4, atol=1e-6)
+        assert old.clamped.tolist() == new.clamped.tolist()
+
+
 # The command.
 
 

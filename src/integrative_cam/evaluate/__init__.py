@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from .._deprecation import deprecated_names
 from ..methods._controls import centre_map, random_maps
 from ._accumulate import Accumulator, accumulator
 from ._faithfulness import (
@@ -85,4 +86,4 @@ def __getattr__(name: str) -> Any:
         from . import _evaluation
 
         return getattr(_evaluation, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return deprecated_names(__name__)(name)

@@ -21,7 +21,7 @@ from ._pool import Lost, run_parts
 from ._record import Record, read_records
 from ._sources import Part, Source, open_source
 from ._store import Store
-from ._worker import device_of, start_worker
+from ._worker import Worker, device_of
 
 Engine = Literal["local", "ray"]
 ENGINES = ("local", "ray")
@@ -45,7 +45,7 @@ class Outcome:
     Attributes:
         images: with results.
         rows: one per image and target.
-        found: of the images, those that an earlier run left.
+        found: of the images, those that were done by an earlier run.
         failures: images without results.
         unfinished: parts without a record, with the reason why.
         parts: of the source.
@@ -112,23 +112,26 @@ def run(
     known, _ = read_records(store)  # a part whose record is broken is done again
     records = {number: record for number, record in known.items() if record.final}
     missing = [part for part in source.parts if part.number not in records]
-    found = sum(record.images for record in records.values())
-    watch = _Watch(source, list(records.values()), report)
-    if missing:
-        results: Generator[Record | Lost[Part]]
-        if engine == "ray":
-            results = run_ray(job, fingerprint, missing, workers, address)
-        else:
-            start = partial(start_worker, job, fingerprint)
-            results = run_parts(start, missing, _workers(job, workers), watch.tell)
-        with closing(results):
-            for result in results:
-                record = result if isinstance(result, Record) else _lost(result)
-                records[record.part] = record
-                watch.finished(record, told=engine == "local")
-                if record.fatal:
-                    break
-    return _outcome(source, records, found, store)
+    before = sum(record.images for record in records.values())
+    count = _Count(source, list(records.values()), report)
+    results: Generator[Record | Lost[Part]]
+    if not missing:
+        return _outcome(source, records, before, store)
+    if engine == "ray":
+        results = run_ray(job, fingerprint, missing, workers, address)
+    else:
+        processes = max(1, torch.cuda.device_count() if job.device in ("auto", "cuda") else 0)
+        processes = processes if workers is None else workers
+        results = run_parts(partial(Worker, job, fingerprint), missing, processes, count.tell)
+    with closing(results):
+        for result in results:
+            if isinstance(result, Lost):
+                result = Record(result.part.number, unfinished=result.reason, fatal=result.fatal)
+            records[result.part] = result
+            count.finish(result, told=engine == "local")
+            if result.fatal:
+                break
+    return _outcome(source, records, before, store)
 
 
 def _need_extra() -> None:
@@ -151,74 +154,59 @@ def _check_workers(job: Job, wanted: int | None, engine: Engine) -> None:
         )
 
 
-def _workers(job: Job, wanted: int | None) -> int:
-    if wanted is not None:
-        return wanted
-    devices = torch.cuda.device_count() if job.device in ("auto", "cuda") else 0
-    return max(1, devices)
-
-
-def _lost(lost: Lost[Part]) -> Record:
-    return Record(lost.part.number, unfinished=lost.reason, fatal=lost.fatal)
-
-
-def _outcome(source: Source, records: dict[int, Record], found: int, store: Store) -> Outcome:
+def _outcome(source: Source, records: dict[int, Record], before: int, store: Store) -> Outcome:
     ordered = [records[number] for number in sorted(records)]
-    lost = {part.number: "not reached" for part in source.parts if part.number not in records}
+    unreached = {part.number: "not reached" for part in source.parts if part.number not in records}
     failures = tuple(failure for record in ordered for failure in record.all_failures)
     outcome = Outcome(
         images=sum(record.images for record in ordered),
         rows=sum(shard.rows for record in ordered for shard in record.shards),
-        found=found,
+        found=before,
         failures=failures,
-        unfinished={record.part: record.unfinished for record in ordered if record.unfinished} | lost,
+        unfinished={record.part: record.unfinished for record in ordered if record.unfinished} | unreached,
         parts=len(source.parts),
         batch_reductions=sum(shard.batch_reductions for record in ordered for shard in record.shards),
         decoder_deaths=sum(record.decoder_deaths for record in ordered),
     )
     lines = io.StringIO()
-    table = csv.writer(lines)
-    table.writerows([("image", "kind", "reason"), *((each.key, each.kind, each.reason) for each in failures)])
+    rows = [(failure.key, failure.kind, failure.reason) for failure in failures]
+    csv.writer(lines).writerows([("image", "kind", "reason"), *rows])
     try:
         store.write(FAILURES, lines.getvalue().encode())
     except DestinationError:
-        if not outcome.unfinished:  # else it says so already
+        if not outcome.unfinished:  # which would say so already
             raise
     return outcome
 
 
-class _Watch:
-    """Counts what workers tell, and estimates what is to come from the parts that are done."""
+class _Count:
+    """Counts images for `report`, and estimates how many there are from the parts that are done."""
 
     def __init__(self, source: Source, done: Sequence[Record], report: Callable[[Progress], None]) -> None:
         self.source, self.report = source, report
         self.parts = self.images = self.failed = 0
-        self.done = 0
         for record in done:
-            self._count(record)
+            self._add(record)
         self.done = self.images
-        self._say()
+        self.tell(0)
 
     def tell(self, images: int) -> None:
+        """So many images more are done."""
         self.done += images
-        self._say()
-
-    def finished(self, record: Record, told: bool) -> None:
-        if record.unfinished:
-            return
-        before = self.images
-        self._count(record)
-        if not told:
-            self.done += self.images - before
-        self._say()
-
-    def _count(self, record: Record) -> None:
-        self.parts += 1
-        self.images += sum(shard.images + len(shard.failures) for shard in record.shards)
-        self.failed += len(record.all_failures)
-
-    def _say(self) -> None:
         total = self.source.images
         if total is None and self.parts:
             total = max(self.done, round(self.images / self.parts * len(self.source.parts)))
         self.report(Progress(self.done, total, self.failed))
+
+    def finish(self, record: Record, told: bool) -> None:
+        """A part is done; its images were `told` before, or not."""
+        if not record.unfinished:
+            images = self._add(record)
+            self.tell(0 if told else images)
+
+    def _add(self, record: Record) -> int:
+        images = sum(shard.images + len(shard.failures) for shard in record.shards)
+        self.parts += 1
+        self.images += images
+        self.failed += len(record.all_failures)
+        return images

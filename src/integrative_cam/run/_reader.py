@@ -16,8 +16,7 @@ from ..storage import recipe_of
 from ._failures import Failure
 from ._record import read_records
 from ._store import DONE, MANIFEST, SHARDS, Store
-from ._table import HEAVY, RENAMED, explanation_of
-from ._worker import META
+from ._table import GROUP, HEAVY, META, explanation_of, schema
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -74,7 +73,7 @@ class Results(Sequence[Explanation]):
     def __getitem__(self, index: int | slice) -> Explanation | list[Explanation]:
         """The explanation in a row."""
         if isinstance(index, slice):
-            return [self[each] for each in range(*index.indices(len(self)))]
+            return [self[row] for row in range(*index.indices(len(self)))]
         row, about = self._row(index)
         try:
             return explanation_of(row, about, self.recipe)
@@ -87,7 +86,7 @@ class Results(Sequence[Explanation]):
         Raises:
             InputError: there are none.
         """
-        rows = [row for row, name in enumerate(self._names()) if name == image]
+        rows = [row for row, name in enumerate(self.table(["image"])["image"].to_pylist()) if name == image]
         if not rows:
             raise InputError(f"{self.store.place} has no results for {image!r}; see failures, or table()['image'].")
         return [self[row] for row in rows]
@@ -109,13 +108,10 @@ class Results(Sequence[Explanation]):
         """All rows; by default all columns but those that are large (map, output, thumbnail)."""
         import pyarrow as pa
 
-        from ._table import schema
-
-        wanted = columns or [name for name in schema({}).names if name not in HEAVY]
-        stored = [*wanted, *(old for old, new in RENAMED.items() if new in wanted)]
-        parts = [self._checked(shard.name, lambda file: file.read(columns=stored)) for shard in self.shards]
+        wanted = columns or [name for name in schema().names if name not in HEAVY]
+        parts = [self._checked(shard.name, lambda file: file.read(columns=list(wanted))) for shard in self.shards]
         plain = [part.replace_schema_metadata(None) for part in parts]
-        return pa.concat_tables(plain) if plain else schema({}).empty_table().select(wanted)
+        return pa.concat_tables(plain) if plain else schema().empty_table().select(wanted)
 
     @property
     def failures(self) -> tuple[Failure, ...]:
@@ -129,10 +125,6 @@ class Results(Sequence[Explanation]):
             return ()
         return tuple(name for name, _ in self._row(0)[1]["layers"])
 
-    def _names(self) -> list[str]:
-        names: list[str] = self.table(["image"])["image"].to_pylist()
-        return names
-
     def _row(self, index: int) -> tuple[dict[str, Any], dict[str, Any]]:
         if index < 0:
             index += len(self)
@@ -141,14 +133,9 @@ class Results(Sequence[Explanation]):
         number = bisect_right(self._ends, index)
         within = index - (self._ends[number - 1] if number else 0)
         name = self.shards[number].name
-        file = self._file(name)
-        group = 0
         try:
-            while within >= file.metadata.row_group(group).num_rows:
-                within -= file.metadata.row_group(group).num_rows
-                group += 1
-            (row,) = self._group(name, group).slice(within, 1).to_pylist()
-            return row, json.loads(file.schema_arrow.metadata[META])
+            (row,) = self._group(name, within // GROUP).slice(within % GROUP, 1).to_pylist()
+            return row, json.loads(self._file(name).schema_arrow.metadata[META])
         except (IndexError, KeyError, TypeError, ValueError, RecursionError) as error:
             if isinstance(error, ExplanationError):
                 raise
@@ -168,10 +155,6 @@ class Results(Sequence[Explanation]):
 
     def _checked(self, name: str, read: Any) -> pa.Table:
         try:
-            table = read(self._file(name))
+            return read(self._file(name))
         except (OSError, ValueError) as error:
             raise ExplanationError(f"{name} cannot be read: {first_line(error)}") from None
-        return table.rename_columns([RENAMED.get(column, column) for column in table.column_names])
-
-
-__all__ = ["Results"]

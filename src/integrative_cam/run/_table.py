@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -27,16 +28,18 @@ if TYPE_CHECKING:
 
 LEVELS = 255
 """A stored map is round(LEVELS * map) / LEVELS: its error is at most 1 / (2 * LEVELS)."""
+META = b"integrative_cam"
+"""Under which a shard's file keeps what its rows share."""
+GROUP = 32
+"""Rows that are stored, and read, together."""
 HEAVY = ("output", "map", "thumbnail")
 """Columns that a table of results is better read without."""
-RENAMED = {"guarded": "clamped"}
-"""Columns as 0.1.0 wrote them, and their names today."""
 
 _LAYER_SCORES = ("gradient_score", "activation_score", "joint_score")
 
 
-def schema(about: Mapping[bytes, bytes]) -> pa.Schema:
-    """The columns of a shard, with its metadata."""
+def schema() -> pa.Schema:
+    """The columns of a shard."""
     import pyarrow as pa
 
     reals = pa.list_(pa.float32())
@@ -61,7 +64,7 @@ def schema(about: Mapping[bytes, bytes]) -> pa.Schema:
         "box_bottom": pa.int32(),
         "image_width": pa.int32(),
         "image_height": pa.int32(),
-        "clamped": pa.int64(),
+        "guarded": pa.int64(),
         "layer_weights": reals,
         **{f"layer_{name}s": reals for name in _LAYER_SCORES},
         "layer_activation": reals,
@@ -72,7 +75,7 @@ def schema(about: Mapping[bytes, bytes]) -> pa.Schema:
         "map": pa.binary(),
         "thumbnail": pa.binary(),
     }
-    return pa.schema(list(columns.items()), metadata=dict(about))
+    return pa.schema(list(columns.items()))
 
 
 def rows_of(
@@ -85,7 +88,6 @@ def rows_of(
     target = explanation.target.cpu()
     prediction = logits.argmax(1)
     maps = at_least_float32(explanation.map.detach())
-    taps = [*explanation.layers]
     columns: dict[str, list[Any]] = {
         "image": [sample.key for sample in samples],
         "rank": [rank] * len(samples),
@@ -99,13 +101,13 @@ def rows_of(
         **measured(maps, threshold),
         "image_width": [sample.width for sample in samples],
         "image_height": [sample.height for sample in samples],
-        "clamped": explanation.clamped.tolist(),
+        "guarded": explanation.clamped.tolist(),
         "layer_weights": explanation.weights.tolist(),
-        **{f"layer_{name}s": _across([getattr(layer, name) for layer in taps], len(samples)) for name in _LAYER_SCORES},
+        **{f"layer_{name}s": _across(explanation.layers, name, len(samples)) for name in _LAYER_SCORES},
         "layer_activation": parts.activation.tolist(),
         "layer_bias": parts.tap_bias.tolist(),
         "layer_is_cut": [parts.is_cut.tolist()] * len(samples),
-        "bias_layer_weights": _across([layer.weight for layer in explanation.bias_layers], len(samples)),
+        "bias_layer_weights": _across(explanation.bias_layers, "weight", len(samples)),
         "output": list(logits.float().numpy()),
     }
     levels = quantised(maps).cpu().numpy()
@@ -115,8 +117,9 @@ def rows_of(
     ]
 
 
-def _across(layers: Sequence[Float[Tensor, "batch"]], batch: int) -> list[list[float]]:
-    return torch.stack(list(layers), 1).tolist() if layers else [[]] * batch
+def _across(layers: Sequence[Layer | BiasLayer], name: str, batch: int) -> list[list[float]]:
+    """An attribute of all layers, image by image."""
+    return torch.stack([getattr(layer, name) for layer in layers], 1).tolist() if layers else [[]] * batch
 
 
 def measured(maps: Float[Tensor, "batch height width"], threshold: float) -> dict[str, list[float | int | None]]:
@@ -135,7 +138,7 @@ def measured(maps: Float[Tensor, "batch height width"], threshold: float) -> dic
     across = (maps.sum(1) * (torch.arange(width, device=maps.device) + 0.5)).sum(1) / mass
     down = (maps.sum(2) * (torch.arange(height, device=maps.device) + 0.5)).sum(1) / mass
     blank = (highest[:, 0, 0] <= 0).tolist()
-    found: dict[str, Tensor] = {
+    places: dict[str, Tensor] = {
         "centroid_x": across,
         "centroid_y": down,
         "box_left": _first(columns),
@@ -143,11 +146,11 @@ def measured(maps: Float[Tensor, "batch height width"], threshold: float) -> dic
         "box_right": width - _first(columns.flip(1)),
         "box_bottom": height - _first(rows.flip(1)),
     }
-    places = {
-        name: [None if empty else value for value, empty in zip(each.tolist(), blank, strict=True)]
-        for name, each in found.items()
+    columns_of_places = {
+        name: [None if empty else value for value, empty in zip(values.tolist(), blank, strict=True)]
+        for name, values in places.items()
     }
-    return {"area": region.double().mean((1, 2)).tolist(), **places}
+    return {"area": region.double().mean((1, 2)).tolist(), **columns_of_places}
 
 
 def _first(flags: Tensor) -> Int[Tensor, "batch"]:
@@ -159,8 +162,8 @@ def quantised(maps: Float[Tensor, "batch *space"]) -> UInt8[Tensor, "batch *spac
     return (maps * LEVELS).round().to(torch.uint8)
 
 
-def as_parquet(rows: Sequence[dict[str, Any]], about: Mapping[bytes, bytes], group: int) -> bytes:
-    """Rows as the content of a Parquet file, `group` to a row group; their maps as greyscale PNG.
+def as_parquet(rows: Sequence[dict[str, Any]], about: Mapping[str, Any]) -> bytes:
+    """Rows, and what they share, as the content of a Parquet file; the maps as greyscale PNG.
 
     PNG predicts each pixel from its neighbours, which halves what general compression leaves of a map; and every
     reader of images knows it.
@@ -168,14 +171,15 @@ def as_parquet(rows: Sequence[dict[str, Any]], about: Mapping[bytes, bytes], gro
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    table = pa.Table.from_pylist([{**row, "map": _png(row["map"])} for row in rows], schema(about))
+    columns = schema().with_metadata({META: json.dumps(about).encode()})
+    table = pa.Table.from_pylist([{**row, "map": _png(row["map"])} for row in rows], columns)
     content = io.BytesIO()
     # Encoded images do not compress again.
     compression = {name: "none" if name in ("map", "thumbnail") else "zstd" for name in _leaves(table.schema)}
     pq.write_table(
         table,
         content,
-        row_group_size=group,
+        row_group_size=GROUP,
         compression=compression,
         use_dictionary=["image", "target_name", "prediction_name"],
     )
@@ -204,18 +208,10 @@ def explanation_of(row: Mapping[str, Any], about: Mapping[str, Any], recipe: Rec
     levels = np.array(Image.open(io.BytesIO(row["map"]), formats=["PNG"]))
     absent = torch.zeros(1, 0, 0)
     score = torch.tensor([row["score"]])
+    scores = zip(row["layer_weights"], *(row[f"layer_{name}s"] for name in _LAYER_SCORES), strict=True)
     layers = tuple(
-        Layer(
-            name=name,
-            kind=kind,
-            map=absent,
-            bias=absent,
-            weight=torch.tensor([row["layer_weights"][index]]),
-            gradient_score=torch.tensor([row["layer_gradient_scores"][index]]),
-            activation_score=torch.tensor([row["layer_activation_scores"][index]]),
-            joint_score=torch.tensor([row["layer_joint_scores"][index]]),
-        )
-        for index, (name, kind) in enumerate(about["layers"])
+        Layer(name, kind, absent, absent, *(torch.tensor([value]) for value in values))
+        for (name, kind), values in zip(about["layers"], scores, strict=True)
     )
     bias_layers = tuple(
         BiasLayer(name, absent, torch.tensor([weight]))
@@ -229,7 +225,7 @@ def explanation_of(row: Mapping[str, Any], about: Mapping[str, Any], recipe: Rec
         output=torch.tensor([row["output"]]),
         target=torch.tensor([row["target"]]),
         target_names=(str(row["target"]),),
-        clamped=torch.tensor([row["clamped"]]),
+        clamped=torch.tensor([row["guarded"]]),
         completeness=Completeness(
             score=score,
             input=torch.tensor([row["score_input"]]),

@@ -3,34 +3,48 @@
 from __future__ import annotations
 
 import gc
+import io
 import json
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, field
 from types import TracebackType
 from typing import Any
 
 import numpy as np
 import torch
 
-from ..errors import InputError, ModelError, RecipeError, TapError, TargetError, first_line
+from ..errors import CamError, InputError, RecipeError, TapError, TargetError, first_line
 from ._archives import Item, opened
 from ._decode import Decoders, Decoding, Sample, pieces
-from ._failures import DestinationError, Failure, SourceError
+from ._failures import Failure, SourceError
 from ._job import Job
+from ._pool import Tell
 from ._record import Record, Shard, failures_in
 from ._sources import Part
 from ._store import DONE, SHARDS, Store
-from ._table import as_parquet, rows_of
+from ._table import META, as_parquet, rows_of
 
-GROUP = 32
-"""Rows that are read together when one is asked for."""
 SILENCE = 16
-"""So many images in a row without an answer mean that the source is down."""
-META = b"integrative_cam"
+"""After so many images in a row without an answer, the source is down."""
 
-Row = dict[str, Any]
+
+class SourceDownError(SourceError):
+    """The whole source does not answer, rather than for one image."""
+
+
+@dataclass
+class _Draft:
+    """A shard while its images are explained."""
+
+    name: str
+    items: list[Item]
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    failures: list[Failure] = field(default_factory=list)
+    layers: list[list[str]] = field(default_factory=list)
+    bias_layers: list[str] = field(default_factory=list)
+    batch_reductions: int = 0
 
 
 class Worker:
@@ -38,25 +52,26 @@ class Worker:
 
     Args:
         job: what to do.
-        fingerprint: of the network that must be found.
-        tell: called with the number of images that are dealt with, as they are.
+        fingerprint: that the network must have.
+        place: of the worker among those on this machine; they take its CUDA devices in turn.
+        tell: called with the number of images done since the last call.
 
     Raises:
-        CamError: the network cannot be had.
+        CamError: the network cannot be loaded.
     """
 
-    def __init__(self, job: Job, fingerprint: str, tell: Callable[[int], None] = lambda _: None) -> None:
+    def __init__(self, job: Job, fingerprint: str, place: int = 0, tell: Tell = lambda _: None) -> None:
         self.job = job
         self.tell = tell
         self.network = job.network(fingerprint)
-        self.device = device_of(job.device)
+        devices = torch.cuda.device_count() if job.device in ("auto", "cuda") else 0
+        self.device = device_of(f"cuda:{place % devices}" if devices else job.device)
         self.network.model.to(self.device)
         self.targets = job.targets(self.network)
         self.store = Store(job.dest)
         self.decoders = Decoders(job.decoders, Decoding(self.network.preprocessing, job.patience, job.thumbnail))
         self.writer = ThreadPoolExecutor(1)
         self.limit = job.batch
-        self.batch_reductions = 0
         self.silent = 0
 
     def __enter__(self) -> Worker:
@@ -69,42 +84,38 @@ class Worker:
     def __call__(self, part: Part) -> Record:
         """Explain what is missing of a part; what is written stays, whatever happens.
 
-        The record says what stopped the work, if anything did: no error comes out of here.
+        Raises no error: the record says what stopped the work, if anything did. Only a source that does not answer for
+        this part leaves the others a chance.
         """
         deaths = self.decoders.deaths
         try:
             shards, failures = self._shards(part)
-        except (DestinationError, TargetError, TapError, RecipeError, ModelError) as error:
-            # None of these is about one image.
-            return Record(part.number, unfinished=first_line(error), fatal=True)
-        except SourceError as error:
-            return Record(part.number, unfinished=first_line(error), fatal=isinstance(error, SourceDownError))
-        except Exception as error:
-            said = f"unexpected {type(error).__name__}: {first_line(error)}"
-            return Record(part.number, unfinished=said, fatal=True)
-        record = Record(part.number, shards, failures, self.decoders.deaths - deaths)
-        try:
+            record = Record(part.number, shards, failures, self.decoders.deaths - deaths)
             self.store.write(f"{DONE}/{part.number:07d}.json", record.as_json())
-        except DestinationError as error:
-            return Record(part.number, unfinished=first_line(error), fatal=True)
+        except Exception as error:
+            reason = first_line(error)
+            if not isinstance(error, CamError):
+                reason = f"unexpected {type(error).__name__}: {reason}"
+            fatal = not isinstance(error, SourceError) or isinstance(error, SourceDownError)
+            return Record(part.number, unfinished=reason, fatal=fatal)
         return record
 
     def _shards(self, part: Part) -> tuple[tuple[Shard, ...], tuple[Failure, ...]]:
-        """The part's shards, written or found, and the failure that cut it short."""
+        """The part's shards, written now or by an earlier run, and the failure that cut it short."""
         done: list[Shard] = []
         pending: Future[Shard] | None = None
         failures: list[Failure] = []
         with opened(part, self.job.patience) as items:
             for number, piece in enumerate(pieces(_until_broken(items, part, failures), self.job.shard)):
                 name = f"{part.number:07d}-{number:04d}.parquet"
-                found = self._found(name)
-                if found is not None and found.final:
+                stored = self._stored(name)
+                if stored is not None and stored.final:
                     self.tell(len(piece))
                     ready: Future[Shard] = Future()
-                    ready.set_result(found)
+                    ready.set_result(stored)
                 else:
                     # One shard is encoded and written while the next is explained.
-                    ready = self._explained(name, piece, pending)
+                    ready = self.writer.submit(self._write, self._explained(_Draft(name, piece), pending))
                 if pending is not None:
                     done.append(pending.result())
                 pending = ready
@@ -112,8 +123,8 @@ class Worker:
             done.append(pending.result())
         return tuple(done), tuple(failures)
 
-    def _found(self, name: str) -> Shard | None:
-        """A shard that an earlier run left whole."""
+    def _stored(self, name: str) -> Shard | None:
+        """A complete shard that an earlier run left."""
         import pyarrow as pa
         import pyarrow.parquet as pq
 
@@ -123,77 +134,61 @@ class Worker:
         try:
             file = pq.ParquetFile(pa.BufferReader(content))
             about = json.loads(file.schema_arrow.metadata[META])
-            failures, counts = failures_in(about["failures"]), (int(about["images"]), int(about["halvings"]))
+            failures, images, reductions = failures_in(about["failures"]), int(about["images"]), int(about["halvings"])
         except (pa.ArrowException, OSError, TypeError, KeyError, ValueError, RecursionError):
             return None  # cut off by something stronger than kill -9; it is written again
-        return Shard(name, len(content), counts[0], file.metadata.num_rows, failures, counts[1])
+        return Shard(name, len(content), images, file.metadata.num_rows, failures, reductions)
 
-    def _explained(self, name: str, items: list[Item], before: Future[Shard] | None) -> Future[Shard]:
-        batch_reductions = self.batch_reductions
-        rows: list[Row] = []
-        failures: list[Failure] = []
-        about: dict[str, Any] = {"layers": [], "bias_layers": []}
+    def _explained(self, draft: _Draft, before: Future[Shard] | None) -> _Draft:
         batch: list[Sample] = []
-        for found in self.decoders(items):
+        for decoded in self.decoders(draft.items):
             if before is not None and before.done():
                 before.result()  # a disk that is full is noticed at once
-            if isinstance(found, Failure):
-                failures.append(found)
+            if isinstance(decoded, Failure):
+                draft.failures.append(decoded)
                 self.tell(1)
-                self.silent = self.silent + 1 if found.kind == "source" else 0
+                self.silent = self.silent + 1 if decoded.kind == "source" else 0
                 if self.silent >= SILENCE:
                     raise SourceDownError(
                         f"The source stopped answering: {SILENCE} images in a row did not come, the last "
-                        f"{found.reason}. Run the same command again to continue."
+                        f"{decoded.reason}. Run the same command again to continue."
                     )
                 continue
             self.silent = 0
-            batch.append(found)
+            batch.append(decoded)
             if len(batch) == self.job.batch:
-                self._explain(batch, rows, failures, about)
+                self._explain(batch, draft)
                 batch = []
-        self._explain(batch, rows, failures, about)
-        order = {item.key: place for place, item in enumerate(items)}
-        rows.sort(key=lambda row: (order[row["image"]], row["rank"]))
-        failures.sort(key=lambda failure: order[failure.key])
-        images = len(items) - len(failures)
-        return self.writer.submit(
-            self._write, name, rows, failures, images, self.batch_reductions - batch_reductions, about
-        )
+        self._explain(batch, draft)
+        order = {item.key: place for place, item in enumerate(draft.items)}
+        draft.rows.sort(key=lambda row: (order[row["image"]], row["rank"]))
+        draft.failures.sort(key=lambda failure: order[failure.key])
+        return draft
 
-    def _write(
-        self,
-        name: str,
-        rows: list[Row],
-        failures: list[Failure],
-        images: int,
-        batch_reductions: int,
-        about: dict[str, Any],
-    ) -> Shard:
+    def _write(self, draft: _Draft) -> Shard:
+        images = len(draft.items) - len(draft.failures)
         about = {
-            **about,
+            "layers": draft.layers,
+            "bias_layers": draft.bias_layers,
             "images": images,
-            "halvings": batch_reductions,
-            "failures": [asdict(each) for each in failures],
+            "halvings": draft.batch_reductions,
+            "failures": [asdict(failure) for failure in draft.failures],
         }
         if self.job.thumbnail:
-            rows = [{**row, "thumbnail": _overlay(row)} for row in rows]
-        content = as_parquet(rows, {META: json.dumps(about).encode()}, GROUP)
-        self.store.write(f"{SHARDS}/{name}", content)
-        return Shard(name, len(content), images, len(rows), tuple(failures), batch_reductions)
+            draft.rows = [{**row, "thumbnail": _overlay(row)} for row in draft.rows]
+        content = as_parquet(draft.rows, about)
+        self.store.write(f"{SHARDS}/{draft.name}", content)
+        failures = tuple(draft.failures)
+        return Shard(draft.name, len(content), images, len(draft.rows), failures, draft.batch_reductions)
 
-    def _explain(
-        self, samples: Sequence[Sample], rows: list[Row], failures: list[Failure], about: dict[str, Any]
-    ) -> None:
-        """Add the rows of a batch; where memory does not last, half at a time from now on; where something else
-        fails, one by one.
-        """
+    def _explain(self, samples: Sequence[Sample], draft: _Draft) -> None:
+        """Add the rows of a batch: in halves from now on if memory runs out, one by one if anything else fails."""
         alone = False
         start = 0
         while start < len(samples):
             batch = samples[start : start + (1 if alone else self.limit)]
             try:
-                rows += self._rows(batch, about)
+                draft.rows += self._rows(batch, draft)
             except Exception as error:  # a network may raise anything
                 # The error must be let go of before memory is asked for again: its frames hold tensors.
                 full, reason = _out_of_memory(error), first_line(error)
@@ -204,48 +199,33 @@ class Worker:
                 start += len(batch)
                 continue
             if full:
-                self._free()
+                gc.collect()
+                if self.device.type == "cuda":
+                    torch.cuda.empty_cache()
             if len(batch) == 1:
-                failures.append(Failure(batch[0].key, "memory" if full else "explain", reason))
+                draft.failures.append(Failure(batch[0].key, "memory" if full else "explain", reason))
                 self.tell(1)
                 start += 1
             elif full:
-                self.batch_reductions += 1
+                draft.batch_reductions += 1
                 self.limit = len(batch) // 2
             else:
                 alone = True
 
-    def _free(self) -> None:
-        gc.collect()
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
-
-    def _rows(self, samples: Sequence[Sample], about: dict[str, Any]) -> list[Row]:
+    def _rows(self, samples: Sequence[Sample], draft: _Draft) -> list[dict[str, Any]]:
         images = torch.from_numpy(np.stack([sample.values for sample in samples])).to(self.device)
-        rows: list[Row] = []
-        half = torch.autocast(
-            self.device.type, getattr(torch, self.job.precision), enabled=self.job.precision != "float32"
-        )
+        rows: list[dict[str, Any]] = []
+        precision = self.job.precision
+        half = torch.autocast(self.device.type, getattr(torch, precision), enabled=precision != "float32")
         with half, warnings.catch_warnings():
-            # A blank map is no accident here: its area is 0.
+            # A blank map needs no warning here: its area is 0.
             warnings.filterwarnings("ignore", message="The map of image")
-            for rank, explanation in enumerate(
-                self.job.method.explain_targets(self.network.model, images, self.targets), 1
-            ):
+            explanations = self.job.method.explain_targets(self.network.model, images, self.targets)
+            for rank, explanation in enumerate(explanations, 1):
                 rows += rows_of(explanation, rank, samples, self.network, self.job.threshold)
-                about["layers"] = [[layer.name, layer.kind] for layer in explanation.layers]
-                about["bias_layers"] = [layer.name for layer in explanation.bias_layers]
+                draft.layers = [[layer.name, layer.kind] for layer in explanation.layers]
+                draft.bias_layers = [layer.name for layer in explanation.bias_layers]
         return rows
-
-
-def start_worker(job: Job, fingerprint: str, place: int, tell: Callable[[int], None]) -> Worker:
-    """The worker at a place of a pool, with a CUDA device of its own where there are several."""
-    devices = torch.cuda.device_count() if job.device in ("auto", "cuda") else 0
-    return Worker(replace(job, device=f"cuda:{place % devices}") if devices else job, fingerprint, tell)
-
-
-class SourceDownError(SourceError):
-    """The whole source does not answer, rather than for one image."""
 
 
 def device_of(name: str) -> torch.device:
@@ -280,9 +260,7 @@ def _out_of_memory(error: BaseException) -> bool:
     return isinstance(error, (torch.cuda.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
 
 
-def _overlay(row: Row) -> bytes:
-    import io
-
+def _overlay(row: dict[str, Any]) -> bytes:
     from PIL import Image
 
     from ..render import overlay
