@@ -22,6 +22,7 @@ from ..query import area_above_half, probabilities, score_parts, short_name
 from ..recipe import Recipe
 from ..render import coloured, overlay, presented, presented_layer
 from ..render._comparison import side_by_side
+from ..render._parts import layer_facts
 from ..render._sheet import DPI, png
 from ..render._templates import data_uri, environment
 from ..targets import class_scores, logits_of
@@ -133,16 +134,13 @@ class Screen:
 
     def profile(self) -> str:
         """HTML of the first map's layers as bars to choose from; radio buttons, so that arrow keys walk along them."""
-        layers = self.maps[0].explanation.layers
-        bars = [
-            {
-                "text": f"Layer {index + 1}: {layer.name}, {' x '.join(map(str, layer.map.shape[1:]))}, "
-                f"weight {float(layer.weight[0]):.1%}"
-            }
-            for index, layer in enumerate(layers)
-        ]
+        explanation = self.maps[0].explanation
+        bars: list[dict[str, str]] = []
+        for index in range(len(explanation.layers)):
+            name, size, weight = layer_facts(explanation, index, 0)
+            bars.append({"text": f"Layer {index + 1}: {name}, {size}, weight {weight:.1%}"})
         for score in ("weight", "gradient_score", "activation_score"):
-            values = [float(getattr(layer, score)[0]) for layer in layers]
+            values = [float(getattr(layer, score)[0]) for layer in explanation.layers]
             for bar, value in zip(bars, values, strict=True):
                 bar[score] = f"{0.95 * value / (max(values) or 1):.1%}"  # the largest a little below the top
         return str(macros().profile(bars, self.maps[0].layer))

@@ -12,6 +12,7 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 
 from ..query import Answer, RankedClass, area_above_half, score_parts, short_name
+from ..render._parts import layer_facts
 
 CLASSES_SHOWN = 5
 TITLES = {"probability": "Top classes", "area": "Classes by area", "value": "Values", "score": "Boxes found"}
@@ -50,13 +51,13 @@ def print_answer(answer: Answer, folder: Path) -> None:
             TITLES[ranking.measure], headings, [_row(answer, entry) for entry in ranking.classes[:CLASSES_SHOWN]]
         )
     if explanation.layers:
-        weights = explanation.weights[0].tolist()
-        ordered = sorted(zip(explanation.layers, weights, strict=True), key=lambda pair: -pair[1])
+        layers = [layer_facts(explanation, index, 0) for index in range(len(explanation.layers))]
+        layers.sort(key=lambda facts: -facts[2])
         rows = [
-            (layer.name, "x".join(map(str, layer.map.shape[1:])), f"{weight:.1%}", _bar(weight / max(weights)))
-            for layer, weight in ordered[:LAYERS_SHOWN]
+            (name, size, f"{weight:.1%}", Bar(1, 0, weight / (layers[0][2] or 1), width=30, color="dark_orange"))
+            for name, size, weight in layers[:LAYERS_SHOWN]
         ]
-        print_table(f"\nLayers that weigh most, of {len(weights)}", ("layer", ">size", ">weight", ""), rows)
+        print_table(f"\nLayers that weigh most, of {len(layers)}", ("layer", ">size", ">weight", ""), rows)
     score, image, biases, remainder = (values[0] for values in score_parts(explanation).values())
     print_line(
         f"\nScore ({'logit' if answer.target.index is not None else answer.target.label}) {score:.2f} = "
@@ -75,10 +76,6 @@ def print_answer(answer: Answer, folder: Path) -> None:
     for note in answer.notes:
         print_line(f"Note: {note}")
     print_line("\n".join(["Written:", *(f"  {folder / file}" for file in FILES.values())]))
-
-
-def _bar(share: float) -> Bar:
-    return Bar(1, 0, share, width=30, color="dark_orange")
 
 
 def _row(answer: Answer, entry: RankedClass) -> list[str]:

@@ -7,6 +7,7 @@ from html import escape
 from typing import TYPE_CHECKING, Any
 
 from ..errors import MissingExtraError
+from ..query import probabilities
 from ._colours import WEIGHT
 from ._drawing import Seen, draw, presented, presented_layer
 from ._overlay import Region
@@ -61,9 +62,11 @@ def _probability(explanation: Explanation, sample: int) -> str:
     output, target = explanation.output, explanation.target
     if target is None or output.ndim != 2 or output.shape[1] < 2:
         return ""
-    logits, index = output[sample].double(), int(target[sample])
+    logits, index = output[sample], int(target[sample])
     rank = int((logits > logits[index]).sum()) + 1
-    return f", {float(logits.softmax(0)[index]):.1%} by softmax, rank {rank} of {len(logits)}"
+    # An explanation does not know the network's task.
+    probability = float(probabilities(logits, "classification")[index])
+    return f", {probability:.1%} by softmax, rank {rank} of {len(logits)}"
 
 
 def _layers(explanation: Explanation, sample: int) -> str:
