@@ -61,7 +61,7 @@ def load(folder: Path) -> Explanation:
 
 @contextmanager
 def replaced_folder(folder: Path, marker: str) -> Iterator[Path]:
-    """A draft folder that takes the place of `folder` once all is written, and vanishes on any error.
+    """A draft folder that replaces `folder` when the block ends, and is removed on any error.
 
     `folder` may be absent, empty, or an earlier output, which holds the file `marker`.
     """
@@ -87,7 +87,7 @@ def replaced_folder(folder: Path, marker: str) -> Iterator[Path]:
 
 
 def written_whole(path: Path, text: str) -> None:
-    """Write a text file, whole or not at all, and the folders above it."""
+    """Write a text file, whole or not at all; missing folders above it are made."""
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}-{os.getpid()}")
     try:
@@ -145,13 +145,13 @@ def _explanation(manifest: dict[str, Any], arrays: dict[str, Tensor]) -> Explana
 
 
 def recipe_of(described: dict[str, Any] | None) -> Recipe | None:
-    """A recipe from `Recipe.described`; None for a method that is none.
+    """The recipe that `Recipe.described` described; None for None, the mark of a method that is no recipe.
 
     Raises:
         KeyError, TypeError: it is no such description.
     """
     if described is None:
         return None
-    # JSON knows lists only.
+    # JSON has lists, a recipe has tuples.
     taps = described["taps"]
     return Recipe(**{**present_names(described, warn=()), "taps": taps if isinstance(taps, str) else tuple(taps)})

@@ -110,8 +110,8 @@ def test_onnx_is_explained_as_its_torch_original(channels_last: bool, last: str 
     assert not network.model.training
     assert network.preprocessing == Preprocessing(SIZE, SIZE, "bilinear", (0.0,) * 3, (1.0,) * 3)
     assert_same(network, model, torch.rand(1, 3, *SIZE))
-    said = [note for note in network.notes if "left out" in note]
-    assert said == ([f"small.onnx ends in {last}, which is left out: the logits before it are explained."] * bool(last))
+    said = [note for note in network.notes if "is removed" in note]
+    assert said == ([f"small.onnx ends in {last}, which is removed: the logits before it are explained."] * bool(last))
 
 
 def test_pixels_are_taken_as_they_are_and_that_is_said(tmp_path: Path) -> None:

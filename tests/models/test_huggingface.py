@@ -211,7 +211,7 @@ def no_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path
     ("name", "message"),
     [
         ("hf/nobody/nothing", r"^hf/nobody/nothing: was not downloaded before, and https://.* cannot be asked"),
-        ("timm/resnet10t", r"^timm/resnet10t: pretrained weights could not be had \(.*\). Give a local file with"),
+        ("timm/resnet10t", r"^timm/resnet10t: could not load pretrained weights \(.*\). Give a local file with"),
     ],
 )
 def test_a_hub_out_of_reach_is_one_line_at_once(name: str, message: str, no_network: Path) -> None:

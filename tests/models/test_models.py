@@ -268,7 +268,9 @@ def test_a_file_with_a_dataclass_is_imported_and_hides_no_module(tmp_path: Path)
 
 def test_a_file_of_weights_is_no_network(tmp_path: Path) -> None:
     (tmp_path / "weights.pth").touch()
-    with pytest.raises(ModelError, match=r"no file that a network is read from; .* goes to --weights, beside the name"):
+    with pytest.raises(
+        ModelError, match=r"networks are not read from such files, but from .* goes to --weights, beside the name"
+    ):
         load(str(tmp_path / "weights.pth"))
 
 
@@ -278,7 +280,7 @@ def test_failed_download_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(torch.hub, "load_state_dict_from_url", offline)
     monkeypatch.setattr(torchvision.models._api, "load_state_dict_from_url", offline)
-    with pytest.raises(ModelError, match=r"torchvision/resnet18: pretrained weights could not be had .* --weights"):
+    with pytest.raises(ModelError, match=r"torchvision/resnet18: could not load pretrained weights .* --weights"):
         load("torchvision/resnet18")
 
 

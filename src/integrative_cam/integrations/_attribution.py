@@ -1,4 +1,4 @@
-"""Methods in the form that captum and Quantus call: attributions of the images' shape, arrays."""
+"""Our methods in the form that captum and Quantus call."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ INTEGRATIVE = get_method("integrative")
 
 @dataclass(frozen=True)
 class Attribution:
-    """A method as captum's attribution objects: give `attribute` to `captum.metrics.sensitivity_max`.
+    """A method as an attribution object of captum; its metrics take `attribute`.
 
     >>> attribution = Attribution(model, get_method("layercam"))
     >>> sensitivity_max(attribution.attribute, images, target=0)
@@ -36,7 +36,7 @@ class Attribution:
     def attribute(self, inputs: Inputs, target: Target = None) -> Inputs:
         """The signed map of each image (`Explanation.signed_map`), spread evenly over its channels.
 
-        A map says where, not in which channel: the sum over the channels is the map.
+        A map has no channels: the sum of the attributions over the channels is the map.
 
         Args:
             inputs: (batch, channel, *space), or a tuple of one such tensor, for which a tuple comes back.
@@ -62,8 +62,8 @@ def explain_func(
 ) -> np.ndarray[Any, Any]:
     """A method in Quantus' form: `metric(..., explain_func=explain_func, explain_func_kwargs={"explainer": ...})`.
 
-    The images go to the model's own device and dtype. Other keyword arguments, such as the device that Quantus
-    hands over, are not needed.
+    The images are moved to the model's own device and dtype. Other keyword arguments, such as the device that Quantus
+    passes, are ignored.
 
     Args:
         model: the network.
@@ -87,7 +87,7 @@ def explain_func(
 def spread_over_channels(
     maps: Float[Tensor, "batch *space"], images: Float[Tensor, "batch channel *space"]
 ) -> Float[Tensor, "batch channel *space"]:
-    """Each position's value in equal parts over the channels of the images."""
+    """Each position's value divided equally among the channels of the images."""
     channels = images.shape[1] if images.ndim > maps.ndim else 1
     parts = (maps / channels).reshape(len(maps), *[1] * (images.ndim - maps.ndim), *maps.shape[1:])
     return parts.expand_as(images).contiguous()

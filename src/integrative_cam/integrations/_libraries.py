@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float
 
 Run = Callable[[str, nn.Module, Sequence[str], Tensor, Sequence[int]], Tensor]
-"""Takes a class of the library, a network, the paths of its layers, images and a class index per image; gives maps."""
+"""(class of the library, network, paths of its layers, images, class index per image) -> maps."""
 
 LAYERLESS = "FullGrad"
 """Uses the biases of all layers, so it has no choice of taps."""
@@ -51,7 +51,7 @@ _one_at_a_time = threading.RLock()
 
 
 def named(name: str) -> Method:
-    """The method of that name: one of ours, or a peer's, such as `grad-cam:HiResCAM@stages`.
+    """One of our methods by its name, or another library's, such as `grad-cam:HiResCAM@stages`; see `peer`.
 
     Raises:
         RecipeError: there is none.
@@ -61,7 +61,7 @@ def named(name: str) -> Method:
 
 
 def peers() -> list[str]:
-    """The peers' names, with each policy for taps that they take, as far as their libraries are installed."""
+    """The names that `peer` takes, of the libraries that are installed."""
     return [
         f"{library}:{method}@{taps}" if taps else f"{library}:{method}"
         for library, (_, module, classes) in _LIBRARIES.items()
@@ -192,7 +192,7 @@ def _copied(model: nn.Module, name: str) -> nn.Module:
 
 
 def _without_hooks(network: nn.Module) -> None:
-    # Hooks, the library's or the user's, may hold what holds the network: without them its memory is free at once.
+    # Hooks may keep the network alive in a circle of references; without them its memory is free at once.
     for module in network.modules():
         module._forward_hooks.clear()
         module._forward_pre_hooks.clear()
@@ -234,7 +234,7 @@ def _grad_cam(name: str, model: nn.Module, layers: Sequence[str], images: Tensor
             bars.callback(setattr, module, "tqdm", module.tqdm)
             module.tqdm = SimpleNamespace(tqdm=lambda steps, **_: steps)
         if name == "FinerCAM":
-            # It makes its targets itself, for one class at a time.
+            # It makes its targets itself, and takes one class at a time.
             maps = [
                 torch.from_numpy(cam(input_tensor=image[None], targets=None, target_idx=target))
                 for image, target in zip(images, index, strict=True)

@@ -1,4 +1,4 @@
-"""Programs that torch.export saved, turned back into calls of torch functions, which capture can see."""
+"""Programs of torch.export, turned back into calls of torch functions, which the capture of taps recognises."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ._network import Network
 
 TRUSTED = ":trusted"
 
-# Arguments of aten's norms in the order that torch.nn.functional has them: which of aten's stand where.
+# The function of torch.nn.functional for a norm of aten, and the places of its arguments among those of aten.
 _NORMS: Mapping[str, tuple[Callable[..., Any], tuple[int, ...]]] = {
     "batch_norm": (F.batch_norm, (0, 3, 4, 1, 2, 5, 6, 7)),
     "instance_norm": (F.instance_norm, (0, 3, 4, 1, 2, 5, 6, 7)),
@@ -32,8 +32,8 @@ _NORMS: Mapping[str, tuple[Callable[..., Any], tuple[int, ...]]] = {
 def from_exported(name: str) -> Network:
     """The network in FILE.pt2, named as "FILE.pt2:trusted", with the preprocessing of the JSON file beside it.
 
-    torch.export.load unpickles constants and calls what the graph names, so a file can run any code: the name says
-    that whoever gives it trusts the file.
+    torch.export.load unpickles constants and calls what the graph names, so a file can run any code. The name says
+    that the user trusts the file.
 
     Raises:
         ModelError: not named as trusted, no such file, not an exported program, or no image as its one input.
@@ -50,24 +50,24 @@ def from_exported(name: str) -> Network:
         raise ModelError(f"model {name!r}: not a file that torch.export.save wrote.")
     try:
         program = torch.export.load(path)
-    except Exception as error:  # whatever an older or newer format meets
+    except Exception as error:  # files of other versions fail in many ways
         raise ModelError(f"model {name!r}: torch.export cannot load it ({first_line(error)}).") from error
     axes = image_axes(_input_shape(program, name), path)
     return graph_network(path, as_functions(program), axes)
 
 
 class Scope(nn.Module):
-    """Stands where the program had a module, so that what is called within is named after it."""
+    """Takes the place of a module of the program, so that functions called in it are named after it."""
 
     def forward(self, function: str, *arguments: Any, **options: Any) -> Any:
-        """What the function of torch gives."""
+        """Call a function of torch."""
         return _function(function)(*arguments, **options)
 
 
 def as_functions(program: torch.export.ExportedProgram) -> nn.Module:
     """The program as a module that calls torch's functions instead of operators of the dispatcher.
 
-    Operators carry names and argument orders of their own, by which no activation and no bias would be recognised.
+    Operators have their own names and orders of arguments; no activation and no bias would be recognised by them.
 
     Raises:
         ModelError: exported in training mode.
@@ -110,7 +110,7 @@ def _call(module: fx.GraphModule, node: fx.Node, name: str) -> None:
 
 
 def _function(name: str) -> Callable[..., Any]:
-    """The binding in torch of an operator, with the operator's arguments; of a norm, with those of _NORMS."""
+    """The function of torch with an operator's name and arguments; for a norm, that of _NORMS."""
     if name in _NORMS:
         return _NORMS[name][0]
     homes = (torch._C._nn, torch, torch.Tensor)
@@ -126,5 +126,5 @@ def _input_shape(program: torch.export.ExportedProgram, name: str) -> list[int |
     inputs = [node for node in program.graph.nodes if node.name in program.graph_signature.user_inputs]
     if len(inputs) != 1 or not isinstance(inputs[0].meta.get("val"), torch.Tensor):
         raise ModelError(f"model {name!r}: has {len(inputs)} inputs, but a photograph is one.")
-    # Symbols stand for axes of any length.
+    # A side that is no int is a symbol, for an axis of any length.
     return [side if isinstance(side, int) else None for side in inputs[0].meta["val"].shape]

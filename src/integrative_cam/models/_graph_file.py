@@ -1,4 +1,4 @@
-"""Networks in files of a bare graph: which axes of the input are what, and a JSON file beside it for all else."""
+"""Networks in files that hold only a graph; a JSON file beside it describes preprocessing, class names and task."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Size = tuple[int | None, int | None]
 Axes = tuple[int, Size, bool]
 """How many channels an input has, its size, and whether the channels come last."""
 EXTREME = 1e6
-"""No mean or deviation of pixels is larger, no deviation smaller than its inverse."""
+"""Means and deviations of pixels are refused above it, deviations below its inverse."""
 FIELDS = ("resize", "crop", "interpolation", "mean", "std", "squash", "labels", "task")
 
 
@@ -42,12 +42,12 @@ def graph_network(
     pixels / 255; a note says so, since most networks want more.
 
     Args:
-        file: the graph's.
-        model: what was read from it.
+        file: of the graph.
+        model: the graph as a module.
         axes: of its input, see `image_axes`.
-        labels: class names for want of others.
+        labels: class names, where the JSON file has none.
         notes: what the user should know.
-        task: of TASKS, where the JSON file does not say it.
+        task: one of TASKS, where the JSON file has none.
 
     Raises:
         ModelError: the JSON file holds no such object, or a size that the network does not take.
@@ -112,7 +112,7 @@ class ChannelsLast(nn.Module):
 
 
 def image_axes(shape: Sequence[int | None], file: Path) -> Axes:
-    """What is what in an input's shape, where None stands for an axis of any length.
+    """Which axes of an input's shape are which, where None stands for an axis of any length.
 
     Raises:
         ModelError: no batch of greyscale or colour pictures.

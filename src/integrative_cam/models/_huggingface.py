@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 
 RESAMPLE: Mapping[int, Interpolation] = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}
 TOLERANCE = 0.02
-"""Of pixel values in [0, 1]: the mean difference that other ways of rounding and interpolating may make."""
+"""The mean difference of pixels in [0, 1] that rounding and interpolation may cause."""
 TIMEOUT = 5.0
-"""Seconds that the hub has to answer."""
+"""Seconds to wait for the hub's answer."""
 
 _one_at_a_time = threading.RLock()
 
@@ -34,14 +34,14 @@ _one_at_a_time = threading.RLock()
 def huggingface(short: str) -> Source:
     """AutoModelForImageClassification with its own image processor and class names.
 
-    Read are JSON and safetensors: no pickled weights, and no code that a repository carries.
+    Only JSON and safetensors are read: no pickled weights, and no code from the repository.
 
     Args:
         short: a folder, or OWNER/REPOSITORY of the hub.
 
     Raises:
         MissingExtraError: transformers is not installed.
-        ModelError: no such folder; by the source's functions, what they cannot find, read or mirror.
+        ModelError: no such folder. The source's functions raise it for what they cannot find, read or mirror.
     """
     try:
         import transformers
@@ -57,7 +57,7 @@ def huggingface(short: str) -> Source:
 
     def create(pretrained: bool = False, num_classes: int | None = None) -> nn.Module:
         kinds = ("*.json", "model*.safetensors") if pretrained else ("*.json",)
-        with _said(name), _quiet():
+        with _as_model_error(name), _quiet():
             place = files(*kinds)
             config = transformers.AutoConfig.from_pretrained(place, trust_remote_code=False, local_files_only=True)
             if num_classes is not None:
@@ -87,7 +87,7 @@ def huggingface(short: str) -> Source:
             return cast(nn.Module, model)
 
     def preprocessing(_: nn.Module) -> Preprocessing:
-        with _said(name), _quiet():
+        with _as_model_error(name), _quiet():
             automatic: Any = transformers.AutoImageProcessor
             processor = automatic.from_pretrained(files("*.json"), trust_remote_code=False, local_files_only=True)
             return mirrored(processor, name)
@@ -103,12 +103,12 @@ def _task(model: nn.Module) -> str:
 def _labels(model: nn.Module) -> tuple[str, ...]:
     named = cast(Any, model).config.id2label
     labels = tuple(str(named[index]) for index in range(len(named)))
-    # What transformers writes where no names were given.
+    # transformers' own names, where none were given
     return () if labels == tuple(f"LABEL_{index}" for index in range(len(named))) else labels
 
 
 def mirrored(processor: Any, name: str) -> Preprocessing:
-    """What an image processor does to a picture, as a `Preprocessing`; compared with it on a picture of noise.
+    """An image processor as a `Preprocessing`, compared with it on a picture of coloured blocks.
 
     Raises:
         ModelError: the processor does more, or something else.
@@ -127,7 +127,7 @@ def mirrored(processor: Any, name: str) -> Preprocessing:
     if get("include_top"):
         # EfficientNet's processor divides by the deviation twice.
         std = tuple(deviation**2 for deviation in std)
-    # v * factor in units of v / 255.
+    # Pixels are v * factor there, and v / 255 here.
     scale = 255 * (get("rescale_factor", 1 / 255) if get("do_rescale", True) else 1.0)
     mean, std = (tuple(value / scale for value in values) for values in (mean, std))
     preprocessing = Preprocessing(resize, crop, interpolation, mean, std)
@@ -165,9 +165,9 @@ def _sides(size: Any) -> dict[str, int]:
 
 
 def _difference(processor: Any, preprocessing: Preprocessing) -> float:
-    """The mean difference between both on one picture, in parts of the range of pixel values; infinite for shapes."""
+    """The mean difference of their results for one picture, relative to the range; infinite if shapes differ."""
     draw = np.random.default_rng(0)
-    # Blocks, so that the filter matters little; colours of unlike means, so that their order matters.
+    # Blocks hide differences of filters; unlike means of the colours show a different order of channels.
     blocks = draw.integers(0, [256, 160, 80], (16, 20, 3)).repeat(32, 0).repeat(32, 1)
     picture = Image.fromarray(blocks.astype(np.uint8))
     theirs: Float[Tensor, "1 3 height width"] = torch.as_tensor(
@@ -194,8 +194,8 @@ def _downloaded(repository: str, patterns: tuple[str, ...]) -> Path:
 
 
 @contextmanager
-def _said(name: str) -> Iterator[None]:
-    """Whatever goes wrong as one line."""
+def _as_model_error(name: str) -> Iterator[None]:
+    """Turn any error into a ModelError of one line."""
     try:
         yield
     except ModelError:
@@ -223,11 +223,11 @@ def _quiet() -> Iterator[None]:
 
 @contextmanager
 def hub_or_cache() -> Iterator[None]:
-    """Within, a hub that does not answer is not asked again: the cache serves, or loading fails at once.
+    """Within, load from the cache at once where the hub does not answer.
 
-    huggingface_hub itself asks six times with growing pauses, half a minute per file. Its own switch for working
-    offline is set meanwhile, so other code that asks the hub at that moment sees it as well. A second thread waits: it
-    would take the switch for the user's, and leave it on.
+    huggingface_hub itself tries six times with growing pauses, half a minute per file. Its switch for working offline
+    is set meanwhile, which other code that uses the hub at that moment sees as well. A second thread waits: it would
+    take the switch for the user's own setting and leave it on.
     """
     from huggingface_hub import constants
 

@@ -1,4 +1,4 @@
-"""From an image file to what a network takes, and back to the part of the photograph that it saw."""
+"""Image files, preprocessing for a network, and the part of the photograph that the network sees."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ MAX_PIXELS = 100_000_000
 _AVIF = ("AVIF",) if find_spec("PIL.AvifImagePlugin") else ()
 PHOTOGRAPHS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", *_AVIF)
 FORMATS = (*PHOTOGRAPHS, "PPM", "JPEG2000")
-"""All that is read. Of Pillow's other decoders some start programs, as that of EPS starts Ghostscript."""
+"""The formats that are read. Some of Pillow's other decoders start programs, as that of EPS starts Ghostscript."""
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"})
-"""Of the files in a folder that are taken for images."""
+"""Endings of the files in a folder that are taken for images."""
 is_file, is_folder = os.path.isfile, os.path.isdir
 """Not Path's methods, which fail for names that no file can have."""
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
@@ -64,11 +64,11 @@ def _opened(
     formats: tuple[str, ...] = FORMATS,
     max_pixels: int | None = None,
 ) -> Iterator[Image.Image]:
-    """The file, or its content, as Pillow reads it; what goes wrong, also while it is used, becomes one line."""
+    """Open a file, or its content, with Pillow; any error, also within the block, becomes an ImageError of one line."""
     max_pixels = max_pixels or MAX_PIXELS
     try:
         with warnings.catch_warnings():
-            # Pillow warns at a limit of its own; ours refuses.
+            # Pillow warns at a limit of its own; we raise an error at ours.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             image = Image.open(content or path, formats=formats)
         with image:
@@ -125,10 +125,10 @@ def upright(image: Image.Image) -> Image.Image:
 
 @dataclass(frozen=True)
 class View:
-    """What a network sees of an image: `tensor` as its input, `picture` the same region at the image's resolution.
+    """The part of an image that a network sees: as its input, and as a picture at the image's own resolution.
 
-    `region` is where that lies in the image: (left, top, right, bottom) in its pixels, not rounded; a crop larger than
-    the scaled image reaches beyond it.
+    `region` is where it lies in the image, (left, top, right, bottom) in pixels, not rounded. Where the network's input
+    is larger than the scaled image, it reaches beyond the image.
     """
 
     tensor: Float[Tensor, "1 channel height width"]
@@ -140,8 +140,8 @@ class View:
 class Preprocessing:
     """Scale the shorter side to `resize`, crop the centre, scale values to [0, 1] and normalise.
 
-    `squash` scales both sides to `resize` instead, and so does a pair, (height, width). One mean per channel: 3 for
-    RGB, 1 for greyscale.
+    With `squash`, or where `resize` is a pair (height, width), both sides are scaled, whatever the image's shape.
+    `mean` and `std` have 3 values for RGB and 1 for greyscale.
     """
 
     resize: int | tuple[int, int] = 256
@@ -177,7 +177,7 @@ class Preprocessing:
         return View(((values - mean) / std).permute(2, 0, 1)[None].contiguous(), picture, region)
 
     def boxes(self, boxes: Float[Tensor, "box 4"], size: tuple[int, int]) -> Float[Tensor, "seen 4"]:
-        """The parts of boxes that the network sees, in pixels of its input; boxes cropped away are left out.
+        """Boxes in pixels of the network's input, cut at its borders; boxes outside of it are left out.
 
         Args:
             boxes: (left, top, right, bottom) in pixels of the image, whose area reaches from 0 to width and height.
@@ -186,13 +186,13 @@ class Preprocessing:
         scaled, (left, top, right, bottom) = self._placed(size)
         scale = torch.tensor([scaled[0] / size[0], scaled[1] / size[1]] * 2, dtype=torch.float64)
         moved = boxes.double() * scale - torch.tensor([left, top] * 2, dtype=torch.float64)
-        # A crop larger than the scaled image reaches beyond it on all sides.
+        # The input may be larger than the scaled image.
         limit = torch.tensor([right - left, bottom - top] * 2, dtype=torch.float64)
         seen = moved.clamp_min(0).minimum(limit)
         return seen[(seen[:, 2:] > seen[:, :2]).all(1)].float()
 
     def classes(self, classes: Int[Tensor, "height width"]) -> Int[Tensor, "crop_height crop_width"]:
-        """Class indices per pixel of the image, 0 to 255, as the network sees them: nearest pixels, 0 beyond."""
+        """A map of class indices, 0 to 255, scaled and cropped like the image: nearest pixels, 0 beyond it."""
         picture = Image.fromarray(classes.numpy().astype(np.uint8))
         scaled, region = self._placed(picture.size)
         return torch.from_numpy(np.array(picture.resize(scaled, Image.Resampling.NEAREST).crop(region))).long()

@@ -13,14 +13,14 @@ from ..errors import TargetError
 from ._image import Preprocessing
 
 LISTED = 12
-"""Classes at most that an error names all of."""
+"""If there are no more classes, an error names them all."""
 SUGGESTED = 3
 
 _INDEX = re.compile(r"-?[0-9]{1,9}")
 
 
 def index_in(text: str) -> int | None:
-    """The class index that a text is; None for a name."""
+    """The class index that the text states; None for a name."""
     return int(text) if _INDEX.fullmatch(text) else None
 
 
@@ -28,7 +28,7 @@ def index_in(text: str) -> int | None:
 class Network:
     """A model in evaluation mode, its preprocessing, and its class names in index order (may be empty).
 
-    `notes`: what the user should know of it, such as preprocessing that its file does not state. `task`: of TASKS.
+    `notes`: what the user should know, such as that the file does not state its preprocessing. `task`: one of TASKS.
     """
 
     name: str
@@ -39,12 +39,12 @@ class Network:
     task: str = "classification"
 
     def label(self, index: int) -> str:
-        """The name of a class, or "class 7" where names are not known."""
+        """The name of a class, or "class 7" if names are not known."""
         kind = {"regression": "value", "image": "channel"}.get(self.task, "class")
         return self.labels[index] if 0 <= index < len(self.labels) else f"{kind} {index}"
 
     def index(self, target: str) -> int:
-        """The class that an index or a name stands for; case does not matter, one synonym is enough.
+        """The index of a class by its index or name as text; case does not matter, one of several synonyms is enough.
 
         Raises:
             TargetError: unknown or ambiguous name.
@@ -63,7 +63,7 @@ class Network:
         raise TargetError(f"target {target!r} is no class of {self.name}.{self._instead(wanted)}")
 
     def _instead(self, wanted: str) -> str:
-        """What to give in place of a name, in lower case, that is no class."""
+        """A hint for a name, in lower case, that is no class."""
         if not self.labels:
             return " The class names of this network are not known; give an index."
         if len(self.labels) <= LISTED:
@@ -77,9 +77,9 @@ class Network:
 
 @dataclass(frozen=True)
 class Source:
-    """How a library builds a network, what its images go through, the names of its own classes, its task.
+    """How a library builds a network; its preprocessing, class names and task.
 
-    `create(pretrained=True)` gives it with the library's weights, `create(num_classes=7)` with as many classes.
+    `create(pretrained=True)` loads the library's weights, `create(num_classes=7)` builds it for so many classes.
     """
 
     name: str
@@ -89,6 +89,6 @@ class Source:
     task: Callable[[nn.Module], str] = lambda _: "classification"
 
     def network(self, model: nn.Module) -> Network:
-        """`model`, which `create` gave, with what belongs to it."""
+        """A model from `create` with its preprocessing, class names and task."""
         parts = self.preprocessing(model), self.labels(model)
         return Network(self.name, model.eval(), *parts, task=self.task(model))

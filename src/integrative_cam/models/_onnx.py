@@ -15,7 +15,7 @@ from ._image import is_file
 from ._network import Network
 
 FINAL = ("Softmax", "LogSoftmax", "Sigmoid")
-"""Functions whose input is explained where they end the network: logits say what a class adds, shares do not."""
+"""Functions that are removed from the end of a network, so that logits are explained and not probabilities."""
 NAMES = ("labels", "names", "classes", "class_names")
 """Keys under which exporters put class names into a file's metadata."""
 
@@ -23,8 +23,8 @@ NAMES = ("labels", "names", "classes", "class_names")
 def from_onnx(path: Path) -> Network:
     """The network in an ONNX file, with the preprocessing and class names of the JSON file beside it.
 
-    The size and the place of the channels are those of the graph's input. A softmax or sigmoid at the end is left out,
-    which a note says.
+    The size and the place of the channels are those of the graph's input. A softmax or sigmoid at the end is removed,
+    and a note says so.
 
     Raises:
         MissingExtraError: onnx2torch is not installed.
@@ -39,7 +39,7 @@ def from_onnx(path: Path) -> Network:
         raise ModelError(f"model '{path}': no such file.")
     try:
         proto = onnx.load(path)
-    except Exception as error:  # of protobuf, whose classes differ between versions
+    except Exception as error:  # protobuf's classes of errors differ between versions
         raise ModelError(f"model '{path}': not an ONNX file that can be read ({first_line(error)}).") from error
     axes = image_axes(_input_shape(proto, path), path)
     final = _without_final(proto)
@@ -47,18 +47,18 @@ def from_onnx(path: Path) -> Network:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             model = cast(nn.Module, onnx2torch.convert(proto))
-    except Exception as error:  # NotImplementedError, and whatever a converter meets
+    except Exception as error:  # a converter fails in many ways
         raise ModelError(f"model '{path}': onnx2torch cannot convert it ({first_line(error)}).") from error
     texts = dict.fromkeys(str(warning.message) for warning in caught)
     notes = [f"{path.name}: onnx2torch warns: {text}" for text in texts]
     if final:
-        notes.append(f"{path.name} ends in {final}, which is left out: the logits before it are explained.")
+        notes.append(f"{path.name} ends in {final}, which is removed: the logits before it are explained.")
     task = "multi-label" if final == "Sigmoid" else "classification"
     return graph_network(path, model.eval(), axes, _names(proto), tuple(notes), task)
 
 
 def _input_shape(proto: Any, path: Path) -> list[int | None]:
-    """Of the one input of the graph; None for an axis of any length."""
+    """The shape of the graph's only input; None for an axis of any length."""
     constants = {constant.name for constant in proto.graph.initializer}
     inputs = [value for value in proto.graph.input if value.name not in constants]
     if len(inputs) != 1:
@@ -74,7 +74,7 @@ def _input_shape(proto: Any, path: Path) -> list[int | None]:
 
 
 def _without_final(proto: Any) -> str | None:
-    """Let the graph end before its last function, if that is one of FINAL; its name."""
+    """Remove the graph's last function, if it is one of FINAL, and return its name."""
     made_by = {name: node for node in proto.graph.node for name in node.output}
     if len(proto.graph.output) != 1:
         return None
@@ -89,7 +89,7 @@ def _without_final(proto: Any) -> str | None:
 
 
 def _names(proto: Any) -> tuple[str, ...]:
-    """Class names in the metadata: JSON, a list or an object from index to name; else none."""
+    """Class names in the metadata: JSON, as a list or an object from index to name."""
     metadata = {entry.key.lower(): entry.value for entry in proto.metadata_props}
     for key in NAMES:
         try:

@@ -1,4 +1,4 @@
-"""Weights from local files, without running code that a file may carry."""
+"""Weights from local files, read without running code from the file."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from torch import Tensor, nn
 from ..errors import ModelError, first_line
 
 EXPANDED = 2**26
-"""Bytes that a tensor may have beyond those in its file."""
+"""Bytes up to which a tensor may be larger than its content in the file."""
 
 
 def read_weights(path: str | Path) -> dict[str, Tensor]:
     """The state dict in a safetensors file, or in a torch file that holds nothing but tensors and containers.
 
-    A dict that wraps it as `state_dict` or `model`, and the prefix `module.` of DataParallel, are taken off.
+    It is taken out of a dict that holds it as `state_dict` or `model`; the prefix `module.` of DataParallel is removed.
 
     Raises:
         ModelError: no such file, unreadable, or it holds more than plain weights.
@@ -36,7 +36,7 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
             f"weights {path}: not a file of plain weights. Files that hold pickled objects are not loaded, since they "
             "can run code; save model.state_dict() instead."
         ) from None
-    except Exception as error:  # a broken file fails anywhere
+    except Exception as error:  # broken files fail in many ways
         raise ModelError(f"weights {path}: cannot be read ({first_line(error)}).") from None
     for key in ("state_dict", "model"):
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
@@ -51,20 +51,20 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
 
 
 def _is_plain(value: Tensor) -> bool:
-    """Whether it holds its own values. An expanded tensor of many gigabytes fits into a file of a few bytes."""
+    """Whether the tensor holds its own values: a file of a few bytes can hold an expanded tensor of many gigabytes."""
     if value.layout != torch.strided or value.device.type != "cpu" or value.is_quantized or value.is_nested:
         return False
     return value.nbytes <= max(EXPANDED, value.untyped_storage().nbytes())
 
 
 def fill(model: nn.Module, weights: Mapping[str, Tensor], source: object) -> None:
-    """Load `weights`, all of them and nothing else.
+    """Load `weights` into the model; names and shapes must be equal.
 
     Raises:
         ModelError: names or shapes differ; the message says how many and shows one of each.
     """
     own = model.state_dict()
-    # A counter that only training uses; older files lack it.
+    # A counter that only training uses, and that older files do not have.
     missing = [name for name in own if name not in weights and not name.endswith("num_batches_tracked")]
     unexpected = [name for name in weights if name not in own]
     reshaped = [name for name in own if name in weights and own[name].shape != weights[name].shape]
@@ -83,12 +83,12 @@ def fill(model: nn.Module, weights: Mapping[str, Tensor], source: object) -> Non
         raise ModelError(f"weights {source} do not fit {type(model).__name__}: {'; '.join(problems)}.")
     try:
         model.load_state_dict(dict(weights), strict=False)
-    except RuntimeError as error:  # of kinds that cannot be copied into one another
+    except RuntimeError as error:  # dtypes that cannot be converted into one another
         raise ModelError(f"weights {source} do not fit {type(model).__name__}: {first_line(error)}") from None
 
 
 def classes_in(weights: Mapping[str, Tensor], model: nn.Module) -> int | None:
-    """How many classes the weights were trained for, where only the classifier differs from `model`; else None."""
+    """The number of classes of the weights, if they fit the model but for its classifier; else None."""
     own = model.state_dict()
     sizes = {
         value.shape[0]

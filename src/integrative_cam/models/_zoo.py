@@ -1,4 +1,4 @@
-"""A network by name: of a library, of a hub, in a file, or the bundled default."""
+"""A network by name: from a library, a hub or a file, or the bundled default."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from ._weights import classes_in, fill, read_weights
 def load(name: str = DEFAULT, weights: str | Path | None = None) -> Network:
     """A network ready to explain: pretrained, or with the weights of a local file.
 
-    A classifier of another size than usual is recognised from the weights.
+    A classifier with another number of classes is recognised from the weights.
 
     Args:
         name: "efficientnet-lite0" (bundled), "torchvision/resnet18", "timm/resnet18", "resnet18" (torchvision
@@ -58,7 +58,7 @@ def load(name: str = DEFAULT, weights: str | Path | None = None) -> Network:
 
 
 def build(name: str = DEFAULT) -> Network:
-    """The network with random weights: enough to list its taps. One that comes whole has its own."""
+    """The network with random weights, which is enough to list its taps; a file with a graph has its own weights."""
     whole = _whole(name)
     if whole is not None:
         return whole()
@@ -75,19 +75,18 @@ def _pretrained(source: Source) -> Network:
         raise
     except Exception as error:  # hubs fail in many ways
         raise ModelError(
-            f"{source.name}: pretrained weights could not be had ({first_line(error)}). "
-            "Give a local file with --weights."
+            f"{source.name}: could not load pretrained weights ({first_line(error)}). Give a local file with --weights."
         ) from error
     return source.network(model)
 
 
 def _is_graph(name: str) -> bool:
-    """Whether the name is that of a file with a graph and its weights."""
+    """Whether it is the name of a file that holds a graph with its weights."""
     return name.endswith((".onnx", ".pt2", f".pt2{TRUSTED}"))
 
 
 def _whole(name: str) -> Callable[[], Network] | None:
-    """What gives the network, where it comes as one piece rather than as a structure and weights."""
+    """The function that loads the network, if its weights come with it and not from a library; else None."""
     if name == DEFAULT:
         return efficientnet_lite0
     if ".py:" in name:
@@ -102,7 +101,7 @@ def _source(name: str) -> Source:
         return huggingface(name.removeprefix("hf/"))
     if Path(name).suffix not in ("", ".py") and is_file(name):
         raise ModelError(
-            f"model {name!r}: no file that a network is read from; there are FILE.onnx, FILE.pt2 and FILE.py:FACTORY. "
+            f"model {name!r}: networks are not read from such files, but from FILE.onnx, FILE.pt2 and FILE.py:FACTORY. "
             "A file of weights goes to --weights, beside the name of its network."
         )
     file, _, factory = name.partition(":")
@@ -142,13 +141,13 @@ def _torchvision(name: str) -> Source:
 
     def create(pretrained: bool = False, **options: Any) -> nn.Module:
         if name in ("googlenet", "inception_v3") and not pretrained:
-            options["init_weights"] = False  # minutes of drawing that the weights replace
+            options["init_weights"] = False  # drawing them takes minutes, and weights replace them
         model: nn.Module = torchvision.models.get_model(name, weights=published if pretrained else None, **options)
         return model
 
     def preprocessing(model: nn.Module) -> Preprocessing:
         transform = published.transforms()
-        # A vision transformer takes the size it was built for, which published weights change.
+        # Some published weights change the size that a vision transformer is built for.
         side = int(getattr(model, "image_size", transform.crop_size[0]))
         return Preprocessing(
             transform.resize_size[0] if side == transform.crop_size[0] else side,
@@ -205,7 +204,7 @@ def _from_file(name: str) -> Network:
     file = Path(path)
     if not is_file(file):
         raise ModelError(f"model {name!r}: no such file {file}.")
-    # Named by its path, which hides no other module.
+    # Named by its path, so that it hides no other module.
     spec = importlib.util.spec_from_file_location(str(file.absolute()), file)
     if spec is None or spec.loader is None:
         raise ModelError(f"model {name!r}: {file} cannot be imported.")

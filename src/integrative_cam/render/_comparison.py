@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 COLUMNS = 4
 LINE = 0.2
-"""Inches of a title's further line."""
+"""Inches that each further line of a title adds."""
 
 
 def comparison(
@@ -58,8 +58,8 @@ def contrast(
 ) -> Figure:
     """Draw two maps, such as those of two classes, and their difference: orange where the first has more evidence.
 
-    Each map is relative to its own maximum, and so is what the difference compares; `targets.contrast` explains the
-    difference of the scores themselves.
+    Each map is divided by its own maximum, so the difference compares relative evidence. `targets.contrast` explains
+    the difference of the scores themselves.
 
     Args:
         maps: two names -> maps of one size in [0, 1].

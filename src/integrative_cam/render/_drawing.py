@@ -1,4 +1,4 @@
-"""Maps as figures: smoothed for showing, with what they explain beneath, as a picture, a curve or slices."""
+"""Maps as figures: smoothed for display, over a picture, a signal or slices of a volume."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _MEAN = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
 
 
 def smoothed(values: Float[Tensor, "batch *space"]) -> Float[Tensor, "batch *space"]:
-    """Along each axis (previous + 2 value + next) / 4, the border repeated: sums stay, a checkerboard vanishes."""
+    """(previous + 2 value + next) / 4 along each axis, with repeated borders; it removes a checkerboard."""
     axes = values.ndim - 1
     # The mean of two neighbours, twice.
     padded = F.pad(values[:, None], [1, 1] * axes, mode="replicate")
@@ -174,7 +174,7 @@ def draw(
     region: Region | None = None,
     signed: bool = False,
 ) -> None:
-    """A map of one to three dimensions; of a volume, the slice along the first axis that holds the most."""
+    """Draw a map of one to three dimensions; of a volume, the slice along the first axis with the most evidence."""
     if saliency.ndim == 1:
         _draw_curve(axes, saliency, image, signed)
         return
@@ -258,5 +258,5 @@ def _brightness(volume: Image.Image | Tensor, saliency: Float[Tensor, "depth hei
 
 
 def numbers(values: Tensor) -> NDArray[np.float32]:
-    """For matplotlib."""
+    """The values as an array for matplotlib."""
     return values.detach().float().cpu().numpy()

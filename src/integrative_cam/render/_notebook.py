@@ -30,7 +30,7 @@ _BAR = f"display:inline-block;height:0.7em;background:{WEIGHT}"
 
 
 def summary(explanation: Explanation) -> str:
-    """Per image its map, what was explained with its score, and the layers that weigh most.
+    """For each image its map, the target with its score, and the layers with the largest weights.
 
     The explanation holds no photograph: `Explanation.plot` draws over one.
     """
@@ -58,7 +58,7 @@ def _head(explanation: Explanation, sample: int) -> str:
 
 
 def _probability(explanation: Explanation, sample: int) -> str:
-    """Of a class among several: its share of the softmax and its rank."""
+    """The probability by softmax and the rank of a class among several."""
     output, target = explanation.output, explanation.target
     if target is None or output.ndim != 2 or output.shape[1] < 2:
         return ""
@@ -86,7 +86,7 @@ def _layers(explanation: Explanation, sample: int) -> str:
 
 
 def viewer(explanation: Explanation, image: Seen = None, sample: int = 0, region: Region | None = None) -> VBox:
-    """A slider over the layers, from input to output, each with its signed map and numbers; first the fused map.
+    """A slider over the fused map and the layers, from input to output, with signed maps and numbers.
 
     Args:
         explanation: with layers.

@@ -29,11 +29,11 @@ Region = tuple[float, float, float, float]
 
 OPACITY = 0.85
 COLOUR_KEPT = 0.3
-"""Of the photograph: a red cup in full colour would look like evidence."""
+"""Of the photograph's colour: a red cup in full colour would look like evidence."""
 LONGEST = 4096
-"""Pixels of a side that `enlarged` does not go beyond."""
+"""The largest side, in pixels, that `enlarged` makes."""
 LIGHT_UNSEEN = 0.4
-"""Of the photograph where the network saw nothing: no evidence there is no finding."""
+"""Of the photograph's brightness outside of what the network saw."""
 LINE, EDGE = (255, 194, 10), (0, 0, 0)
 """Of an outline: yellow beside black, one of which stands out on any photograph."""
 LINE_WIDTH = 1 / 150
@@ -129,7 +129,7 @@ def values_at_pixels(
 
 
 def check_photograph(image: object) -> None:
-    """Raise InputError unless it is a picture, such as a path is not."""
+    """Raise InputError unless it is a Pillow image."""
     if not isinstance(image, Image.Image):
         raise InputError(
             f"image must be a Pillow image, such as integrative_cam.models.read_image(path) gives, but got "
@@ -162,7 +162,7 @@ def enlarged(
 
 
 def seen(size: tuple[int, int], region: Region | None) -> NDArray[np.bool_]:
-    """The pixels, by their centres, of a picture of `size` (width, height) that lie in the region."""
+    """Which pixels of a picture of `size` (width, height) have their centre in the region."""
     left, top, right, bottom = region or (0, 0, *size)
     columns, rows = np.arange(size[0]) + 0.5, np.arange(size[1]) + 0.5
     return ((rows >= top) & (rows < bottom))[:, None] & ((columns >= left) & (columns < right))
@@ -221,14 +221,14 @@ def stretched(values: Tensor) -> Tensor:
 def outline(
     saliency: Float[Tensor, "height width"], image: Image.Image, top: float = 0.1, region: Region | None = None
 ) -> Image.Image:
-    """Draw a line around the share `top` of the pixels with the highest values; of equal values, the first ones.
+    """Draw a line around the pixels with the highest values, a share `top` of all; equal values in reading order.
 
-    The line lies on the enclosed pixels, a thin dark edge outside of them. Pixels without evidence are never enclosed.
+    The line lies on the enclosed pixels, with a thin dark edge outside. Pixels without evidence are never enclosed.
 
     Args:
         saliency: the map.
         image: the photograph.
-        top: in (0, 1), of the pixels that the network saw.
+        top: share, in (0, 1), of the pixels that the network saw.
         region: where the map lies in the photograph; None: all of it.
 
     Returns:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 LAYERS_SHOWN = 6
 PALE = 0.3
-"""Of the bars of layers that some paths pass beside."""
+"""Opacity of the bars of layers that are no cut."""
 
 
 def panel(
@@ -41,7 +41,7 @@ def panel(
 ) -> Figure:
     """Draw photograph, overlay, the most important layers' signed maps and the weight profile over depth.
 
-    An explanation without layers shows the first two.
+    Of an explanation without layers, only photograph and overlay.
 
     Args:
         explanation: of one or more images with two spatial axes.
@@ -91,7 +91,7 @@ def check_layers(explanation: Explanation, sample: int) -> None:
 
 
 def strongest_layers(explanation: Explanation, sample: int) -> list[int]:
-    """The layers that weigh most, in order of depth."""
+    """The layers with the largest weights, in order of depth."""
     order: list[int] = explanation.weights[sample].argsort(descending=True, stable=True)[:LAYERS_SHOWN].tolist()
     return sorted(order)
 
@@ -135,8 +135,8 @@ def _weight_profile(axes: Axes, explanation: Explanation, sample: int, marked: C
 def decomposition(explanation: Explanation, sample: int = 0, title: str = "") -> Figure:
     """Draw score = activation part + bias part + remainder as stacked bars over depth; the line is the score.
 
-    Depth 0 is the input. Parts against the target hang below zero. Where some of the network's paths pass beside a
-    layer, its remainder holds what flows there, and its bar is pale (`Completeness.is_cut` is False).
+    Depth 0 is the input. Parts against the target are below zero. Where some of the network's paths go around a layer,
+    its remainder includes what flows there, and its bar is pale (`Completeness.is_cut` is False).
 
     Args:
         explanation: of any number of spatial axes.
@@ -182,8 +182,8 @@ def parts_over_depth(explanation: Explanation, sample: int) -> Float[Tensor, "3 
 def streams(explanation: Explanation, images: Sequence[Seen], title: str = "", sample: int = 0) -> Figure:
     """Draw each input of a fusion network, its map on the inputs' common scale, and the parts of the score.
 
-    The map of an input is multiplied by its share over the largest share (`Streams.scaled_maps`), so that an input
-    that mattered little stays pale.
+    The map of an input is multiplied by its share over the largest share (`Streams.scaled_maps`), so that an
+    input with little evidence stays pale.
 
     Args:
         explanation: of a network of several inputs.

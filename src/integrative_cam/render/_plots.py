@@ -1,4 +1,4 @@
-"""Means with their intervals as dots, one row per method; the same numbers give the same bytes."""
+"""Dot plots of means with their intervals; the same numbers give the same bytes."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def dot_plot(dots: Sequence[Dot], label: str, zero: bool = False) -> Figure:
 
 
 def svg(figure: Figure, transparent: bool = False) -> str:
-    """The figure as SVG, with its text as text."""
+    """The figure as SVG, with text as text and not as outlines."""
     drawn = io.StringIO()
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": SALT}):
         figure.savefig(drawn, format="svg", transparent=transparent, metadata={"Date": None})

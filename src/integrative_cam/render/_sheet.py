@@ -1,4 +1,4 @@
-"""Figures without pyplot's global state, and files that are the same bytes for the same figure."""
+"""Figures without pyplot's global state; the same figure gives the same bytes."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def save(figure: Figure, path: str | Path) -> None:
     kind = Path(path).suffix.lower()
     if kind not in _UNDATED:
         raise InputError(f"path must end in {', '.join(_UNDATED)}, but got {str(path)!r}.")
-    # TrueType, which journals ask for.
+    # TrueType fonts, which journals ask for.
     with mpl.rc_context({"svg.hashsalt": SALT, "pdf.fonttype": 42}):
         figure.savefig(path, dpi=DPI, metadata=_UNDATED[kind])
 

@@ -1,7 +1,7 @@
 """What is explained: one scalar score per sample, and targets for the common tasks.
 
-A target is a class index, or a plain callable that takes one sample's output and gives a scalar tensor. The functions
-here make such callables; where they take a class index, they take another target as well.
+A target is a class index, or a callable that takes one sample's output and returns a scalar tensor. The functions here
+make such callables. Where they take a class index, they also take another target.
 """
 
 from .._deprecation import deprecated_names

@@ -36,10 +36,10 @@ def probability(index: int, exclusive: bool = True) -> SampleTarget:
 
 
 def log_odds(index: int) -> SampleTarget:
-    """log(p / (1 - p)) for a network whose outputs are probabilities already: the logit before its sigmoid.
+    """log(p / (1 - p)) of an output p that is a probability already.
 
-    Of a softmax, the logit less the logsumexp of the others. p is kept a rounding error away from 0 and 1, where the
-    gradient is 0.
+    Behind a sigmoid this is the logit, behind a softmax the logit minus the logsumexp of the others. p is clamped to a
+    rounding error away from 0 and 1, where the gradient is 0.
 
     Raises:
         TargetError: index is no integer or, when called, out of range, or the output is not between 0 and 1.
@@ -59,7 +59,7 @@ def log_odds(index: int) -> SampleTarget:
 
 
 def contrast(this: int | SampleTarget, that: int | SampleTarget | Rival = "runner-up") -> SampleTarget:
-    """Why this and not that: the difference of two scores. Above 0 where `this` is ahead.
+    """Why this and not that: the score of `this` minus the score of `that`.
 
     Args:
         this: a class, for its logit; or any target.
@@ -114,6 +114,6 @@ def total(of: Sequence[int | SampleTarget]) -> SampleTarget:
 
 
 def _term(target: SampleTarget) -> str:
-    """The name, in brackets where it is a sum or difference."""
+    """The name, in brackets if it is a sum or difference."""
     name = name_of(target)
     return f"({name})" if " + " in name or " - " in name else name

@@ -1,4 +1,4 @@
-"""The score of the box that a detector puts where a given box is."""
+"""The score of the detected box that matches another box."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ if TYPE_CHECKING:
     from jaxtyping import Float
 
 CELL = 16
-"""Pixels of FastestDet's input per cell of its output."""
+"""Pixels of the input of FastestDet per cell of its output."""
 
 
 @dataclass(frozen=True)
 class Detections:
-    """What a detector found in one image: boxes (left, top, right, bottom), and a score for each class, at least 0."""
+    """A detector's boxes (left, top, right, bottom) in one image, with a score, >= 0, for each class."""
 
     boxes: Float[Tensor, "box 4"]
     scores: Float[Tensor, "box classes"]
 
 
 Decoder = Callable[[Any], Detections]
-"""Takes one sample's output and gives its boxes and scores by differentiable operations."""
+"""Takes one sample's output and returns its boxes and scores, made by differentiable operations."""
 
 
 def detection(box: Sequence[float] | Tensor, index: int, decode: Decoder, least: float = 0.5) -> SampleTarget:
-    """A class's score in the detected box that matches a given one.
+    """A class's score in the detected box that matches `box`.
 
-    Of the boxes that overlap it by an intersection over union of `least` or more, that with the largest product of
-    overlap and score, as D-RISE pairs detections (arXiv:2006.03204). No suppression of weaker boxes is needed.
+    As D-RISE pairs detections (arXiv:2006.03204), it is the one with the largest product of overlap and score, among
+    the boxes with an intersection over union of `least` or more. No suppression of weaker boxes is needed.
 
     Args:
         box: (left, top, right, bottom) in the units of the decoder's boxes.
@@ -64,7 +64,7 @@ def detection(box: Sequence[float] | Tensor, index: int, decode: Decoder, least:
 def matching(
     box: Float[Tensor, "4"], others: Float[Tensor, "box 4"], scores: Float[Tensor, "box"], least: float = 0.5
 ) -> int:
-    """Which of the others `detection` takes: the largest product of overlap and score, of those that overlap enough.
+    """The index of the box that `detection` takes: see there.
 
     Raises:
         TargetError: none does.
@@ -80,7 +80,7 @@ def matching(
 
 
 def overlap(box: Float[Tensor, "4"], others: Float[Tensor, "box 4"]) -> Float[Tensor, "box"]:
-    """Intersection over union of a box with each of the others, 0 to 1; 0 for those without area."""
+    """Intersection over union of a box with each of the others, 0 to 1; 0 for boxes without area."""
     shared = (torch.minimum(box[2:], others[:, 2:]) - torch.maximum(box[:2], others[:, :2])).clamp_min(0).prod(1)
     areas = (others[:, 2:] - others[:, :2]).clamp_min(0).prod(1)
     return shared / ((box[2:] - box[:2]).prod() + areas - shared)
@@ -108,7 +108,7 @@ def fastestdet(output: Any) -> Detections:
     x, y = (column + cells[1].tanh()) * CELL, (row + cells[2].tanh()) * CELL
     half_width, half_height = cells[3].sigmoid() * width * CELL / 2, cells[4].sigmoid() * height * CELL / 2
     boxes = torch.stack([x - half_width, y - half_height, x + half_width, y + half_height], -1)
-    # Not 0, where powers below 1 have an infinite slope.
+    # At 0, powers below 1 have an infinite slope.
     sure = cells.clamp_min(torch.finfo(cells.dtype).tiny)
     scores = sure[0] ** 0.6 * sure[5:] ** 0.4
     return Detections(boxes.reshape(-1, 4), scores.flatten(1).T)

@@ -1,4 +1,4 @@
-"""Targets inside of a region: of a segmentation, of an image that a network makes."""
+"""Targets inside a region of the output: of a segmentation, or of an image that a network makes."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ CHANNELS = "the output has {} channels"
 def segmentation(index: int, where: Where | None = None) -> SampleTarget:
     """A class's mean logit over a region of a segmentation, (class, *space).
 
-    The mean is Seg-Grad-CAM's sum (arXiv:2002.11434) over its number of pixels: in units of the logit for objects of
-    any size.
+    The mean is the sum of Seg-Grad-CAM (arXiv:2002.11434) divided by the number of pixels, so that it has the scale of
+    a logit for objects of any size.
 
     Args:
         index: the class.

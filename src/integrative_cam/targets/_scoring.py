@@ -22,12 +22,12 @@ Target = int | Tensor | SampleTarget | Sequence[int | SampleTarget] | None
 """None (each sample's own top class), a class index, a callable on one sample's output, or one of these per sample."""
 
 Targets = Sequence[Target] | int
-"""Some targets, or how many of each sample's classes of highest score."""
+"""Several targets, or a number: each sample's so many classes with the highest scores."""
 
 
 @dataclass(frozen=True)
 class Scored:
-    """The scores to differentiate, and how they came about."""
+    """The scores to differentiate, the logits, and the targets' class indices and names."""
 
     score: Float[Tensor, "batch"]
     logits: Tensor
@@ -64,7 +64,7 @@ def score(output: Any, target: Target, batch: int) -> Scored:
 
 
 def score_each(output: Any, several: Targets, batch: int) -> list[Scored]:
-    """`score` of each of several targets; a number stands for so many classes of each sample, the highest score first.
+    """`score` of several targets; a number means each sample's so many classes with the highest scores, in that order.
 
     Raises:
         OutputError, TargetError: as `score`; no target, or a number below 1.
@@ -76,7 +76,7 @@ def score_each(output: Any, several: Targets, batch: int) -> list[Scored]:
 
 
 def check_targets(several: Targets) -> None:
-    """Refuse what is neither targets nor a number of classes.
+    """Raise an error unless it is a sequence of targets or a number of classes.
 
     Raises:
         TargetError: no target, or a number below 1.
@@ -88,7 +88,7 @@ def check_targets(several: Targets) -> None:
 
 
 def top_classes(logits: Tensor, count: int) -> list[Int[Tensor, "batch"]]:
-    """Each sample's `count` classes of highest score, or all there are, the highest first; of equal ones the first.
+    """Each sample's `count` classes with the highest scores (at most all), in order; equal scores by index.
 
     Raises:
         TargetError: several values per class.
@@ -114,7 +114,7 @@ def _per_sample(target: Target, batch: int) -> list[int | SampleTarget] | None:
     try:
         return [operator.index(target)] * batch  # type: ignore[arg-type]
     except TypeError:
-        pass  # no single integer of any library
+        pass  # not a single integer
     try:
         targets = [own if callable(own) else operator.index(own) for own in target]  # type: ignore[union-attr]
     except TypeError:
@@ -173,9 +173,9 @@ def _first_tensor(output: Any) -> Tensor | None:
 
 
 def sample_of(output: Any, sample: int) -> Any:
-    """One sample of a structured output: every tensor in it loses its batch axis, the structure stays.
+    """One sample of a structured output: the same structure, without the tensors' batch axes.
 
-    Tensors without axes, such as a loss, stay too.
+    Tensors without axes, such as a loss, stay as they are.
     """
     if isinstance(output, Tensor):
         return output[sample] if output.ndim else output
@@ -267,7 +267,7 @@ def as_integer(value: Any, argument: str, wanted: str = "a class index") -> int:
 
 
 def named(target: SampleTarget, name: str) -> SampleTarget:
-    """The callable under a name that says what it explains; shown as `Explanation.target_names`."""
+    """The callable with a name that says what it explains; it becomes `Explanation.target_names`."""
     target.__name__ = name
     return target
 

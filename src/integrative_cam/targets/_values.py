@@ -1,4 +1,4 @@
-"""Targets that are no class: a predicted value, likeness to a reference, a part or a step of the output."""
+"""Targets other than classes: a predicted value, similarity to a reference, a part or a step of the output."""
 
 from __future__ import annotations
 
