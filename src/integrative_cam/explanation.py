@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from ._deprecation import warn_deprecated
 from ._maps.completeness import Completeness
 from ._maps.fusion import by_magnitude, fuse, signed_sum
 from ._maps.streams import Streams
@@ -107,6 +108,12 @@ class Explanation:
     def weights(self) -> Float[Tensor, "batch tap"]:
         """Each tap's weight; rows sum to 1. With bias layers, the taps share 1 - recipe.bias_share like this."""
         return torch.stack([layer.weight for layer in self.layers], 1) if self.layers else self.score[:, None][:, :0]
+
+    @property
+    def guarded(self) -> Int[Tensor, "batch"]:
+        """The old name of `clamped`."""
+        warn_deprecated("Explanation.guarded is now clamped; the old name goes with the next release.")
+        return self.clamped
 
     @property
     def signed_map(self) -> Float[Tensor, "batch *space"]:

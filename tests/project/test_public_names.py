@@ -127,6 +127,8 @@ def test_functions_under_their_old_names(network: torch.nn.Module) -> None:
     with pytest.deprecated_call(match="integrative_cam.explanation.Explanation.signed_map"):
         from integrative_cam.bridges import signed_map
     assert torch.equal(signed_map(expected), expected.signed_map)
+    with pytest.deprecated_call(match="clamped"):
+        assert expected.guarded is expected.clamped
     with pytest.deprecated_call(match="integrative_cam.errors.TargetError"):
         assert integrative_cam.TargetError is errors.TargetError
     with pytest.deprecated_call(match="integrative_cam.targets.top_classes"):
