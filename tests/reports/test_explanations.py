@@ -63,6 +63,13 @@ def test_what_is_read(tmp_path: Path) -> None:
     assert case.right is None
 
 
+def test_labels_that_do_not_exclude_each_other_have_no_runner_up(tmp_path: Path) -> None:
+    write(tmp_path / "a", "a.jpg", corner(), [(3, "cat", 0.75), (4, "dog", 0.74)], task="multi-label")
+    (case,), _ = cases_of_explanations(tmp_path, read_truth(None))
+    assert (case.confidence, case.runner_up) == (0.75, None)
+    assert "close" not in [reason.kind for reason in reasons(case)]
+
+
 def test_the_object_is_where_the_network_saw_it(tmp_path: Path) -> None:
     # The network saw the middle, 10 to 30 across: a box from 0 to 20 there is the left half of the map, 10 to 20.
     (tmp_path / "voc" / "JPEGImages").mkdir(parents=True)

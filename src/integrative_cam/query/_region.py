@@ -69,33 +69,27 @@ def region_as_mask(text: str, prediction: Prediction) -> Bool[Tensor, "height wi
         ImageError: the mask cannot be read.
     """
     box = read_box(text)
-    inside = _of_mask(Path(text), prediction) if box is None else _of_box(prediction.to_input(box), prediction)
+    if box is None:
+        inside = _mask_on_output(Path(text), prediction)
+    else:
+        (height, width), (rows, columns) = prediction.view.tensor.shape[2:], prediction.output_size
+        left, top, right, bottom = prediction.to_input(box)
+        y = (torch.arange(rows) + 0.5) * height / rows
+        x = (torch.arange(columns) + 0.5) * width / columns
+        inside = ((top <= y) & (y < bottom))[:, None] & ((left <= x) & (x < right))
     if not inside.any():
+        seen = ",".join(f"{side:.0f}" for side in prediction.view.region)
         raise TargetError(
-            f"--within {text}: holds no pixel of the network's output, which covers {_covered(prediction)} of the "
-            "photograph."
+            f"--within {text}: holds no pixel of the network's output, which covers {seen} of the photograph."
         )
     return inside
 
 
-def _covered(prediction: Prediction) -> str:
-    return ",".join(f"{side:.0f}" for side in prediction.view.region)
-
-
-def _of_box(box: Box, prediction: Prediction) -> Bool[Tensor, "height width"]:
-    (height, width), (rows, columns) = prediction.view.tensor.shape[2:], prediction.output_size
-    y = (torch.arange(rows) + 0.5) * height / rows
-    x = (torch.arange(columns) + 0.5) * width / columns
-    left, top, right, bottom = box
-    return ((top <= y) & (y < bottom))[:, None] & ((left <= x) & (x < right))
-
-
-def _of_mask(path: Path, prediction: Prediction) -> Bool[Tensor, "height width"]:
-    picture = read_image(path)
-    if picture.size != prediction.photograph.size:
+def _mask_on_output(path: Path, prediction: Prediction) -> Bool[Tensor, "height width"]:
+    picture, size = read_image(path), prediction.photograph.size
+    if picture.size != size:
         raise TargetError(
-            f"--within {path}: must have the photograph's size, "
-            f"{prediction.photograph.width} x {prediction.photograph.height} pixels, "
+            f"--within {path}: must have the photograph's size, {size[0]} x {size[1]} pixels, "
             f"but has {picture.width} x {picture.height}."
         )
     marked = torch.from_numpy(np.asarray(picture).max(2) > BLACK)

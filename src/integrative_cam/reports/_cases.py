@@ -112,6 +112,7 @@ def _case(folder: Path, top: Path, truths: Truths, side: int) -> Case:
     predicted = (record["top"] or [{}])[0]
     measure = next((name for name in ("probability", "score") if name in predicted), None)
     values = [entry[measure] for entry in record["top"]] if measure else []
+    exclusive = record.get("task") != "multi-label"
     on_object, object_area = _object(record, truth, saliency) or (None, None)
     parts = [abs(float(record["parts"][name])) for name in ("input", "bias", "remainder")]
     return Case(
@@ -119,7 +120,8 @@ def _case(folder: Path, top: Path, truths: Truths, side: int) -> Case:
         explained=str(record["named"]),
         prediction=str(predicted.get("label", "")),
         confidence=float(values[0]) if values else None,
-        runner_up=float(values[1]) if measure == "probability" and len(values) > 1 else None,
+        # Labels that do not exclude each other have no runner-up.
+        runner_up=float(values[1]) if measure == "probability" and exclusive and len(values) > 1 else None,
         truth=tuple(_named(label, record) for label in truth.labels),
         right=_right(predicted, truth, record["classes"]) if measure else None,
         area=float(area_above_half(saliency[None])),
@@ -160,8 +162,6 @@ def _object(
     if not chosen:
         return None
     inside = _in_map(torch.cat(chosen), record["seen"], saliency)
-    if not len(inside):
-        return None
     mask = mask_of_boxes(inside, (saliency.shape[0], saliency.shape[1]))
     if not mask.any():
         return None
