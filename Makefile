@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format docs dist bench fuzz evidence ablation survey licences audit test-lowest clean
+.PHONY: help demo test test-fast check format docs dist bench fuzz evidence ablation survey licences audit test-lowest clean
 
 help: ## List the targets.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -21,6 +21,10 @@ demo: $(VENV)/.demo ## Set up, explain the bundled photograph with the bundled n
 test: check dist ## Set up, run all checks and tests.
 	@command -v chromium >/dev/null || command -v google-chrome >/dev/null || echo 'No Chromium found: tests in a browser may be skipped (apt-get install chromium, or $(BIN)/playwright install chromium).'
 	$(BIN)/python -m pytest -n auto --dist worksteal
+
+# The arithmetic, the plan and the methods; a test that trains or builds large networks is marked slow.
+test-fast: $(VENV)/.dev ## Run the tests of the core, under two minutes on two cores.
+	$(BIN)/python -m pytest -n auto --dist worksteal -m 'not slow' $(addprefix tests/,plan maps core methods targets query)
 
 check: $(VENV)/.dev ## Lint, formatting and types.
 	$(BIN)/ruff check

@@ -380,6 +380,7 @@ def test_a_trace_without_network_still_has_no_graph() -> None:
     assert not explain_trace(trace_of([pair]), Recipe(bias="none")).map.requires_grad
 
 
+@pytest.mark.slow
 def test_a_penalty_on_the_map_removes_a_shortcut() -> None:
     """Signals hold one of four patterns, and in training a mark at the start that gives the class away."""
     generator = torch.Generator().manual_seed(0)

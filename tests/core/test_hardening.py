@@ -52,6 +52,8 @@ PATIENCE = RetryPolicy(timeout=5, attempts=1, pause=0)
 VIEW = Preprocessing(32, (28, 28))
 LONG = "9" * 5000
 
+pytestmark = pytest.mark.slow
+
 
 # Images.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import pytest
@@ -34,6 +34,12 @@ def rows_of(stored: Stored, rows: list[int]) -> Stored:
     return Stored({**stored.names, "targets": [stored.names["targets"][row] for row in rows]}, numbers)
 
 
+def marks_of(case: Case) -> list[pytest.MarkDecorator]:
+    """Networks of libraries are slow."""
+    is_small = isinstance(case.make, partial) and case.make.func is not stored_maps.zoo
+    return [] if is_small else [pytest.mark.slow]
+
+
 def check_network(case: Case, output: Tensor) -> None:
     """Fail where the network is another one; skip where that is for another release of a library that builds it."""
     wanted = OUTPUTS[case.name]
@@ -52,7 +58,7 @@ def check(case: Case, found: list[Any], rows: list[int] | None = None) -> None:
         assert not wrong, "\n".join(wrong)
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+@pytest.mark.parametrize("case", [pytest.param(case, id=case.name, marks=marks_of(case)) for case in CASES])
 def test_explanations_are_those_of_0_1_0(case: Case) -> None:
     """The first call, the next ones, which know the network, and a batch of another size in between."""
     model, inputs = case.make()
@@ -82,7 +88,13 @@ def explained(name: str, **ingredients: Any) -> Any:
     return with_way(case, **ingredients).explainer(model)(inputs, case.target)[0]
 
 
-SEVERAL_LAYERS = ["plain 2-D", "decoder", "tokens", "resnet18", "mobilenet_v2", "test_convnext", "test_vit", "unet"]
+SEVERAL_LAYERS = [
+    "plain 2-D",
+    "decoder",
+    "tokens",
+    *(pytest.param(each, marks=pytest.mark.slow) for each in ("resnet18", "mobilenet_v2", "test_convnext", "test_vit")),
+    "unet",
+]
 
 
 def wrong_in(name: str, found: Any) -> set[str]:

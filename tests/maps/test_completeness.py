@@ -150,6 +150,7 @@ def test_cut_taps_are_those_without_a_way_around(option: networks.Options, kind:
     assert [tap.is_cut for tap in trace(model, images).taps] == [measure.is_cut(model, images, tap) for tap in taps]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TORCHVISION)
 def test_torchvision(name: str) -> None:
     """Both identities, and every bias site by itself against hooks that add zeros to each layer's output."""
@@ -176,6 +177,7 @@ def test_cut_taps_of_vgg() -> None:
     assert all(tap.is_cut for tap in found.taps)
 
 
+@pytest.mark.slow
 def test_cut_taps_of_resnet() -> None:
     model, images = network("resnet18"), noise_images()
     found = trace(model, images)

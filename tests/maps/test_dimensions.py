@@ -26,6 +26,7 @@ def example() -> ModuleType:
     return module
 
 
+@pytest.mark.slow
 def test_a_map_of_a_signal_lies_on_the_odd_beat(example: ModuleType, tmp_path: Path) -> None:
     task = example.TASKS["signals"]
     model = example.trained(task, 0)
@@ -41,6 +42,7 @@ def test_a_map_of_a_signal_lies_on_the_odd_beat(example: ModuleType, tmp_path: P
     assert torch.equal(Explanation.load(found.save(tmp_path / "signal")).map, found.map)
 
 
+@pytest.mark.slow
 def test_a_map_of_a_volume_lies_on_the_rod(example: ModuleType, tmp_path: Path) -> None:
     task = example.TASKS["volumes"]
     model = example.trained(example.Task(task.make, task.network, 512, 60), 0)

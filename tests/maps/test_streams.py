@@ -457,6 +457,7 @@ def example(name: str) -> ModuleType:
     return module
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["early", "middle", "late"])
 def test_the_share_names_the_stream_that_the_class_was_read_from(kind: str) -> None:
     """Networks trained on data where that is known; over two of them, since one may lean on either stream."""

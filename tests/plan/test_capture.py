@@ -102,6 +102,7 @@ def test_a_module_called_twice_is_two_taps_with_their_own_gradients() -> None:
     assert second.gradient.unique().tolist() == [0, 2]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "count"),
     [("resnet50", 49), ("vgg16", 13), ("googlenet", 57), ("densenet121", 121), ("efficientnet_b0", 33)],
