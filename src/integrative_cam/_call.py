@@ -1,30 +1,41 @@
-"""Run the model once, and its gradient once: everything that any map is made of."""
+"""The walk: plan + inputs -> forward -> score -> gradient -> what is made of taps and bias sites.
+
+    check the inputs -> run the network on its plan, or plan it -> score each target -> differentiate each score
+
+A gradient is reduced the moment it arrives and freed, unless a reducer keeps it. No value is read back from the device
+on the way; `finish` does that once, when all maps are there.
+"""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import partial
-from typing import Any
+from math import isfinite
+from typing import Any, Generic
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.graph import GradientEdge, get_gradient_edge
+from torch.autograd.graph import GradientEdge
 
 from . import targets
 from ._maps.blocks import at_least_float32
 from ._maps.traced import BiasSite, Input, SiteT, Tap, TapT, Trace
-from ._plan import graph
-from ._plan.capture import Candidate, Capture, Shift
-from ._plan.inputs import Call, Inputs, call_of, checked, floating
+from ._plan.capture import Candidate, Capture, Replay, Shift
+from ._plan.inputs import Call, Form, Inputs, call_of, check_finite, checked, floating, shape_of_call
 from ._plan.model_state import undisturbed, unwrapped
-from ._plan.taps import Taps, may_want, select_for
+from ._plan.outputs import output_tensors, outputs_of
+from ._plan.plan import InputRoute, Outputs, Plan, Plans, Route, plans_of, study, without
+from ._plan.taps import Taps, may_want
 from .errors import InputError, OutputError, TapError
 
 _HALF_GRADIENT_SCALE = 2.0**10
 """float16 gradients of early layers fall below its smallest number; a power of two is undone exactly."""
+
+Reducers = Callable[[targets.Scored], tuple[Callable[[Tap], TapT], Callable[[BiasSite], SiteT]]]
+"""Takes the scores and gives what to make of each tap and of each bias site."""
 
 
 def trace(
@@ -45,8 +56,10 @@ def trace(
         images: (batch, channel, *space), floating point, on the model's device, for the model's first argument. A
             tuple or list of tensors (batch, ...) for positional arguments, a dict of them for keyword arguments:
             each with floats is an input to differentiate towards, others are passed on.
-        target: see `targets.score`.
-        taps: see `taps.select`; several inputs choose each among those that depend on it.
+        target: None (each image's own top class), a class index, a callable on one sample's output that gives a
+            scalar, or one of these per image.
+        taps: "activations", "stages", "last", a name, glob, module path or resolution, several of these, or a
+            callable on a tap; several inputs choose each among those that depend on it.
         differentiable: keep the graph, towards the parameters and towards images that require a gradient. It costs
             the memory of a training step and a second derivative of every layer. No `.grad` is written here.
 
@@ -56,149 +69,278 @@ def trace(
         TargetError: the target does not name one scalar per sample.
         TapError: no feature map fits.
     """
-    (found,) = trace_reduced(model, images, [target], taps, lambda _: (_kept, _kept), differentiable=differentiable)
-    return found
+    traced = run(
+        model,
+        images,
+        [target],
+        taps,
+        lambda _: (_kept, _kept),
+        plans_of(unwrapped(model)),
+        differentiable=differentiable,
+    )
+    verify(traced.finite.tolist(), images)
+    verify_scores(traced.traces[0].score.tolist())
+    return traced.traces[0]
 
 
-Reducers = Callable[[targets.Scored], tuple[Callable[[Tap], TapT], Callable[[BiasSite], SiteT]]]
-"""Takes the scores and gives what to make of each tap and of each bias site."""
+@dataclass(frozen=True)
+class Traced(Generic[TapT, SiteT]):
+    """A trace for each target; `finite`: 1 for each floating-point input without NaN and infinite values, else 0."""
+
+    traces: list[Trace[TapT, SiteT]]
+    finite: Tensor
 
 
-def trace_reduced(
+def run(
     model: nn.Module,
     images: Inputs,
     several: targets.Targets,
     taps: Taps,
     reducers: Reducers[TapT, SiteT],
+    plans: Plans,
     *,
     differentiable: bool = False,
-) -> list[Trace[TapT, SiteT]]:
-    """Of each of several targets, a trace that holds what `reducers` make of each tap and site as soon as its gradient
-    is there; see `trace`. The model runs once.
+) -> Traced[TapT, SiteT]:
+    """For each of several targets a trace that holds what `reducers` make of each tap and bias site.
 
-    No gradient outlives that moment but those that the reducers keep, and no feature map outlives the last target's.
+    The model runs once, or twice where the first run left its plan. No gradient outlives its reduction unless the
+    reducers keep it, and no feature map outlives the last target's. Values are not checked: see `verify`.
     """
     _check(model)
     model = unwrapped(model)
     form = checked(model, images)
     if differentiable:
         _check_recording()
-    with undisturbed(model, floating(images)[0].device) as before_write:
-        call = call_of(images, form, differentiable)
-        capture = Capture(model, call.batch, may_want(taps), before_write, differentiable)
-        capture.enter(call.leaves)
-        with capture:
-            output = call.run(model)
-        scored = targets.score_each(output, several, call.batch)
-        del output
-        for each in scored:
-            _check_finite(each)
-        hidden = _hidden(capture)
-        try:
-            last = len(scored) - 1
-            found = [
-                _differentiate(call, each, capture, taps, reducers, differentiable, place == last)
-                for place, each in enumerate(scored)
-            ]
-        except TapError as error:
-            raise TapError(f"{error} {hidden}".strip()) from None
-        if hidden:
-            warnings.warn(f"Some layers are not in the map. {hidden}", stacklevel=2)
-        return found
+    leaves = floating(images)
+    with torch.no_grad():
+        finite = torch.stack([leaf.isfinite().all() for leaf in leaves])
+    try:
+        traces = _traces(model, images, form, several, taps, reducers, plans, differentiable)
+    except Exception:
+        # What went wrong may follow from the values.
+        verify(finite.tolist(), images)
+        raise
+    return Traced(traces, finite)
 
 
-def _kept(found: Any) -> Any:
-    return found
-
-
-def _differentiate(
-    call: Call,
-    scored: targets.Scored,
-    capture: Capture,
+def _traces(
+    model: nn.Module,
+    images: Inputs,
+    form: Form,
+    several: targets.Targets,
     taps: Taps,
     reducers: Reducers[TapT, SiteT],
+    plans: Plans,
     differentiable: bool,
-    is_last: bool,
-) -> Trace[TapT, SiteT]:
-    total = scored.score.sum()
-    if total.grad_fn is None:
-        raise OutputError(
-            "The score does not depend on the images: the model detaches its output, runs under no_grad or "
-            "ignores its input."
-        )
-    order = graph.towards_input(total.grad_fn)
-    to_inputs = [graph.paths_to(order, get_gradient_edge(leaf).node) for leaf in call.leaves]
-    if not any(to_input[order[-1]] for to_input in to_inputs):
-        raise OutputError("The score does not depend on the images: the model ignores its input.")
-    reached = [[bool(to_input.get(each.edge.node)) for to_input in to_inputs] for each in capture.candidates]
-    fused = select_for(capture.candidates, reached, [leaf.ndim for leaf in call.leaves], taps, capture.seen)
-    chosen = {index: capture.candidates[index] for index in sorted(set().union(*fused))}
-    shifts = [each for each in capture.shifts if any(to_input.get(each.edge.node) for to_input in to_inputs)]
-    nodes = {index: each.edge.node for index, each in chosen.items()}
-    ndims = {index: each.value.ndim for index, each in chosen.items()}
-    if is_last:
-        capture.candidates.clear()
+) -> list[Trace[TapT, SiteT]]:
+    modules = list(model.modules())
+    identities = tuple(map(id, modules))
+    key = _key(images, form, taps)
+    device = floating(images)[0].device
+    walk = _Walk(model, images, form, several, taps, reducers, differentiable)
+    plan = plans.get(key)
+    if plan is not None and plan.modules == identities:
+        with undisturbed(modules, device) as state:
+            traces = walk.on_plan(plan, state.buffers.before_write if plan.writes else _nothing)
+            if traces is not None:
+                state.drew = plan.draws
+        if traces is not None:
+            return _announced(traces, plan.hidden)
+    with undisturbed(modules, device) as state:
+        traces, new = walk.planning(state.buffers.before_write, identities)
+    if new is not None:
+        new = replace(new, draws=state.drew is not False, writes=state.buffers.written)
+        plans.put(key, new.joined(plan))
+    return _announced(traces, walk.hidden)
 
-    from_score = graph.paths_from(order)
-    shares = [graph.path_shares(order, list(nodes.values()), from_score, [to_input]) for to_input in to_inputs]
-    overall = graph.path_shares(order, list(nodes.values()), from_score, to_inputs) if len(shares) > 1 else shares[0]
-    share_of = dict(zip(nodes, overall, strict=True))
-    shares_of = [dict(zip(nodes, each, strict=True)) for each in shares]
 
-    leaves = call.leaves
-    if not differentiable:
-        scored = replace(scored, score=scored.score.detach(), logits=scored.logits.detach())
-        leaves = tuple(leaf.detach() for leaf in leaves)
-    reduce_tap, reduce_site = reducers(scored)
-    at_tap: dict[int, TapT] = {}
-    at_site: dict[int, SiteT] = {}
+def _key(images: Inputs, form: Form, taps: Taps) -> Any:
+    choice = taps if isinstance(taps, str) or callable(taps) else tuple(taps)
+    return choice, shape_of_call(images, form)
 
-    def visit_tap(index: int, gradient: Tensor) -> None:
-        # Popped: at the last target, nothing but the network's own graph holds the feature map any more.
-        at_tap[index] = reduce_tap(_tap(chosen.pop(index), gradient, share_of[index]))
 
-    def visit_site(index: int, gradient: Tensor) -> None:
-        if gradient.ndim and len(gradient) % call.batch == 0:
-            at_site[index] = reduce_site(_site(shifts[index], gradient, call.batch))
+def _announced(traces: list[Trace[TapT, SiteT]], hidden: str) -> list[Trace[TapT, SiteT]]:
+    if hidden:
+        warnings.warn(f"Some layers are not in the map. {hidden}", stacklevel=6)
+    return traces
 
-    visits = [(each.edge, partial(visit_tap, index)) for index, each in chosen.items()]
-    visits += [(each.edge, partial(visit_site, index)) for index, each in enumerate(shifts)]
-    scale = _HALF_GRADIENT_SCALE if torch.float16 in {each.value.dtype for each in chosen.values()} else 1.0
-    at_leaves = _gradients(total, call.leaves, visits, scale, differentiable, not is_last)
-    if all(each is None for each in at_leaves):
-        raise OutputError("The score does not depend on the images: no gradient reaches them.")
-    if not at_tap:
-        raise TapError("The score does not depend on any of the chosen taps. List them with cam.taps(images).")
 
-    found, sites = sorted(at_tap), sorted(at_site)
-    place = {index: at for at, index in enumerate(found)}
-    site_nodes = [shifts[index].edge.node for index in sites]
+@dataclass
+class _Walk(Generic[TapT, SiteT]):
+    """One call: the forward pass, the scores, and the gradient of each."""
+
+    model: nn.Module
+    images: Inputs
+    form: Form
+    several: targets.Targets
+    taps: Taps
+    reducers: Reducers[TapT, SiteT]
+    differentiable: bool
+    hidden: str = ""
+
+    def on_plan(self, plan: Plan, before_write: Callable[[Tensor], None]) -> list[Trace[TapT, SiteT]] | None:
+        """The traces by a plan; None where the run leaves it."""
+        call = call_of(self.images, self.form, self.differentiable)
+        watch = Replay(plan.steps, plan.batch, plan.taps, plan.sites, call.leaves, before_write, self.differentiable)
+        with watch:
+            output = call.run(self.model)
+        if watch.is_off:
+            return None
+        scored = targets.score_each(output, self.several, call.batch)
+        outputs = output_tensors(output)
+        routes = [plan.routes.get(_outputs(each, outputs, call)) for each in scored]  # type: ignore[arg-type]
+        del output, outputs
+        traces = []
+        for place, (scores, route) in enumerate(zip(scored, routes, strict=True)):
+            if route is None:
+                return None
+            candidates = {at: watch.candidates[tap] for at, tap in enumerate(route.taps)}
+            shifts = {at: watch.shifts[site] for at, site in enumerate(route.sites)}
+            is_last = place == len(scored) - 1
+            if is_last:
+                watch.candidates.clear()
+            parts = self._differentiate(call, scores, candidates, shifts, route, is_last)
+            if len(parts.taps) != len(route.taps) or len(parts.sites) != len(route.sites):
+                return None
+            traces.append(_trace(call, parts, route))
+        return traces
+
+    def planning(
+        self, before_write: Callable[[Tensor], None], identities: tuple[int, ...]
+    ) -> tuple[list[Trace[TapT, SiteT]], Plan | None]:
+        """The traces, and the plan for later calls; None where none holds."""
+        call = call_of(self.images, self.form, self.differentiable)
+        watch = Capture(self.model, call.leaves, may_want(self.taps), before_write, self.differentiable)
+        with watch:
+            output = call.run(self.model)
+        scored = targets.score_each(output, self.several, call.batch)
+        outputs = output_tensors(output)
+        keys = [_outputs(scores, outputs, call) for scores in scored]
+        del output, outputs
+        self.hidden = _hidden(watch)
+        traces: list[Trace[TapT, SiteT]] = []
+        plan: Plan | None = None
+        places = [candidate.place for candidate in watch.candidates]
+        for index, (scores, key) in enumerate(zip(scored, keys, strict=True)):
+            try:
+                studied = study(scores.score.sum(), call.leaves, watch.candidates, watch.shifts, self.taps, watch.seen)
+            except TapError as error:
+                raise TapError(f"{error} {self.hidden}".strip()) from None
+            if studied is None:
+                raise OutputError(
+                    "The score does not depend on the images: the model detaches its output, runs under no_grad or "
+                    "ignores its input."
+                )
+            candidates = {at: watch.candidates[tap] for at, tap in enumerate(studied.candidates)}
+            shifts = {at: watch.shifts[site] for at, site in enumerate(studied.shifts)}
+            is_last = index == len(scored) - 1
+            if is_last:
+                watch.candidates.clear()
+            parts = self._differentiate(call, scores, candidates, shifts, studied.route, is_last)
+            if not parts.taps:
+                raise TapError("The score does not depend on any of the chosen taps. List them with cam.taps(images).")
+            route = without(studied.route, sorted(parts.taps), sorted(parts.sites))
+            traces.append(_trace(call, parts, route))
+            if key is not None and not watch.positions_depend_on_data:
+                plan = Plan(
+                    batch=call.batch,
+                    modules=identities,
+                    steps=tuple(watch.steps),
+                    taps=tuple(places[tap] for tap in studied.candidates),
+                    sites=tuple(watch.shifts[site].place for site in studied.shifts),
+                    routes={key: route},
+                    draws=False,
+                    writes=False,
+                    hidden=self.hidden,
+                ).joined(plan)
+        return traces, plan
+
+    def _differentiate(
+        self,
+        call: Call,
+        scored: targets.Scored,
+        candidates: dict[int, Candidate],
+        shifts: dict[int, Shift],
+        route: Route,
+        is_last: bool,
+    ) -> _Parts[TapT, SiteT]:
+        """What is made of each tap and bias site, by its place among the candidates and shifts, and the inputs'
+        gradients. Empties `candidates`: at the last target nothing but the network's own graph holds a feature map.
+        """
+        total = scored.score.sum()
+        if not self.differentiable:
+            scored = replace(scored, score=scored.score.detach(), logits=scored.logits.detach())
+        reduce_tap, reduce_site = self.reducers(scored)
+        parts: _Parts[TapT, SiteT] = _Parts(scored, {}, {}, [])
+
+        def visit_tap(at: int, gradient: Tensor) -> None:
+            parts.taps[at] = reduce_tap(_tap(candidates.pop(at), gradient, route.path_shares[at]))
+
+        def visit_site(at: int, gradient: Tensor) -> None:
+            if gradient.ndim and len(gradient) % call.batch == 0:
+                parts.sites[at] = reduce_site(_site(shifts[at], gradient, call.batch))
+
+        visits = [(candidate.edge, partial(visit_tap, at)) for at, candidate in candidates.items()]
+        visits += [(shift.edge, partial(visit_site, at)) for at, shift in shifts.items()]
+        dtypes = {candidate.value.dtype for candidate in candidates.values()}
+        scale = _HALF_GRADIENT_SCALE if torch.float16 in dtypes else 1.0
+        gradients = _gradients(total, call.leaves, visits, scale, self.differentiable, not is_last)
+        if all(gradient is None for gradient in gradients):
+            raise OutputError("The score does not depend on the images: no gradient reaches them.")
+        parts.gradients.extend(gradients)
+        return parts
+
+
+@dataclass(frozen=True)
+class _Parts(Generic[TapT, SiteT]):
+    """What one gradient left."""
+
+    scored: targets.Scored
+    taps: dict[int, TapT]
+    sites: dict[int, SiteT]
+    gradients: list[Tensor | None]
+
+
+def _outputs(scored: targets.Scored, outputs: Sequence[Tensor], call: Call) -> Outputs | None:
+    if scored.index is not None:
+        place = next((place for place, tensor in enumerate(outputs) if tensor is scored.logits), None)
+        return None if place is None else ((place, 1),)
+    return outputs_of(scored.score, outputs, call.leaves)
+
+
+def _trace(call: Call, parts: _Parts[TapT, SiteT], route: Route) -> Trace[TapT, SiteT]:
+    leaves = call.leaves if parts.scored.score.requires_grad else [leaf.detach() for leaf in call.leaves]
     return Trace(
-        taps=tuple(at_tap[index] for index in found),
-        sites=tuple(at_site[index] for index in sites),
-        behind=graph.behind(order, [nodes[index] for index in found], site_nodes).to(total.device),
-        score=at_least_float32(scored.score),
-        output=scored.logits,
-        index=scored.index,
-        target_names=scored.names,
+        taps=tuple(parts.taps[at] for at in sorted(parts.taps)),
+        sites=tuple(parts.sites[at] for at in sorted(parts.sites)),
+        score=at_least_float32(parts.scored.score),
+        output=parts.scored.logits,
+        index=parts.scored.index,
+        names=parts.scored.names,
+        behind=route.behind_tensor,
         inputs=tuple(
-            Input(
-                name=name,
-                product=at_least_float32(leaf) * (0 if gradient is None else gradient),
-                space=_space(leaf, [ndims[index] for index in own if index in place]),
-                path_shares=tuple(share[index] for index in found),
-                fused=tuple(place[index] for index in own if index in place),
-                sites=tuple(at for at, node in enumerate(site_nodes) if to_input[node]),
-            )
-            for name, leaf, gradient, to_input, share, own in zip(
-                call.names, leaves, at_leaves, to_inputs, shares_of, fused, strict=True
-            )
+            _input(name, leaf, gradient, entry)
+            for name, leaf, gradient, entry in zip(call.names, leaves, parts.gradients, route.inputs, strict=True)
         ),
     )
 
 
-def _space(leaf: Tensor, ndims: Sequence[int]) -> tuple[int, ...]:
-    return tuple(leaf.shape[2 - ndims[0] :]) if ndims else ()
+def _input(name: str, leaf: Tensor, gradient: Tensor | None, entry: InputRoute) -> Input:
+    return Input(
+        name=name,
+        product=at_least_float32(leaf) * (0 if gradient is None else gradient),
+        space=tuple(leaf.shape[2 - entry.axes :]) if entry.axes else (),
+        path_shares=entry.path_shares,
+        fused=entry.fused,
+        sites=entry.sites,
+    )
+
+
+def _kept(part: Any) -> Any:
+    return part
+
+
+def _nothing(_: Tensor) -> None: ...
 
 
 def _gradients(
@@ -209,8 +351,9 @@ def _gradients(
     differentiable: bool,
     again: bool,
 ) -> list[Tensor | None]:
-    """The gradients at the leaves; each visit gets that at its edge when it is complete, before it goes on. `again`:
-    the graph is needed for another target.
+    """The gradients at the leaves; each visit gets that at its edge when it is complete, before it goes on.
+
+    `again`: the graph is needed for another target.
     """
 
     def unscaled(gradient: Tensor) -> Tensor:
@@ -224,8 +367,8 @@ def _gradients(
     hooks = [edge.node.register_prehook(partial(hook, edge.output_nr, visit)) for edge, visit in visits]
     try:
         with torch.autocast(total.device.type, enabled=False):
-            found = torch.autograd.grad(
-                total * scale,
+            gradients = torch.autograd.grad(
+                total * scale if scale != 1 else total,
                 leaves,
                 retain_graph=again or differentiable,
                 create_graph=differentiable,
@@ -234,35 +377,54 @@ def _gradients(
     finally:
         for each in hooks:
             each.remove()
-    return [None if each is None else unscaled(each) for each in found]
+    return [None if gradient is None else unscaled(gradient) for gradient in gradients]
 
 
 def _tap(candidate: Candidate, gradient: Tensor, path_share: Fraction) -> Tap:
-    name, kind, value, fold = candidate.name, candidate.kind, candidate.value, candidate.fold
-    if fold is None:
-        return Tap(name, kind, value, gradient, path_share, is_positive=candidate.is_positive)
-    mapped = fold(gradient)
+    fold, value = candidate.place.fold, candidate.value
+    mapped = gradient if fold is None else fold(gradient)
     rest = None
-    if candidate.outside is not None:
+    if fold is not None and candidate.outside is not None:
         rest = fold.rest(
             at_least_float32(gradient) * at_least_float32(candidate.outside),
             at_least_float32(mapped) * at_least_float32(value),
         )
-    return Tap(name, kind, value, mapped, path_share, rest, candidate.is_positive)
+    return Tap(candidate.name, candidate.kind, value, mapped, path_share, rest, candidate.is_positive)
 
 
 def _site(shift: Shift, gradient: Tensor, batch: int) -> BiasSite:
-    value = at_least_float32(shift.value).expand_as(gradient)
-    fold = None if shift.layout.regular else shift.layout.fold
-    if fold is not None and fold.batch == batch:
-        mapped, shifts = fold(gradient), fold(value)
+    value, place = at_least_float32(shift.value).expand_as(gradient), shift.place
+    if place.fold is not None:
+        mapped, shifts = place.fold(gradient), place.fold(value)
         return BiasSite(
-            shift.name, mapped, shifts, fold.rest(at_least_float32(gradient) * value, at_least_float32(mapped) * shifts)
+            place.name,
+            mapped,
+            shifts,
+            place.fold.rest(at_least_float32(gradient) * value, at_least_float32(mapped) * shifts),
         )
-    if shift.layout.regular or (gradient.ndim == 2 and len(gradient) == batch):
-        return BiasSite(shift.name, gradient, value)
-    # Nobody knows where on the grid: per sample a list without space.
-    return BiasSite(shift.name, gradient.reshape(batch, -1), value.reshape(batch, -1))
+    if place.axes == "regular":
+        return BiasSite(place.name, gradient, value)
+    # Where on the grid is not known: per sample a list without space.
+    return BiasSite(place.name, gradient.reshape(batch, -1), value.reshape(batch, -1))
+
+
+def verify(finite: Sequence[float], images: Inputs) -> None:
+    """Refuse inputs that are not finite; `finite` as in `Traced`, read back."""
+    check_finite(images, finite)
+
+
+def verify_scores(scores: Sequence[float]) -> None:
+    """Refuse scores that are not finite.
+
+    Raises:
+        OutputError: some are.
+    """
+    bad = [sample for sample, score in enumerate(scores) if not isfinite(score)]
+    if bad:
+        raise OutputError(
+            f"The score of sample {', '.join(map(str, bad))} is NaN or infinite. Check the weights, the input's "
+            "normalisation and, in half precision, the range."
+        )
 
 
 def _hidden(capture: Capture) -> str:
@@ -274,11 +436,10 @@ def _hidden(capture: Capture) -> str:
             f"The model's part {', '.join(outermost)} is a TorchScript module, whose feature maps cannot be seen. Put "
             "the Python module there that it was scripted or traced from."
         )
-    if capture.operators and not capture.seen:
+    if capture.has_operators and not capture.seen:
         return (
             "The model calls operators of torch's dispatcher, as program.module() of torch.export does, in which no "
-            "layer is recognised. Give the module that was exported, or "
-            "integrative_cam.models.exported.as_functions(program)."
+            "layer is recognised. Give the module that was exported, or integrative_cam.models.as_functions(program)."
         )
     return ""
 
@@ -299,14 +460,4 @@ def _check_recording() -> None:
         raise InputError(
             "differentiable=True keeps the autograd graph, but the call is inside of torch.no_grad or "
             "torch.inference_mode, where none is recorded. Call it outside, or leave differentiable out."
-        )
-
-
-def _check_finite(scored: targets.Scored) -> None:
-    finite = scored.score.isfinite()
-    if not finite.all():
-        bad = (~finite).nonzero()[:, 0].tolist()
-        raise OutputError(
-            f"The score of sample {', '.join(map(str, bad))} is NaN or infinite. Check the weights, the input's "
-            "normalisation and, in half precision, the range."
         )

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor, nn
 
-from ._call import trace, trace_reduced
+from ._call import run, trace, verify, verify_scores
 from ._deprecation import deprecated_names, warn_deprecated
 from ._maps.blocks import at_least_float32
 from ._maps.completeness import complete_bias, completeness, residual_bias
@@ -23,6 +23,8 @@ from ._maps.streams import scores_of, streams_of
 from ._maps.traced import BiasSite, Input, Tap, Trace
 from ._maps.weighting import LayerScores, adjust_for_resolution, coarseness, layer_scores, layer_weights, power, shares
 from ._plan.inputs import Inputs
+from ._plan.model_state import unwrapped
+from ._plan.plan import Plans, plans_of
 from ._plan.taps import TapInfo
 from .errors import OutputError, RecipeError
 from .explanation import BiasLayer, Explanation, Layer
@@ -64,6 +66,7 @@ class IntegrativeCAM:
         self.model = model
         self.recipe = Recipe(**{**vars(recipe or Recipe()), **ingredients})
         self.recipe.validate()
+        self._plans = Plans()
 
     def __call__(self, images: Inputs, target: Target = None, *, differentiable: bool = False) -> Explanation:
         """Explain `target` for each image: one forward and one gradient for the whole batch.
@@ -79,10 +82,8 @@ class IntegrativeCAM:
         Raises:
             CamError: see `trace` and `readout.rho_of`.
         """
-        (found,) = trace_reduced(
-            self.model, images, [target], self.recipe.taps, self._reducers, differentiable=differentiable
-        )
-        return assemble(found, self.recipe)
+        (explanation,) = self._explained(images, [target], differentiable)
+        return explanation
 
     def explain_targets(self, images: Inputs, targets: Targets) -> list[Explanation]:
         """Explain several targets of each image: one forward for all, one gradient for each of them.
@@ -95,8 +96,19 @@ class IntegrativeCAM:
         Raises:
             CamError: as in a call; TargetError where there is no target.
         """
-        found = trace_reduced(self.model, images, targets, self.recipe.taps, self._reducers)
-        return [assemble(each, self.recipe) for each in found]
+        return self._explained(images, targets, differentiable=False)
+
+    def _explained(self, images: Inputs, targets: Targets, differentiable: bool) -> list[Explanation]:
+        traced = run(
+            self.model,
+            images,
+            targets,
+            self.recipe.taps,
+            self._reducers,
+            self._plans,
+            differentiable=differentiable,
+        )
+        return finish([_assemble(trace, self.recipe) for trace in traced.traces], images, traced.finite)
 
     def each(self, images: Inputs, targets: Targets) -> list[Explanation]:
         """The old name of `explain_targets`."""
@@ -124,7 +136,9 @@ def explain(
     **ingredients: Any,
 ) -> Explanation:
     """`IntegrativeCAM(model, recipe, **ingredients)(images, target, differentiable=differentiable)` in one call."""
-    return IntegrativeCAM(model, recipe, **ingredients)(images, target, differentiable=differentiable)
+    cam = IntegrativeCAM(model, recipe, **ingredients)
+    cam._plans = plans_of(unwrapped(model))  # calls in a loop plan once
+    return cam(images, target, differentiable=differentiable)
 
 
 def explain_trace(trace: Trace, recipe: Recipe) -> Explanation:
@@ -149,9 +163,57 @@ def reduce(trace: Trace, recipe: Recipe) -> Reduced:
 
 
 def assemble(trace: Reduced, recipe: Recipe) -> Explanation:
-    """The second half of `integrate`: bias, weights and fusion."""
+    """The second half of `explain_trace`: bias, weights and fusion."""
+    (explanation,) = finish([_assemble(trace, recipe)])
+    return explanation
+
+
+def _assemble(trace: Reduced, recipe: Recipe) -> Explanation:
+    """As `assemble`, without reading a value back from the device: nothing is checked, classes have no names yet."""
     with _of_maps(trace):
         return _integrate(trace, recipe)
+
+
+def finish(
+    explanations: Sequence[Explanation], images: Inputs | None = None, finite: Tensor | None = None
+) -> list[Explanation]:
+    """Name the target classes, refuse what is not finite and warn of blank maps, reading from the device once.
+
+    `finite`: of the images, as in `Traced`.
+
+    Raises:
+        InputError, OutputError: inputs, scores or maps hold NaN or infinite values.
+    """
+    parts = [] if finite is None else [finite]
+    for explanation in explanations:
+        parts += [explanation.score, *(values.flatten(1).amax(1) for _, values in _maps_of(explanation))]
+        parts += [] if explanation.target is None else [explanation.target]
+    device = explanations[0].score.device
+    exact = torch.float32 if device.type == "mps" else torch.float64
+    with torch.no_grad():
+        read = iter(torch.cat([part.detach().to(device, exact) for part in parts]).tolist())
+    if finite is not None and images is not None:
+        verify([next(read) for _ in finite], images)
+    finished = []
+    for explanation in explanations:
+        samples = range(len(explanation.score))
+        verify_scores([next(read) for _ in samples])
+        for of, _ in _maps_of(explanation):
+            _check([next(read) for _ in samples], of)
+        names = explanation.target_names
+        if explanation.target is not None:
+            names = tuple(str(int(next(read))) for _ in samples)
+        finished.append(replace(explanation, target_names=names))
+    return finished
+
+
+def _maps_of(explanation: Explanation) -> list[tuple[str, Tensor]]:
+    """The maps, and what tells them apart in an error."""
+    streams = explanation.streams
+    if streams is None:
+        return [("", explanation.map)]
+    named = zip(streams.names, streams.maps, strict=True)
+    return [(f" of {name}", values) for name, values in named if values is not None]
 
 
 @contextmanager
@@ -199,7 +261,7 @@ def _integrate(trace: Reduced, recipe: Recipe) -> Explanation:
         score=trace.score,
         output=trace.output,
         target=trace.index,
-        target_names=trace.target_names,
+        target_names=trace.names,
         clamped=torch.stack([tap.clamped for tap in trace.taps]).sum(0),
         completeness=split,
         recipe=recipe,
@@ -246,7 +308,6 @@ def _fuse(
         recipe.fusion,
         recipe.gamma,
     )
-    _check(fused, f" of {given.name}" if len(trace.inputs) > 1 else "")
     weights = own_weights.new_zeros(len(fused), len(maps))
     weights[:, own] = own_weights
     return _Fused(fused, weights, bias_layers)
@@ -302,8 +363,7 @@ def _bias_layers(trace: Reduced, given: Input, recipe: Recipe) -> tuple[BiasLaye
     return tuple(BiasLayer(name, found, weights[:, index]) for index, (name, found, _) in enumerate(spatial))
 
 
-def _check(fused: Float[Tensor, "batch *space"], of: str) -> None:
-    highest = fused.flatten(1).amax(1).tolist()
+def _check(highest: Sequence[float], of: str) -> None:
     undefined = [image for image, value in enumerate(highest) if not isfinite(value)]
     if undefined:
         raise OutputError(
@@ -314,7 +374,7 @@ def _check(fused: Float[Tensor, "batch *space"], of: str) -> None:
     if blank:
         warnings.warn(
             f"The map{of} of image {', '.join(map(str, blank))} is blank: no layer holds evidence for its target.",
-            stacklevel=2,
+            stacklevel=4,
         )
 
 

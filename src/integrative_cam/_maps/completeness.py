@@ -55,7 +55,7 @@ def completeness(trace: Trace[Any, Any]) -> Completeness:
         input=trace.input_part,
         bias=per_site.sum(1),
         activation=torch.stack(parts, 1) if parts else trace.score.new_zeros(len(trace.score), 0),
-        tap_bias=per_site @ trace.behind.to(per_site.dtype).T,
+        tap_bias=per_site @ trace.behind.to(per_site).T,
         is_cut=torch.tensor([each.is_cut for each in trace.taps], dtype=torch.bool),
     )
 

@@ -153,8 +153,8 @@ class Trace(Generic[TapT, SiteT]):
     with `differentiable`: then all tensors with floats keep their graphs.
 
     Taps and sites may also be what was made of them as soon as their gradients arrived; see `trace_reduced`.
-    `behind[t, s]` is True where bias site s acts on a value computed from tap t. `index` holds the target classes,
-    None where the target is a callable.
+    `behind[t, s]`, on the CPU, is True where bias site s acts on a value computed from tap t. `index` holds the target
+    classes, None where the target is a callable; `names` those of callables, none for classes.
     """
 
     taps: tuple[TapT, ...]
@@ -163,8 +163,13 @@ class Trace(Generic[TapT, SiteT]):
     score: Float[Tensor, "batch"]
     output: Tensor
     index: Int[Tensor, "batch"] | None
-    target_names: tuple[str, ...]
+    names: tuple[str, ...]
     inputs: tuple[Input, ...]
+
+    @property
+    def target_names(self) -> tuple[str, ...]:
+        """The class index or the callable's name, per image; reads the indices back from the device."""
+        return self.names if self.index is None else tuple(map(str, self.index.tolist()))
 
     @property
     def is_differentiable(self) -> bool:

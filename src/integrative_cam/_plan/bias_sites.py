@@ -7,7 +7,7 @@ or None where nothing constant is added.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -17,10 +17,27 @@ _ENTRY = "integrative_cam entry"
 ShiftRule = Callable[..., "Tensor | None"]
 
 
-def shift_of(func: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
-    """The constant that this call adds; None where there is none."""
+Side = Literal["left", "right"] | None
+"""Which operand of an addition is the constant; None where neither is, or both are, or nothing is added."""
+
+
+def shift_of(func: str, args: tuple[Any, ...], kwargs: dict[str, Any], side: Side) -> Tensor | None:
+    """The constant that this call adds; None where there is none. `side`: from `constant_side`."""
+    if func in _ADDITIONS:
+        return None if side is None else _ADDITIONS[func](side, *args, **kwargs)
     rule = RULES.get(func)
     return None if rule is None else rule(*args, **kwargs)
+
+
+def constant_side(func: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Side:
+    """Which operand of an addition or subtraction is a constant, the other being none. Looks at the autograd graph."""
+    if func not in _ADDITIONS:
+        return None
+    operands = [*args, *(kwargs[name] for name in ("input", "other") if name in kwargs)][:2]
+    if func == "addmm":  # only what is added to the product can be a constant of its own
+        return "left" if _is_constant(operands[0]) else None
+    left, right = map(_is_constant, operands)
+    return None if left == right else "left" if left else "right"
 
 
 def entering(images: Tensor) -> Tensor:
@@ -45,8 +62,8 @@ def _linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor
     return bias
 
 
-def _addmm(input: Tensor, *_: Any, beta: float = 1, **__: Any) -> Tensor | None:
-    return input * beta if _is_constant(input) else None
+def _addmm(side: Side, input: Tensor, *_: Any, beta: float = 1, **__: Any) -> Tensor:
+    return input * beta
 
 
 def _batch_norm(
@@ -122,37 +139,31 @@ def _made_of_parameters(value: Tensor, nodes: int = 16) -> bool:
     return False
 
 
-def _added(left: Any, right: Any, alpha: float, sign: float = 1) -> Tensor | None:
-    """The constant side of left + sign * alpha * right, where the other side is not."""
-    if _is_constant(right) and not _is_constant(left):
-        return torch.as_tensor(right, dtype=left.dtype, device=left.device) * (sign * alpha)
-    if _is_constant(left) and not _is_constant(right):
-        return torch.as_tensor(left, dtype=right.dtype, device=right.device) * 1
-    return None
+def _constant_of(side: Side, left: Any, right: Any, left_factor: float, right_factor: float) -> Tensor:
+    constant, other, factor = (left, right, left_factor) if side == "left" else (right, left, right_factor)
+    return torch.as_tensor(constant, dtype=other.dtype, device=other.device) * factor
 
 
-def _add(input: Any, other: Any, *, alpha: float = 1, out: Any = None) -> Tensor | None:
-    return _added(input, other, alpha)
+def _add(side: Side, input: Any, other: Any, *, alpha: float = 1, out: Any = None) -> Tensor:
+    return _constant_of(side, input, other, 1, alpha)
 
 
-def _sub(input: Any, other: Any, *, alpha: float = 1, out: Any = None) -> Tensor | None:
-    return _added(input, other, alpha, sign=-1)
+def _sub(side: Side, input: Any, other: Any, *, alpha: float = 1, out: Any = None) -> Tensor:
+    return _constant_of(side, input, other, 1, -alpha)
 
 
-def _rsub(input: Any, other: Any, *, alpha: float = 1) -> Tensor | None:
-    return _added(other, input, alpha, sign=-1)
+def _rsub(side: Side, input: Any, other: Any, *, alpha: float = 1) -> Tensor:
+    return _constant_of(side, input, other, -alpha, 1)
 
+
+_ADDITIONS: Mapping[str, Callable[..., Tensor]] = {"add": _add, "sub": _sub, "rsub": _rsub, "addmm": _addmm}
 
 RULES: Mapping[str, ShiftRule] = {
     **{f"conv{n}d": _conv for n in (1, 2, 3)},
     **{f"conv_transpose{n}d": _conv for n in (1, 2, 3)},
     "linear": _linear,
-    "addmm": _addmm,
     "batch_norm": _batch_norm,
     "instance_norm": _instance_norm,
     "group_norm": _group_norm,
     "layer_norm": _layer_norm,
-    "add": _add,
-    "sub": _sub,
-    "rsub": _rsub,
 }

@@ -1,7 +1,8 @@
 """Watch one forward pass: which tensors could be taps, and where biases enter.
 
-A `TorchFunctionMode` sees every torch function the network calls, inside modules or not. It lives on
-the calling thread only and puts nothing on the model, so nothing can be left behind.
+A `TorchFunctionMode` sees every torch function that the network calls, inside modules or not. It lives on the calling
+thread only and puts nothing on the model, so nothing can stay behind. `Capture` studies an unknown network; `Replay`
+goes along with a plan and takes the taps and bias sites it names.
 """
 
 from __future__ import annotations
@@ -10,17 +11,18 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.overrides import TorchFunctionMode
 
-from .bias_sites import shift_of
+from .bias_sites import Side, constant_side, shift_of
 from .follower import Follower
 from .model_state import storage_of
 from .positions import Fold, Layout
+from .steps import DataFlow, Step, same_arguments, same_shapes, tensors_in
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -42,21 +44,54 @@ KINDS: Mapping[str, str] = {
 
 
 @dataclass(frozen=True)
+class Place:
+    """What is taken at one step of a run, or written to there.
+
+    Attributes:
+        name: the layer's, with a number from its second call on.
+        kind: one of `KINDS`' values.
+        axes: how the tensor's axes lie: as (batch, channel, *space), by `fold`, or unknown.
+        fold: what brings it to (batch, channel, *space), if its axes lie otherwise.
+        shape: of the tensor itself.
+        side: which operand of an addition is the constant.
+    """
+
+    step: int
+    name: str
+    kind: str
+    axes: Literal["regular", "folded", "unknown"]
+    fold: Fold | None
+    shape: tuple[int, ...]
+    side: Side = None
+
+    def serves(self, shape: tuple[int, ...], batch: int) -> bool:
+        """Whether a tensor of this shape, from so many samples, lies as this one does."""
+        if self.fold is not None:
+            return self.fold.serves(shape, self.shape, batch)
+        return self.axes == "unknown" or shape[0] == batch
+
+
+@dataclass(frozen=True)
 class Candidate:
     """A feature map met on the way: its value and the place in the autograd graph where it arose.
 
-    `fold` brings a gradient there to the value's axes; None where it has them. `outside`: the network's own tensor,
-    where it has entries that are nowhere on the grid, such as a class token. `is_positive`: the function gives nothing
-    below zero.
+    `outside`: the network's own tensor, where it has entries that are nowhere on the grid, such as a class token.
+    `is_positive`: the function gives nothing below zero.
     """
 
-    name: str
-    kind: str
+    place: Place
     value: Float[Tensor, "batch channel *space"]
     edge: GradientEdge
-    fold: Fold | None
     outside: Tensor | None
     is_positive: bool
+
+    @property
+    def name(self) -> str:
+        return self.place.name
+
+    @property
+    def kind(self) -> str:
+        return self.place.kind
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -68,41 +103,76 @@ class Candidate:
 class Shift:
     """A constant that the network adds: `value` broadcasts to the output whose edge this is."""
 
-    name: str
+    place: Place
     value: Tensor
     edge: GradientEdge
-    layout: Layout
 
 
-class Capture(TorchFunctionMode):
-    """Record the candidates that `wanted(name, kind)` asks for, and every constant shift.
+class Watch(TorchFunctionMode):
+    """Holds the feature maps and constants of a run as they are taken.
 
-    Values stay those of the moment: a tensor that the network overwrites later is copied just before, and
-    `before_write` is told of it. With `keep_graph` they stay in the autograd graph.
+    A tensor that the network overwrites later is copied just before, and `before_write` is told of it. With
+    `keep_graph` values stay in the autograd graph.
     """
+
+    def __init__(self, leaves: Sequence[Tensor], before_write: Callable[[Tensor], None], keep_graph: bool) -> None:
+        super().__init__()
+        self.candidates: list[Candidate] = []
+        self.shifts: list[Shift] = []
+        self._flow = DataFlow()
+        self._batch = len(leaves[0])
+        self._before_write = before_write
+        self._keep_graph = keep_graph
+        self._by_storage: dict[int, list[int]] = {}
+        self._flow.add(tuple(leaves))
+
+    def _take_candidate(self, place: Place, output: Tensor, value: Tensor, is_positive: bool) -> None:
+        whole = output if self._keep_graph else output.detach()
+        outside = None if value.numel() == output.numel() else whole
+        self._by_storage.setdefault(storage_of(output), []).append(len(self.candidates))
+        self.candidates.append(Candidate(place, value, get_gradient_edge(output), outside, is_positive))
+
+    def _take_shift(self, place: Place, output: Tensor, value: Tensor) -> None:
+        value = value if self._keep_graph else value.detach()
+        self.shifts.append(Shift(place, value, get_gradient_edge(output)))
+
+    def _overwrites(self, tensor: Tensor) -> None:
+        for index in self._by_storage.pop(storage_of(tensor), ()):
+            candidate = self.candidates[index]
+            outside = None if candidate.outside is None else candidate.outside.clone()
+            self.candidates[index] = replace(candidate, value=candidate.value.clone(), outside=outside)
+        self._before_write(tensor)
+
+
+class Capture(Watch):
+    """Study a run: record the candidates that `wanted(name, kind)` asks for, every constant, and all steps."""
 
     def __init__(
         self,
         model: nn.Module,
-        batch: int,
+        leaves: Sequence[Tensor],
         wanted: Callable[[str, str], bool],
         before_write: Callable[[Tensor], None],
         keep_graph: bool = False,
     ) -> None:
-        super().__init__()
-        self.candidates: list[Candidate] = []
-        self.shifts: list[Shift] = []
+        super().__init__(leaves, before_write, keep_graph)
+        self.steps: list[Step] = []
         self.seen: list[str] = []
-        self.operators = False
-        self._follower = Follower(batch)
-        self._batch = batch
-        self._wanted = wanted
-        self._before_write = before_write
-        self._keep_graph = keep_graph
         self.modules = dict(model.named_modules())
+        self.has_operators = False
+        self._follower = Follower(self._batch, self._is_data)
+        self._wanted = wanted
         self._names = {id(module): name for name, module in self.modules.items()}
-        self._by_storage: dict[int, list[int]] = {}
         self._calls: Counter[str] = Counter()
+        self._data = {self._flow.label(leaf) for leaf in leaves}
+        self._data_storages: set[int] = set()
+        for leaf in leaves:
+            self._follower.enter(leaf)
+
+    @property
+    def positions_depend_on_data(self) -> bool:
+        """Where a feature map lies depends on values computed from the inputs, so that no plan holds."""
+        return self._follower.used_data
 
     def __torch_function__(
         self,
@@ -113,59 +183,76 @@ class Capture(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         called = getattr(func, "__name__", "")
-        self.operators |= isinstance(func, torch._ops.OpOverload)
+        self.has_operators |= isinstance(func, torch._ops.OpOverload)
         name = called.strip("_")  # relu_ is relu in place, __rsub__ is the operator of rsub
+        arguments = self._flow.arguments(args, kwargs)
+        tensors = tensors_in((*args, *kwargs.values()))
         written = _written(called, args, kwargs)
         if written is not None:
-            self._preserve(written)
-            self._before_write(written)
+            self._overwrites(written)
         output = func(*args, **kwargs)
         kind = KINDS.get(name)
-        if (
-            kind is not None
-            and isinstance(output, Tensor)
-            and output.requires_grad
-            and output.is_floating_point()
-            and not output.is_leaf
-        ):
+        if _is_layer(kind, output):
             if written is None and output._is_view():
-                # Linear and instance norm end in a view of a tensor that nobody else sees. Writing into a view
-                # would give it another place in the graph and cut the recorded one off.
-                output = torch.ops.aten._unsafe_view(output, output.shape)
+                output = _unviewed(output)
             self._follower.follow(func, name, args, kwargs, output)
-            self._record(name, kind, args, kwargs, output)
+            self._number(func, name, arguments, tensors, written, output)
+            self._record(name, kind or "", args, kwargs, output)
         else:
             # An operator of torch's dispatcher, permute.default, moves what permute moves.
             self._follower.follow(func, name.partition(".")[0], args, kwargs, output)
+            self._number(func, name, arguments, tensors, written, output)
         return output
 
-    def enter(self, inputs: Sequence[Tensor]) -> None:
-        """Say which tensors are the network's inputs: where they lie on the grid is followed from there."""
-        for each in inputs:
-            self._follower.enter(each)
+    def _number(
+        self,
+        func: Callable[..., Any],
+        name: str,
+        arguments: tuple[Any, ...],
+        tensors: Sequence[Tensor],
+        written: Tensor | None,
+        output: Any,
+    ) -> None:
+        from_data = name in _RANDOM or (name not in _CONSTANT and any(map(self._is_data, tensors)))
+        self.steps.append(Step(func, arguments, self._flow.add(output, tensors)))
+        if from_data:
+            self._data.update(self._flow.label(tensor) for tensor in tensors_in((output,)))
+            if written is not None and not written.is_floating_point():
+                self._data_storages.add(storage_of(written))
+
+    def _is_data(self, tensor: Tensor) -> bool:
+        """Whether the tensor was computed from the inputs, or drawn at random."""
+        label = self._flow.label(tensor)
+        return label is not None and (
+            label in self._data or (bool(self._data_storages) and storage_of(tensor) in self._data_storages)
+        )
 
     def _record(self, func: str, kind: str, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> None:
         layout = self._follower.layout(output)
+        side = constant_side(func, args, kwargs)
         with torch.set_grad_enabled(self._keep_graph):
-            shift = shift_of(func, args, kwargs)
+            shift = shift_of(func, args, kwargs, side)
         name = self._name(func)
         self.seen.append(name)
-        edge = get_gradient_edge(output)
         if shift is not None:
-            self.shifts.append(Shift(name, shift if self._keep_graph else shift.detach(), edge, layout))
+            self._take_shift(self._place(name, kind, layout, output, side), output, shift)
         if not self._wanted(name, kind):
             return
-        whole, fold = output if self._keep_graph else output.detach(), None
-        value = whole
-        if not layout.regular:
-            fold = layout.fold
-            if fold is None or fold.batch != self._batch:
-                return
-            value = fold(whole)
+        place = self._place(name, kind, layout, output)
+        if place.axes == "unknown":
+            return
+        value = output if self._keep_graph else output.detach()
+        value = value if place.fold is None else place.fold(value)
         if value.shape[2:].numel() > 1:
-            outside = None if value.numel() == whole.numel() else whole
-            self._by_storage.setdefault(storage_of(output), []).append(len(self.candidates))
-            self.candidates.append(Candidate(name, kind, value, edge, fold, outside, _is_positive(func, args, kwargs)))
+            self._take_candidate(place, output, value, _is_positive(func, args, kwargs))
+
+    def _place(self, name: str, kind: str, layout: Layout, output: Tensor, side: Side = None) -> Place:
+        fold = None if layout.regular else layout.fold
+        if fold is not None and fold.batch != self._batch:
+            fold = None
+        is_vector = output.ndim == 2 and len(output) == self._batch
+        axes = "folded" if fold else "regular" if layout.regular or is_vector else "unknown"
+        return Place(len(self.steps) - 1, name, kind, axes, fold, tuple(output.shape), side)  # type: ignore[arg-type]
 
     def _name(self, func: str) -> str:
         """Path of the innermost module that runs now, `:function` where it is not a torch.nn layer, `#call`."""
@@ -175,9 +262,9 @@ class Capture(TorchFunctionMode):
             code = frame.f_code
             if code.co_argcount and code.co_varnames[0] == "self":
                 module = frame.f_locals.get("self")
-                found = self._names.get(id(module))
-                if found is not None:
-                    path, layer = found, type(module).__module__.startswith("torch.nn.")
+                known = self._names.get(id(module))
+                if known is not None:
+                    path, layer = known, type(module).__module__.startswith("torch.nn.")
                     break
             frame = frame.f_back  # type: ignore[assignment]
         name = path if layer and path else f"{path}:{func}"
@@ -185,11 +272,121 @@ class Capture(TorchFunctionMode):
         calls = self._calls[name]
         return name if calls == 1 else f"{name}#{calls}"
 
-    def _preserve(self, tensor: Tensor) -> None:
-        for index in self._by_storage.pop(storage_of(tensor), ()):
-            candidate = self.candidates[index]
-            outside = None if candidate.outside is None else candidate.outside.clone()
-            self.candidates[index] = replace(candidate, value=candidate.value.clone(), outside=outside)
+
+class Replay(Watch):
+    """Go along with the planned steps and take what stands at the planned places.
+
+    Where the run leaves the plan, in function, arguments, data flow or shapes, `is_off` is set and nothing more is
+    taken: the run goes on undisturbed, and its caller plans anew.
+    """
+
+    def __init__(
+        self,
+        steps: Sequence[Step],
+        planned_batch: int,
+        taps: Sequence[Place],
+        shifts: Sequence[Place],
+        leaves: Sequence[Tensor],
+        before_write: Callable[[Tensor], None],
+        keep_graph: bool = False,
+    ) -> None:
+        super().__init__(leaves, before_write, keep_graph)
+        self._steps = steps
+        self._batches = planned_batch, self._batch
+        self._taps = {place.step: place for place in taps}
+        self._shifts = {place.step: place for place in shifts}
+        self._at = 0
+        self._left = False
+
+    @property
+    def is_off(self) -> bool:
+        """The run left the plan, or ended before it."""
+        return self._left or self._at != len(self._steps)
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        kwargs = kwargs or {}
+        called = getattr(func, "__name__", "")
+        written = _written(called, args, kwargs)
+        if written is not None:
+            self._overwrites(written)
+        if self._left:
+            return func(*args, **kwargs)
+        at = self._at
+        self._at = at + 1
+        step = self._steps[at] if at < len(self._steps) else None
+        if (
+            step is None
+            or func != step.function
+            or not same_arguments(step.arguments, self._flow.arguments(args, kwargs), self._batches)
+        ):
+            self._left = True
+            return func(*args, **kwargs)
+        output = func(*args, **kwargs)
+        if written is None and _is_layer(KINDS.get(called.strip("_")), output) and output._is_view():
+            output = _unviewed(output)
+        shapes = self._flow.add(output, tensors_in((*args, *kwargs.values())))
+        if not same_shapes(step.shapes, shapes, self._batches):
+            self._left = True
+        elif at in self._taps or at in self._shifts:
+            self._take(at, called.strip("_"), args, kwargs, output)
+        return output
+
+    def _take(self, at: int, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> None:
+        tap, site = self._taps.get(at), self._shifts.get(at)
+        if not output.requires_grad or not all(
+            place.serves(tuple(output.shape), self._batch) for place in (tap, site) if place
+        ):
+            self._left = True
+            return
+        if site is not None:
+            with torch.set_grad_enabled(self._keep_graph):
+                shift = shift_of(name, args, kwargs, site.side)
+            if shift is None:
+                self._left = True
+                return
+            self._take_shift(site, output, shift)
+        if tap is not None:
+            value = output if self._keep_graph else output.detach()
+            value = value if tap.fold is None else tap.fold(value)
+            self._take_candidate(tap, output, value, _is_positive(name, args, kwargs))
+
+
+_CONSTANT = frozenset(f"{fill}_like" for fill in ("zeros", "ones", "full", "empty")) | {
+    f"new_{fill}" for fill in ("zeros", "ones", "full", "empty", "tensor")
+}
+_RANDOM = frozenset(
+    (
+        *("rand", "randn", "randint", "randperm", "rand_like", "randn_like", "randint_like", "bernoulli"),
+        *("multinomial", "normal", "poisson", "uniform", "random", "exponential", "dropout", "feature_dropout"),
+    )
+)
+
+
+def _is_layer(kind: str | None, output: Any) -> bool:
+    """Whether a call of that kind returned a tensor on the way from the inputs to the score."""
+    return (
+        kind is not None
+        and isinstance(output, Tensor)
+        and output.requires_grad
+        and output.is_floating_point()
+        and not output.is_leaf
+    )
+
+
+def _unviewed(output: Tensor) -> Tensor:
+    """The same memory, but no view.
+
+    Linear and instance norm end in a view of a tensor that nobody else sees. Writing into a view would give it another
+    place in the graph and cut the recorded one off.
+    """
+    unviewed: Tensor = torch.ops.aten._unsafe_view(output, output.shape)
+    return unviewed
 
 
 def _is_positive(func: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:

@@ -47,10 +47,16 @@ _ATTRIBUTE = "_icam_layout"
 
 
 class Follower:
-    """Gives the outputs of torch's functions their layouts, for a batch of so many samples."""
+    """Gives the outputs of torch's functions their layouts, for a batch of so many samples.
 
-    def __init__(self, batch: int) -> None:
+    `is_data` says whether a tensor of indices was computed from the network's inputs. `used_data`: some position
+    depends on such indices, so that another input would have other positions.
+    """
+
+    def __init__(self, batch: int, is_data: Callable[[Tensor], bool]) -> None:
         self.batch = batch
+        self.used_data = False
+        self._is_data = is_data
         self._regular: dict[tuple[int, ...], Layout] = {}
         self._latest: dict[tuple[int, ...], Layout] = {}
 
@@ -189,11 +195,17 @@ class Follower:
             return type(value)(map(stand_in, value)) if type(value) in (list, tuple) else value
 
         replay = stand_in(args), {each: stand_in(value) for each, value in kwargs.items()}
+        by_data = any(not tensor.is_floating_point() and self._is_data(tensor) for tensor, _ in given)
+
+        def find() -> Positions | None:
+            self.used_data |= by_data
+            return replayed(func, name, *replay, at)
+
         tensors = any(isinstance(each, Tensor) and id(each) not in layouts for each, _ in given)
         key: tuple[Any, ...] = (name, at, shape, repr(_plain(args)), repr(_plain(tuple(kwargs.values()))))
         if tensors or len(layouts) > 1:
             key = (*key, object())
-        return self._derived(first, key, shape, lambda: replayed(func, name, *replay, at))
+        return self._derived(first, key, shape, find)
 
 
 def layout_of(tensor: Tensor) -> Layout | None:

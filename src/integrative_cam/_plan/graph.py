@@ -4,14 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
-from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
 from torch.autograd.graph import Node
-
-if TYPE_CHECKING:
-    from jaxtyping import Bool
 
 
 def towards_input(root: Node) -> list[Node]:
@@ -32,8 +26,8 @@ def towards_input(root: Node) -> list[Node]:
     return order
 
 
-def behind(order: Sequence[Node], taps: Sequence[Node], sites: Sequence[Node]) -> Bool[Tensor, "tap site"]:
-    """True where the site's value is computed from the tap's, so that its bias enters behind the tap."""
+def behind(order: Sequence[Node], taps: Sequence[Node], sites: Sequence[Node]) -> tuple[tuple[bool, ...], ...]:
+    """behind[tap][site]: the site's value is computed from the tap's, so that its bias enters behind the tap."""
     own = _bits(taps)
     before: dict[Node, int] = {}
     for node in order:
@@ -41,9 +35,7 @@ def behind(order: Sequence[Node], taps: Sequence[Node], sites: Sequence[Node]) -
         for successor in _next(node):
             reached |= before[successor] | own.get(successor, 0)
         before[node] = reached
-    return torch.tensor(
-        [[bool(before.get(site, 0) >> index & 1) for site in sites] for index in range(len(taps))]
-    ).reshape(len(taps), len(sites))
+    return tuple(tuple(bool(before.get(site, 0) >> index & 1) for site in sites) for index in range(len(taps)))
 
 
 def paths_to(order: Sequence[Node], source: Node) -> dict[Node, int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -114,7 +114,31 @@ def checked(model: nn.Module, images: Any) -> Form:
 
 def floating(images: Inputs) -> list[Tensor]:
     """The tensors to differentiate towards."""
-    return [each for each in _listed(images).values() if each.is_floating_point()]
+    return [tensor for tensor in _listed(images).values() if tensor.is_floating_point()]
+
+
+def check_finite(images: Inputs, finite: Sequence[float]) -> None:
+    """Refuse NaN and infinite values: `finite` says of each floating-point input whether it has none.
+
+    Raises:
+        InputError: there are some.
+    """
+    labels = [label for label, tensor in _listed(images).items() if tensor.is_floating_point()]
+    for label, is_finite in zip(labels, finite, strict=True):
+        if not is_finite:
+            verb = "hold" if isinstance(images, Tensor) else "holds"
+            raise InputError(f"{label} {verb} NaN or infinite values; replace them before explaining.")
+
+
+def shape_of_call(images: Inputs, form: Form) -> Hashable:
+    """What a plan depends on besides the network: of each input dtype, device and shape without the batch; autocast."""
+    tensors = tuple(
+        (label, tensor.dtype, tensor.device, tensor.ndim, tensor.shape[1:], tensor.is_contiguous())
+        for label, tensor in _listed(images).items()
+    )
+    device = floating(images)[0].device.type
+    autocast = torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device)
+    return form, isinstance(images, list), tensors, autocast
 
 
 def _listed(images: Any) -> dict[str, Any]:
@@ -176,10 +200,6 @@ def _check_values(label: str, tensor: Tensor, weight: Tensor | None, several: bo
         raise InputError(f"{label} must have shape {shape} with at least one element, but got {tuple(tensor.shape)}.")
     if weight is not None:
         _check_together(label, tensor, weight, "is" if several else "are")
-    if not tensor.isfinite().all():
-        raise InputError(
-            f"{label} {'holds' if several else 'hold'} NaN or infinite values; replace them before explaining."
-        )
 
 
 def _check_together(label: str, tensor: Tensor, weight: Tensor, verb: str) -> None:

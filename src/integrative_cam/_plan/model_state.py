@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
 import torch
@@ -16,22 +17,30 @@ _eager_users = 0
 _eager_stack = ExitStack()
 
 
-@contextmanager
-def undisturbed(model: nn.Module, device: torch.device) -> Iterator[Callable[[Tensor], None]]:
-    """Run with autograd on and leave everything as it was: all the contexts below.
+@dataclass
+class Disturbance:
+    """What a run does to the state around it, as far as it is known.
 
-    Yields the function of `preserved_buffers`.
+    `drew`: whether the network drew random numbers; None is found out at the end, which makes a device wait.
     """
-    modules = list(model.modules())
+
+    buffers: Buffers
+    drew: bool | None = None
+
+
+@contextmanager
+def undisturbed(modules: Sequence[nn.Module], device: torch.device) -> Iterator[Disturbance]:
+    """Run with autograd on and leave everything as it was: all the contexts below."""
     with (
         torch.inference_mode(False),
         torch.enable_grad(),
         eager(modules),
         evaluation(modules),
-        preserved_randomness(device),
-        preserved_buffers(modules) as before_write,
+        preserved_buffers(modules) as buffers,
     ):
-        yield before_write
+        state = Disturbance(buffers)
+        with preserved_randomness(device, state):
+            yield state
 
 
 @contextmanager
@@ -45,7 +54,7 @@ def evaluation(modules: Iterable[nn.Module]) -> Iterator[None]:
     try:
         with _lock:
             for module in modules:
-                if module.training or module in _in_evaluation:
+                if module.training or (_in_evaluation and module in _in_evaluation):
                     _in_evaluation[module] = _in_evaluation.get(module, 0) + 1
                     held.append(module)
                     module.training = False
@@ -60,49 +69,76 @@ def evaluation(modules: Iterable[nn.Module]) -> Iterator[None]:
 
 
 @contextmanager
-def preserved_randomness(device: torch.device) -> Iterator[None]:
-    """Put the random number generators back where a network drew from them.
+def preserved_randomness(device: torch.device, state: Disturbance | None = None) -> Iterator[None]:
+    """Put the random number generators back where a network drew from them; `state.drew` says whether it did.
 
-    Restored only when they moved. The generators are the process's own: what other threads draw from them
-    meanwhile is drawn again.
+    Restored only when they moved. The generators are the process's own: what other threads draw from them meanwhile is
+    drawn again.
     """
-    cuda = device.type == "cuda"
-    cpu_before = torch.get_rng_state()
-    cuda_before = torch.cuda.get_rng_state(device) if cuda else None
+    generators = [torch.default_generator]
+    if device.type == "cuda":
+        generators.append(
+            torch.cuda.default_generators[torch.cuda.current_device() if device.index is None else device.index]
+        )
+    before = [generator.get_state() for generator in generators]
     try:
         yield
     finally:
-        if not torch.equal(cpu_before, torch.get_rng_state()):
-            torch.set_rng_state(cpu_before)
-        if cuda_before is not None and not torch.equal(cuda_before, torch.cuda.get_rng_state(device)):
-            torch.cuda.set_rng_state(cuda_before, device)
+        drew = None if state is None else state.drew
+        if drew is None:
+            moved = [
+                not torch.equal(old, generator.get_state()) for old, generator in zip(before, generators, strict=True)
+            ]
+            if state is not None:
+                state.drew = any(moved)
+        else:
+            moved = [drew] * len(generators)
+        for old, generator, has_moved in zip(before, generators, moved, strict=True):
+            if has_moved:
+                generator.set_state(old)
 
 
-@contextmanager
-def preserved_buffers(modules: Iterable[nn.Module]) -> Iterator[Callable[[Tensor], None]]:
-    """Give buffers that the network overwrites or assigns their values back.
+class Buffers:
+    """The buffers of some modules, and the values of those that are written to."""
 
-    Yields a function to call just before a tensor is written to in place.
-    """
-    assigned = [(module, dict(module._buffers)) for module in modules if module._buffers]
-    owned = {storage_of(each): each for _, buffers in assigned for each in buffers.values() if each is not None}
-    before: list[tuple[Tensor, Tensor]] = []
+    def __init__(self, modules: Iterable[nn.Module]) -> None:
+        self._assigned = [(module, dict(module._buffers)) for module in modules if module._buffers]
+        self._by_storage: dict[int, Tensor] | None = None
+        self._before: list[tuple[Tensor, Tensor]] = []
 
-    def before_write(tensor: Tensor) -> None:
-        buffer = owned.pop(storage_of(tensor), None)
+    @property
+    def written(self) -> bool:
+        """Whether any was written to."""
+        return bool(self._before)
+
+    def before_write(self, tensor: Tensor) -> None:
+        """To be called just before a tensor is written to in place."""
+        if self._by_storage is None:
+            buffers = [buffer for _, named in self._assigned for buffer in named.values() if buffer is not None]
+            self._by_storage = {storage_of(buffer): buffer for buffer in buffers}
+        buffer = self._by_storage.pop(storage_of(tensor), None)
         if buffer is not None:
-            before.append((buffer, buffer.detach().clone()))
+            self._before.append((buffer, buffer.detach().clone()))
 
-    try:
-        yield before_write
-    finally:
+    def restore(self) -> None:
+        """Give buffers that were written to or assigned their values back."""
         with torch.no_grad():
-            for buffer, value in before:
+            for buffer, value in self._before:
                 buffer.copy_(value)
-        for module, buffers in assigned:
+        for module, buffers in self._assigned:
             for name, original in buffers.items():
                 if module._buffers.get(name) is not original:
                     module._buffers[name] = original
+
+
+@contextmanager
+def preserved_buffers(modules: Iterable[nn.Module]) -> Iterator[Buffers]:
+    """Give buffers that the network overwrites or assigns their values back."""
+    buffers = Buffers(modules)
+    try:
+        yield buffers
+    finally:
+        buffers.restore()
 
 
 def storage_of(tensor: Tensor) -> int:

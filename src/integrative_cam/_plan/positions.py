@@ -59,43 +59,71 @@ class Layout:
 
 @dataclass(frozen=True)
 class Fold:
-    """Brings a tensor to (batch, channel, *grid): what is at one position of a sample, in a column.
+    """Brings a tensor to (batch, channel, *grid).
 
-    `rows`, `columns`: the tensor's axes that tell positions apart, and those that do not. `order`: the row of each
-    position of each sample.
+    Attributes:
+        rows: the tensor's axes that tell positions and samples apart, samples first where `any_batch`.
+        columns: its other axes, which become the channels.
+        order: the row of each position, (positions,) within the rows of one sample; (batch, positions) among all rows
+            where the samples' rows are interleaved.
+        start: the first of `order` where the rows follow one another, so that no copy is needed; else None.
+        grid: the spatial shape.
+        batch: samples in the tensor it was worked out from.
+        any_batch: it serves other batch sizes too: where the samples lie was certain, not a guess from one sample.
     """
 
     rows: tuple[int, ...]
     columns: tuple[int, ...]
     order: Tensor
-    batch: int
-    grid: tuple[int, ...]
     start: int | None
-    """Where the first position of each sample stands among its rows, if all follow in order."""
+    grid: tuple[int, ...]
+    batch: int
+    per_sample: int
+    any_batch: bool
 
     def __call__(self, values: Tensor) -> Float[Tensor, "batch channel *grid"]:
         """A view where the order allows it, a copy elsewhere."""
-        values = values.permute(*self.rows, *self.columns)
-        rows = values.shape[: len(self.rows)].numel()
+        flat = self._by_sample(values)
         if self.start is None:
-            found = values.reshape(rows, -1)[self.order.to(values.device)]
+            mapped = flat[:, self._order_on(values.device)]
         else:
-            size = len(self.order) // self.batch
-            found = values.reshape(self.batch, rows // self.batch, -1)[:, self.start : self.start + size]
-        return found.reshape(self.batch, *self.grid, -1).movedim(-1, 1)
+            mapped = flat[:, self.start : self.start + len(self.order)]
+        return mapped.reshape(-1, *self.grid, flat.shape[-1]).movedim(-1, 1)
+
+    def serves(self, shape: tuple[int, ...], planned: tuple[int, ...], batch: int) -> bool:
+        """Whether it brings a tensor of this shape and batch to the grid, worked out from one of shape `planned`."""
+        if batch == self.batch:
+            return shape == planned
+        if not self.any_batch or len(shape) != len(planned):
+            return False
+        samples = self.rows[0]
+        return all(
+            size * self.batch == old * batch if axis == samples else size == old
+            for axis, (size, old) in enumerate(zip(shape, planned, strict=True))
+        )
 
     def silence(self, values: Tensor, channel: Int[Tensor, "batch"]) -> None:
         """Set one channel of each sample to zero, in place, at all positions of its grid."""
         moved = values.permute(*self.rows, *self.columns)
-        flat = moved.reshape(moved.shape[: len(self.rows)].numel(), -1).clone()
-        flat[self.order.to(values.device).reshape(self.batch, -1), channel[:, None]] = 0
+        flat = self._by_sample(values).clone()
+        sample = torch.arange(len(channel), device=values.device)[:, None] if len(flat) > 1 else 0
+        flat[sample, self._order_on(values.device), channel[:, None]] = 0
         moved.copy_(flat.reshape(moved.shape))
 
     def rest(self, product: Tensor, mapped: Float[Tensor, "batch channel *grid"]) -> Float[Tensor, "batch"] | None:
         """Per sample the sum of `product` over entries without a position; None where all have one."""
-        if product.numel() == mapped.numel() or len(product) % self.batch:
+        if product.numel() == mapped.numel() or self.order.ndim > 1:
             return None
-        return product.reshape(self.batch, -1).sum(1) - mapped.flatten(1).sum(1)
+        return self._by_sample(product).sum((1, 2)) - mapped.flatten(1).sum(1)
+
+    def _by_sample(self, values: Tensor) -> Float[Tensor, "batch row column"]:
+        """(1, all rows, column) where the samples' rows are interleaved."""
+        values = values.permute(*self.rows, *self.columns)
+        columns = values.shape[len(self.rows) :].numel()
+        return values.reshape(-1, self.per_sample, columns)
+
+    def _order_on(self, device: torch.device) -> Tensor:
+        return self.order.to(device, non_blocking=True)
 
 
 def unknown() -> Positions | None:
@@ -236,8 +264,8 @@ def _gridded(sample: Tensor, coordinates: Sequence[Tensor]) -> tuple[Tensor, tup
 
 def _fold(found: Positions) -> Fold | None:
     index = found.index
-    columns = tuple(axis for axis in range(index.ndim) if _constant(index, axis))
-    rows = tuple(axis for axis in range(index.ndim) if axis not in columns)
+    columns = [axis for axis in range(index.ndim) if _constant(index, axis)]
+    rows = [axis for axis in range(index.ndim) if axis not in columns]
     for axis in columns:
         index = index.narrow(axis, 0, 1)
     flat = index.reshape(-1).long()
@@ -248,18 +276,40 @@ def _fold(found: Positions) -> Fold | None:
     if ranked is None:
         return None
     rank, grid = ranked
-    order = there[rank.argsort()]
     positions = torch.Size(grid).numel()
     if positions < 2:
         return None
-    batch = len(order) // positions
-    return Fold(rows, columns, order, batch, grid, _start(order.reshape(batch, positions), len(flat)))
+    order = there[rank.argsort()].reshape(-1, positions)
+    batch = len(order)
+    if batch == 1 and found.index.shape[0] == 1 and 0 in columns:
+        # Of one sample, a first axis of size 1 is the batch axis, as everywhere in torch.
+        columns.remove(0)
+        rows.insert(0, 0)
+    sizes = [index.shape[axis] for axis in rows]
+    coordinates = torch.unravel_index(order, sizes) if batch > 1 else ()
+    sample = torch.arange(batch)[:, None].expand(batch, positions)
+    for at, along in enumerate(coordinates):
+        if sizes[at] == batch and torch.equal(along, sample):
+            # An axis of its own tells the samples apart: it comes first.
+            rest = [axis for axis in range(len(rows)) if axis != at]
+            order = _raveled([coordinates[axis] for axis in rest], [sizes[axis] for axis in rest], order) + sample * (
+                len(flat) // batch
+            )
+            rows = [rows[at], *(rows[axis] for axis in rest)]
+            break
+    per_sample = len(flat) // batch
+    if len(flat) % batch or not torch.equal(order, order[:1] + sample * per_sample):
+        return Fold(tuple(rows), tuple(columns), order, None, grid, batch, len(flat), any_batch=False)
+    within = order[0]
+    start = int(within[0])
+    follow = torch.equal(within, start + torch.arange(positions))
+    any_batch = batch > 1 or (rows[0] == 0 and sizes[0] == 1)
+    return Fold(tuple(rows), tuple(columns), within, start if follow else None, grid, batch, per_sample, any_batch)
 
 
-def _start(order: Tensor, rows: int) -> int | None:
-    batch, positions = order.shape
-    if rows % batch:
-        return None
-    start = int(order[0, 0])
-    expected = start + torch.arange(positions) + torch.arange(batch)[:, None] * (rows // batch)
-    return start if torch.equal(order, expected) else None
+def _raveled(coordinates: Sequence[Tensor], sizes: Sequence[int], like: Tensor) -> Tensor:
+    """Row-major linear index of coordinates; zeros of the shape of `like` where there are none."""
+    index = torch.zeros_like(like)
+    for along, size in zip(coordinates, sizes, strict=True):
+        index = index * size + along
+    return index

@@ -110,10 +110,9 @@ def _scores(
     """
     name, channel = silent or (None, None)
     model = unwrapped(model)
-    with undisturbed(model, images.device) as before_write, saved_tensors_hooks(_forget, _forget):
-        capture = Capture(model, len(images), lambda called, _: called == name, before_write)
+    with undisturbed(list(model.modules()), images.device) as state, saved_tensors_hooks(_forget, _forget):
         leaf = images.clone().requires_grad_()
-        capture.enter([leaf])
+        capture = Capture(model, [leaf], lambda called, _: called == name, state.buffers.before_write)
         with capture, _Silence(capture, channel) as silence:
             output = model(leaf.clone())
         scores = at_least_float32(targets.score(output, target, len(images)).score.detach())
@@ -145,10 +144,10 @@ class _Silence(TorchFunctionMode):
             self.done += 1
             # Detached from the graph, yet the memory that the network goes on with.
             memory = output.detach()
-            if candidate.fold is None:
+            if candidate.place.fold is None:
                 memory[torch.arange(len(memory), device=memory.device), self._channel] = 0
             elif self._channel is not None:
-                candidate.fold.silence(memory, self._channel)
+                candidate.place.fold.silence(memory, self._channel)
         return output
 
 

@@ -27,7 +27,7 @@ Targets = Sequence[Target] | int
 
 @dataclass(frozen=True)
 class Scored:
-    """The scores to differentiate, the logits, and the targets' class indices and names."""
+    """The scores to differentiate, the logits, the class indices; `names` of callables, none for classes."""
 
     score: Float[Tensor, "batch"]
     logits: Tensor
@@ -54,13 +54,16 @@ def score(output: Any, target: Target, batch: int) -> Scored:
     if targets is not None and any(map(callable, targets)):
         scores = [_scalar(own, output, logits, sample) for sample, own in enumerate(targets)]
         return Scored(torch.stack(scores), logits, None, tuple(map(name_of, targets)))
-    classes = class_scores(logits, f"target={target}")
+    # A tensor is not put into words: that would read it.
+    classes = class_scores(logits, "target" if isinstance(target, Tensor) else f"target={target}")
     if targets is None:
-        index = classes.argmax(1)
-    else:
-        checked = [check_index(cast(int, own), classes.shape[1], "target") for own in targets]
-        index = torch.tensor(checked, device=logits.device)
-    return Scored(classes.gather(1, index[:, None])[:, 0], logits, index, tuple(map(str, index.tolist())))
+        return _of_classes(logits, classes, classes.argmax(1))
+    checked = [check_index(cast(int, own), classes.shape[1], "target") for own in targets]
+    return _of_classes(logits, classes, torch.tensor(checked, device=logits.device))
+
+
+def _of_classes(logits: Tensor, classes: Float[Tensor, "batch classes"], index: Int[Tensor, "batch"]) -> Scored:
+    return Scored(classes.gather(1, index[:, None])[:, 0], logits, index, ())
 
 
 def score_each(output: Any, several: Targets, batch: int) -> list[Scored]:
@@ -71,7 +74,9 @@ def score_each(output: Any, several: Targets, batch: int) -> list[Scored]:
     """
     check_targets(several)
     if isinstance(several, int):
-        several = top_classes(score(output, None, batch).logits, several)
+        logits = score(output, None, batch).logits
+        classes = class_scores(logits, f"targets={several}")
+        return [_of_classes(logits, classes, index) for index in top_classes(logits, several)]
     return [score(output, target, batch) for target in several]
 
 

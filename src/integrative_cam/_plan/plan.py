@@ -1,0 +1,250 @@
+"""What a network is, found once: where its taps and bias sites are, and what depends on what.
+
+A `Plan` belongs to a network, the form of its inputs and a choice of taps, and serves any number of images. It holds no
+tensor of the network and no module.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import Node
+
+from . import graph
+from .capture import Candidate, Place, Shift
+from .steps import Step
+from .taps import Taps, select_for
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool
+
+FORMS = 32
+"""Plans kept per network; of more forms of inputs, the one used longest ago is planned again."""
+
+
+@dataclass(frozen=True)
+class InputRoute:
+    """One input's part in a route.
+
+    Attributes:
+        path_shares: per tap, of all paths from this input to the score, the share that passes there.
+        fused: the taps that its map is made of.
+        sites: the bias sites that act on something computed from it.
+        axes: how many axes the taps' maps have, (batch, channel, *space); 0 where it has no map.
+    """
+
+    path_shares: tuple[Fraction, ...]
+    fused: tuple[int, ...]
+    sites: tuple[int, ...]
+    axes: int
+
+
+@dataclass(frozen=True)
+class Route:
+    """How a score depends on the taps, bias sites and inputs.
+
+    Attributes:
+        taps: in execution order, as indices of `Plan.taps`.
+        sites: likewise, of `Plan.sites`.
+        path_shares: per tap, of all paths from all inputs to the score, the share that passes there.
+        behind: behind[t][s], whether bias site s acts on a value computed from tap t.
+        inputs: per input.
+    """
+
+    taps: tuple[int, ...]
+    sites: tuple[int, ...]
+    path_shares: tuple[Fraction, ...]
+    behind: tuple[tuple[bool, ...], ...]
+    inputs: tuple[InputRoute, ...]
+
+    @cached_property
+    def behind_tensor(self) -> Bool[Tensor, "tap site"]:
+        """`behind` as a tensor on the CPU, where reading it makes no device wait."""
+        return torch.tensor(self.behind, dtype=torch.bool).reshape(len(self.taps), len(self.sites))
+
+
+Outputs = tuple[tuple[int, int], ...]
+"""Which of the network's output tensors a score is computed from: (place, paths to it), paths without common factor."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Found once; see the module.
+
+    Attributes:
+        batch: the samples it was made with.
+        modules: the modules' identities, so that a module put in another's place is noticed.
+        steps: every torch function that a call makes.
+        taps, sites: the places where feature maps and constants are taken.
+        routes: how a score depends on them, by the output tensors it is computed from.
+        draws: the network draws random numbers.
+        writes: it writes to its buffers.
+        hidden: a sentence on parts that cannot be looked into; empty where there are none.
+    """
+
+    batch: int
+    modules: tuple[int, ...]
+    steps: tuple[Step, ...]
+    taps: tuple[Place, ...]
+    sites: tuple[Place, ...]
+    routes: Mapping[Outputs, Route]
+    draws: bool
+    writes: bool
+    hidden: str
+
+    def joined(self, earlier: Plan | None) -> Plan:
+        """With the routes of an earlier plan of the same steps, where another output was explained."""
+        if earlier is None or earlier.batch != self.batch or earlier.steps != self.steps:
+            return self
+        taps = {place.step: place for place in (*earlier.taps, *self.taps)}
+        sites = {place.step: place for place in (*earlier.sites, *self.sites)}
+        union = replace(
+            self,
+            taps=tuple(taps[step] for step in sorted(taps)),
+            sites=tuple(sites[step] for step in sorted(sites)),
+            routes={},
+        )
+        routes = {**_moved(earlier, union), **_moved(self, union)}
+        return replace(union, routes=routes)
+
+
+def _moved(plan: Plan, into: Plan) -> dict[Outputs, Route]:
+    """A plan's routes, with the indices of another one that holds all of its places."""
+    taps = {place.step: index for index, place in enumerate(into.taps)}
+    sites = {place.step: index for index, place in enumerate(into.sites)}
+    return {
+        outputs: replace(
+            route,
+            taps=tuple(taps[plan.taps[index].step] for index in route.taps),
+            sites=tuple(sites[plan.sites[index].step] for index in route.sites),
+        )
+        for outputs, route in plan.routes.items()
+    }
+
+
+class Plans:
+    """The plans of one network by the form of its inputs, the latest `FORMS` of them; threads may share it."""
+
+    def __init__(self) -> None:
+        self._plans: OrderedDict[Hashable, Plan] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, form: Hashable) -> Plan | None:
+        """The plan of that form, if there is one."""
+        with self._lock:
+            if form in self._plans:
+                self._plans.move_to_end(form)
+            return self._plans.get(form)
+
+    def put(self, form: Hashable, plan: Plan | None) -> None:
+        """Keep a plan, or forget that of the form."""
+        with self._lock:
+            self._plans.pop(form, None)
+            if plan is not None:
+                self._plans[form] = plan
+                if len(self._plans) > FORMS:
+                    self._plans.popitem(last=False)
+
+    def __len__(self) -> int:
+        return len(self._plans)
+
+    def __reduce__(self) -> tuple[type[Plans], tuple[()]]:
+        # A copy, also in another process, plans for itself.
+        return Plans, ()
+
+
+_of_models: WeakKeyDictionary[nn.Module, Plans] = WeakKeyDictionary()
+
+
+def plans_of(model: Any) -> Plans:
+    """The plans that all calls on a module share; they end with it."""
+    try:
+        return _of_models.setdefault(model, Plans())
+    except TypeError:  # no module, or one that cannot be a key
+        return Plans()
+
+
+@dataclass(frozen=True)
+class Study:
+    """What the autograd graph says of one score: what was chosen among all candidates and shifts, and the route."""
+
+    candidates: tuple[int, ...]
+    shifts: tuple[int, ...]
+    route: Route
+
+
+def study(
+    total: Tensor,
+    leaves: Sequence[Tensor],
+    candidates: Sequence[Candidate],
+    shifts: Sequence[Shift],
+    taps: Taps,
+    seen: Sequence[str],
+) -> Study | None:
+    """Choose taps and bias sites for a score and find its route; None where the score depends on no leaf.
+
+    Raises:
+        TapError: no candidate fits `taps`.
+    """
+    if total.grad_fn is None:
+        return None
+    order = graph.towards_input(total.grad_fn)
+    to_inputs = [graph.paths_to(order, torch.autograd.graph.get_gradient_edge(leaf).node) for leaf in leaves]
+    if not any(to_input[order[-1]] for to_input in to_inputs):
+        return None
+    reached = [[bool(to_input.get(candidate.edge.node)) for to_input in to_inputs] for candidate in candidates]
+    fused = select_for(candidates, reached, [leaf.ndim for leaf in leaves], taps, seen)
+    chosen = sorted(set().union(*fused))
+    acting = [
+        index for index, shift in enumerate(shifts) if any(to_input.get(shift.edge.node) for to_input in to_inputs)
+    ]
+    nodes: list[Node] = [candidates[index].edge.node for index in chosen]
+    site_nodes: list[Node] = [shifts[index].edge.node for index in acting]
+    from_score = graph.paths_from(order)
+    shares = [graph.path_shares(order, nodes, from_score, [to_input]) for to_input in to_inputs]
+    place = {index: at for at, index in enumerate(chosen)}
+    route = Route(
+        taps=tuple(range(len(chosen))),
+        sites=tuple(range(len(acting))),
+        path_shares=tuple(graph.path_shares(order, nodes, from_score, to_inputs)),
+        behind=graph.behind(order, nodes, site_nodes),
+        inputs=tuple(
+            InputRoute(
+                path_shares=tuple(share),
+                fused=tuple(place[index] for index in own),
+                sites=tuple(at for at, node in enumerate(site_nodes) if to_input.get(node)),
+                axes=candidates[own[0]].value.ndim if own else 0,
+            )
+            for share, own, to_input in zip(shares, fused, to_inputs, strict=True)
+        ),
+    )
+    return Study(tuple(chosen), tuple(acting), route)
+
+
+def without(route: Route, taps: Sequence[int], sites: Sequence[int]) -> Route:
+    """The route of those taps and bias sites alone that a gradient reached, as indices of the route's own."""
+    tap_at, site_at = {tap: at for at, tap in enumerate(taps)}, {site: at for at, site in enumerate(sites)}
+    return Route(
+        taps=tuple(route.taps[tap] for tap in taps),
+        sites=tuple(route.sites[site] for site in sites),
+        path_shares=tuple(route.path_shares[tap] for tap in taps),
+        behind=tuple(tuple(route.behind[tap][site] for site in sites) for tap in taps),
+        inputs=tuple(
+            InputRoute(
+                path_shares=tuple(entry.path_shares[tap] for tap in taps),
+                fused=(fused := tuple(tap_at[tap] for tap in entry.fused if tap in tap_at)),
+                sites=tuple(site_at[site] for site in entry.sites if site in site_at),
+                axes=entry.axes if fused else 0,
+            )
+            for entry in route.inputs
+        ),
+    )
