@@ -32,6 +32,7 @@ def evidence(
     rho: Float[Tensor, "batch"],
     negative_share: float,
     aggregation: Aggregation,
+    can_fall: bool = True,
 ) -> tuple[Float[Tensor, "batch *space"], Int[Tensor, "batch"]]:
     """Evidence for the target minus the share `negative_share` of the evidence against it, and the guarded entries.
 
@@ -41,7 +42,8 @@ def evidence(
     """
 
     def reduced(activation: Tensor, gradient: Tensor, rho: Tensor) -> tuple[Tensor, ...]:
-        return _evidence(activation, gradient, gradient.abs(), activation.sum(2), rho, negative_share, aggregation)
+        mass = activation.sum(2)
+        return _evidence(activation, gradient, gradient.abs(), mass, rho, negative_share, aggregation, can_fall)
 
     found, clamped = sum_over_blocks(reduced, (activation, gradient), rho)
     return found.reshape(len(found), *activation.shape[2:]), clamped
@@ -54,6 +56,7 @@ def evidence_and_sums(
     negative_share: float,
     aggregation: Aggregation,
     is_positive: bool,
+    can_fall: bool = True,
 ) -> tuple[Float[Tensor, "batch *space"], Int[Tensor, "batch"], Sums]:
     """`evidence`, and the sums over the feature map, in one walk. `is_positive`: no activation is below zero."""
 
@@ -61,7 +64,8 @@ def evidence_and_sums(
         strength, product, mass = gradient.abs(), activation * gradient, activation.sum(2)
         sums = block_sums(mass if is_positive else activation.abs().sum(2), product, strength)
         of_sign = product if is_positive else None
-        return *_evidence(activation, gradient, strength, mass, rho, negative_share, aggregation, of_sign), *sums
+        parts = _evidence(activation, gradient, strength, mass, rho, negative_share, aggregation, can_fall, of_sign)
+        return *parts, *sums
 
     found, clamped, *sums = sum_over_blocks(reduced, (activation, gradient), rho)
     return found.reshape(len(found), *activation.shape[2:]), clamped, sums_of(sums, activation[0].numel())
@@ -75,12 +79,13 @@ def _evidence(
     rho: Float[Tensor, "row"],
     negative_share: float,
     aggregation: Aggregation,
+    can_fall: bool,
     product: Float[Tensor, "row channel position"] | None = None,
 ) -> tuple[Float[Tensor, "row position"], Int[Tensor, "row"]]:
     """`strength` is |gradient|, which is overwritten; `mass` is the sum of a channel's activations; `product` is
     activation * gradient, if it has the gradient's sign.
     """
-    denominator, clamped = saturation(mass, strength, rho)
+    denominator, clamped = saturation(mass, strength, rho, can_fall)
     if product is not None and aggregation == "position":
         return F.leaky_relu(product, negative_share).div_(denominator).sum(1), clamped
     # Evidence against is scaled by its share; torch.where is far slower on a CPU.
@@ -98,18 +103,18 @@ def saturation(
     mass: Float[Tensor, "row channel"],
     strength: Float[Tensor, "row channel position"],
     rho: Float[Tensor, "row"],
+    can_fall: bool = True,
 ) -> tuple[Float[Tensor, "row channel position"], Int[Tensor, "row"]]:
     """1 / alpha = 2 + rho |g| sum(A), at least FLOOR, and the number of entries per sample where that cut in.
 
     |g|, so that evidence against saturates as evidence for does. `mass` is sum(A) per channel, `strength` |g|, which
-    is overwritten.
+    is overwritten. `can_fall`: it can fall below FLOOR, as neither rho nor sum(A) is known to be at least 0.
     """
     bend = expand_like(rho, mass) * mass
     # In place, so that more of it stays in the processor's cache; autograd copies what it needs.
     denominator = strength.mul_(bend[..., None]).add_(2)
-    # Asking a CPU saves passes over the map; asking another device would make it wait.
-    if bend.device.type == "cpu" and not (bend < 0).any():
-        return denominator, torch.zeros(len(bend), dtype=torch.long)
+    if not can_fall:
+        return denominator, torch.zeros(len(bend), dtype=torch.long, device=bend.device)
     return denominator.clamp_min(FLOOR), (denominator < FLOOR).flatten(1).sum(1)
 
 

@@ -61,6 +61,9 @@ READOUTS: Mapping[str, Callable[[Tensor], Derivatives]] = {
 }
 """(f', f'', f''') at the score, up to one positive factor; at the margin for those in `USES_MARGIN`."""
 
+NEVER_NEGATIVE = frozenset({"exp", "identity"})
+"""Read-outs whose rho is at least 0 at any score."""
+
 USES_MARGIN = frozenset({"softmax", "log_softmax"})
 """Read-outs of S - logsumexp(other logits): with the others held fixed, softmax is a sigmoid of it."""
 

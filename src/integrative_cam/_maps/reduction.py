@@ -13,7 +13,7 @@ from torch import Tensor
 from ..recipe import Recipe
 from ..targets import class_scores
 from .evidence import Aggregation, evidence, evidence_and_sums, expand_like, saturated_shift
-from .readout import rho_of, to_float64
+from .readout import NEVER_NEGATIVE, USES_MARGIN, rho_of, to_float64
 from .traced import BiasSite, Sums, Tap, Trace, with_rest
 
 if TYPE_CHECKING:
@@ -62,7 +62,8 @@ def reducers(
     recipe: Recipe, rho: Float[Tensor, "batch"], direction: Float[Tensor, "batch"]
 ) -> tuple[Callable[[Tap], TapMap], Callable[[BiasSite], SiteMap]]:
     """What `recipe` makes of each tap and bias site, outside of autocast; rho and direction from `curvature`."""
-    falls = bool((direction != 1).any())
+    # Every read-out with a name rises with the score.
+    falls = callable(recipe.readout) and bool((direction != 1).any())
 
     def directed(values: Tensor) -> Tensor:
         # Where the read-out falls with S, evidence for and against change sides; done twice, nothing has changed.
@@ -70,11 +71,12 @@ def reducers(
 
     def tap_map(tap: Tap) -> TapMap:
         given = tap.activation, directed(tap.gradient), rho, recipe.negative_share, recipe.aggregation
+        can_fall = not (tap.is_positive and recipe.readout in NEVER_NEGATIVE)
         if tap.has_sums:
-            found, clamped = evidence(*given)
+            found, clamped = evidence(*given, can_fall)
             sums = tap.sums
         else:
-            found, clamped, sums = evidence_and_sums(*given, tap.is_positive)
+            found, clamped, sums = evidence_and_sums(*given, tap.is_positive, can_fall)
             sums = replace(sums, product=directed(sums.product))
         part = with_rest(sums.product, tap.rest)
         found = above_rounding(found, sums.magnitude, recipe.aggregation)
@@ -106,7 +108,8 @@ def curvature(
     recipe: Recipe, score: Float[Tensor, "batch"], output: Tensor, index: Int[Tensor, "batch"] | None
 ) -> tuple[Float[Tensor, "batch"], Float[Tensor, "batch"]]:
     """Rho of the recipe's read-out for direction * S, and the direction: -1 where the read-out falls with S."""
-    rho, direction = rho_of(recipe.readout, score, margin(score, output, index))
+    of_margin = recipe.readout in USES_MARGIN
+    rho, direction = rho_of(recipe.readout, score, margin(score, output, index) if of_margin else None)
     return (rho * direction).to(score), direction
 
 

@@ -185,7 +185,7 @@ class Capture(Watch):
         called = getattr(func, "__name__", "")
         self.has_operators |= isinstance(func, torch._ops.OpOverload)
         name = called.strip("_")  # relu_ is relu in place, __rsub__ is the operator of rsub
-        arguments = self._flow.arguments(args, kwargs)
+        arguments = self._flow.arguments(func, args, kwargs)
         tensors = tensors_in((*args, *kwargs.values()))
         written = _written(called, args, kwargs)
         if written is not None:
@@ -323,7 +323,7 @@ class Replay(Watch):
         if (
             step is None
             or func != step.function
-            or not same_arguments(step.arguments, self._flow.arguments(args, kwargs), self._batches)
+            or not same_arguments(step.arguments, self._flow.arguments(func, args, kwargs), self._batches)
         ):
             self._left = True
             return func(*args, **kwargs)

@@ -55,8 +55,12 @@ class DataFlow:
         entry = self._labels.get(id(tensor))
         return entry[1] if entry is not None and entry[0]() is tensor else None
 
-    def arguments(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Any, ...]:
+    def arguments(
+        self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> tuple[Any, ...]:
         """What the arguments have in common with those of any run of the same graph."""
+        if function is torch._assert:  # its message may hold the batch size
+            return ()
         described = tuple(map(self._describe, args))
         return (*described, *((name, self._describe(value)) for name, value in kwargs.items())) if kwargs else described
 
