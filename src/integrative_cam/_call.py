@@ -133,6 +133,7 @@ def _traces(
     plans: Plans,
     differentiable: bool,
 ) -> list[Trace[TapT, SiteT]]:
+    wanted = may_want(taps)
     modules = list(model.modules())
     identities = tuple(map(id, modules))
     key = _key(images, form, taps)
@@ -141,15 +142,15 @@ def _traces(
     plan = plans.get(key)
     if plan is not None and plan.modules == identities:
         with undisturbed(modules, device) as state:
-            traces = walk.on_plan(plan, state.buffers.before_write if plan.writes else _nothing)
+            traces = walk.on_plan(plan, state.buffers.before_write)
             if traces is not None:
                 state.drew = plan.draws
         if traces is not None:
             return _announced(traces, plan.hidden)
     with undisturbed(modules, device) as state:
-        traces, new = walk.planning(state.buffers.before_write, identities)
+        traces, new = walk.planning(wanted, state.buffers.before_write, identities)
     if new is not None:
-        new = replace(new, draws=state.drew is not False, writes=state.buffers.written)
+        new = replace(new, draws=state.drew is not False)
         plans.put(key, new.joined(plan))
     return _announced(traces, walk.hidden)
 
@@ -178,12 +179,13 @@ class _Walk(Generic[TapT, SiteT]):
     differentiable: bool
     hidden: str = ""
 
-    def on_plan(self, plan: Plan, before_write: Callable[[Tensor], None]) -> list[Trace[TapT, SiteT]] | None:
+    def on_plan(self, plan: Plan, before_write: Callable[[Tensor], bool]) -> list[Trace[TapT, SiteT]] | None:
         """The traces by a plan; None where the run leaves it."""
         call = call_of(self.images, self.form, self.differentiable)
         watch = Replay(plan.steps, plan.batch, plan.taps, plan.sites, call.leaves, before_write, self.differentiable)
         with watch:
             output = call.run(self.model)
+        watch.settle()
         if watch.is_off:
             return None
         scored = targets.score_each(output, self.several, call.batch)
@@ -206,11 +208,14 @@ class _Walk(Generic[TapT, SiteT]):
         return traces
 
     def planning(
-        self, before_write: Callable[[Tensor], None], identities: tuple[int, ...]
+        self,
+        wanted: Callable[[str, str], bool],
+        before_write: Callable[[Tensor], bool],
+        identities: tuple[int, ...],
     ) -> tuple[list[Trace[TapT, SiteT]], Plan | None]:
         """The traces, and the plan for later calls; None where none holds."""
         call = call_of(self.images, self.form, self.differentiable)
-        watch = Capture(self.model, call.leaves, may_want(self.taps), before_write, self.differentiable)
+        watch = Capture(self.model, call.leaves, wanted, before_write, self.differentiable)
         with watch:
             output = call.run(self.model)
         scored = targets.score_each(output, self.several, call.batch)
@@ -250,7 +255,6 @@ class _Walk(Generic[TapT, SiteT]):
                     sites=tuple(watch.shifts[site].place for site in studied.shifts),
                     routes={key: route},
                     draws=False,
-                    writes=False,
                     hidden=self.hidden,
                 ).joined(plan)
         return traces, plan
@@ -338,9 +342,6 @@ def _input(name: str, leaf: Tensor, gradient: Tensor | None, entry: InputRoute) 
 
 def _kept(part: Any) -> Any:
     return part
-
-
-def _nothing(_: Tensor) -> None: ...
 
 
 def _gradients(

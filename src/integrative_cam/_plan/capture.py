@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.overrides import TorchFunctionMode
 
-from .bias_sites import Side, constant_side, shift_of
+from .bias_sites import BatchNorm, Side, batch_norm_shifts, constant_side, shift_of
 from .follower import Follower
 from .model_state import storage_of
 from .positions import Fold, Layout
@@ -111,11 +111,11 @@ class Shift:
 class Watch(TorchFunctionMode):
     """Holds the feature maps and constants of a run as they are taken.
 
-    A tensor that the network overwrites later is copied just before, and `before_write` is told of it. With
-    `keep_graph` values stay in the autograd graph.
+    A tensor that the network overwrites later is copied just before, and `before_write` is told of it, which says
+    whether it was a buffer. With `keep_graph` values stay in the autograd graph.
     """
 
-    def __init__(self, leaves: Sequence[Tensor], before_write: Callable[[Tensor], None], keep_graph: bool) -> None:
+    def __init__(self, leaves: Sequence[Tensor], before_write: Callable[[Tensor], bool], keep_graph: bool) -> None:
         super().__init__()
         self.candidates: list[Candidate] = []
         self.shifts: list[Shift] = []
@@ -136,12 +136,14 @@ class Watch(TorchFunctionMode):
         value = value if self._keep_graph else value.detach()
         self.shifts.append(Shift(place, value, get_gradient_edge(output)))
 
-    def _overwrites(self, tensor: Tensor) -> None:
-        for index in self._by_storage.pop(storage_of(tensor), ()):
+    def _keep_from(self, tensor: Tensor) -> bool:
+        """Copy the values that a write to this tensor would change; whether there are any."""
+        indices = self._by_storage.pop(storage_of(tensor), ())
+        for index in indices:
             candidate = self.candidates[index]
             outside = None if candidate.outside is None else candidate.outside.clone()
             self.candidates[index] = replace(candidate, value=candidate.value.clone(), outside=outside)
-        self._before_write(tensor)
+        return self._before_write(tensor) or bool(indices)
 
 
 class Capture(Watch):
@@ -152,7 +154,7 @@ class Capture(Watch):
         model: nn.Module,
         leaves: Sequence[Tensor],
         wanted: Callable[[str, str], bool],
-        before_write: Callable[[Tensor], None],
+        before_write: Callable[[Tensor], bool],
         keep_graph: bool = False,
     ) -> None:
         super().__init__(leaves, before_write, keep_graph)
@@ -188,37 +190,24 @@ class Capture(Watch):
         arguments = self._flow.arguments(func, args, kwargs)
         tensors = tensors_in((*args, *kwargs.values()))
         written = _written(called, args, kwargs)
-        if written is not None:
-            self._overwrites(written)
+        overwrites = written is not None and self._keep_from(written)
         output = func(*args, **kwargs)
         kind = KINDS.get(name)
-        if _is_layer(kind, output):
-            if written is None and output._is_view():
-                output = _unviewed(output)
-            self._follower.follow(func, name, args, kwargs, output)
-            self._number(func, name, arguments, tensors, written, output)
-            self._record(name, kind or "", args, kwargs, output)
-        else:
-            # An operator of torch's dispatcher, permute.default, moves what permute moves.
-            self._follower.follow(func, name.partition(".")[0], args, kwargs, output)
-            self._number(func, name, arguments, tensors, written, output)
-        return output
-
-    def _number(
-        self,
-        func: Callable[..., Any],
-        name: str,
-        arguments: tuple[Any, ...],
-        tensors: Sequence[Tensor],
-        written: Tensor | None,
-        output: Any,
-    ) -> None:
+        is_layer = _is_layer(kind, output)
+        is_view = is_layer and written is None and output._is_view()
+        if is_view:
+            output = _unviewed(output)
+        # An operator of torch's dispatcher, permute.default, moves what permute moves.
+        self._follower.follow(func, name if is_layer else name.partition(".")[0], args, kwargs, output)
         from_data = name in _RANDOM or (name not in _CONSTANT and any(map(self._is_data, tensors)))
-        self.steps.append(Step(func, arguments, self._flow.add(output, tensors)))
+        self.steps.append(Step(func, arguments, self._flow.add(output, args), overwrites, is_view))
         if from_data:
             self._data.update(self._flow.label(tensor) for tensor in tensors_in((output,)))
             if written is not None and not written.is_floating_point():
                 self._data_storages.add(storage_of(written))
+        if is_layer:
+            self._record(name, kind or "", args, kwargs, output)
+        return output
 
     def _is_data(self, tensor: Tensor) -> bool:
         """Whether the tensor was computed from the inputs, or drawn at random."""
@@ -287,16 +276,27 @@ class Replay(Watch):
         taps: Sequence[Place],
         shifts: Sequence[Place],
         leaves: Sequence[Tensor],
-        before_write: Callable[[Tensor], None],
+        before_write: Callable[[Tensor], bool],
         keep_graph: bool = False,
     ) -> None:
         super().__init__(leaves, before_write, keep_graph)
         self._steps = steps
         self._batches = planned_batch, self._batch
-        self._taps = {place.step: place for place in taps}
-        self._shifts = {place.step: place for place in shifts}
+        tap_at, shift_at = {place.step: place for place in taps}, {place.step: place for place in shifts}
+        self._taken = {step: (tap_at.get(step), shift_at.get(step)) for step in tap_at.keys() | shift_at.keys()}
         self._at = 0
         self._left = False
+        self._batch_norms: list[tuple[int, BatchNorm]] = []
+
+    def settle(self) -> None:
+        """After the run: work out what was put off, the constants of all batch norms at once."""
+        with torch.set_grad_enabled(self._keep_graph):
+            values = batch_norm_shifts([call for _, call in self._batch_norms])
+        for (at, _), value in zip(self._batch_norms, values, strict=True):
+            if value is None:
+                self._left = True
+            else:
+                self.shifts[at] = replace(self.shifts[at], value=value if self._keep_graph else value.detach())
 
     @property
     def is_off(self) -> bool:
@@ -311,50 +311,58 @@ class Replay(Watch):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
-        called = getattr(func, "__name__", "")
-        written = _written(called, args, kwargs)
-        if written is not None:
-            self._overwrites(written)
-        if self._left:
-            return func(*args, **kwargs)
         at = self._at
-        self._at = at + 1
-        step = self._steps[at] if at < len(self._steps) else None
-        if (
-            step is None
-            or func != step.function
-            or not same_arguments(step.arguments, self._flow.arguments(func, args, kwargs), self._batches)
-        ):
-            self._left = True
-            return func(*args, **kwargs)
-        output = func(*args, **kwargs)
-        if written is None and _is_layer(KINDS.get(called.strip("_")), output) and output._is_view():
-            output = _unviewed(output)
-        shapes = self._flow.add(output, tensors_in((*args, *kwargs.values())))
-        if not same_shapes(step.shapes, shapes, self._batches):
-            self._left = True
-        elif at in self._taps or at in self._shifts:
-            self._take(at, called.strip("_"), args, kwargs, output)
-        return output
+        if not self._left and at < len(self._steps):
+            step = self._steps[at]
+            if func == step.function and same_arguments(
+                step.arguments, self._flow.arguments(func, args, kwargs), self._batches
+            ):
+                self._at = at + 1
+                if step.overwrites:
+                    written = _written(func.__name__, args, kwargs)
+                    if written is not None:
+                        self._keep_from(written)
+                output = func(*args, **kwargs)
+                if step.is_view:
+                    output = _unviewed(output)
+                if not same_shapes(step.shapes, self._flow.add(output, args), self._batches):
+                    self._left = True
+                elif at in self._taken:
+                    self._left = not self._take(*self._taken[at], func.__name__.strip("_"), args, kwargs, output)
+                return output
+        self._left = True
+        written = _written(getattr(func, "__name__", ""), args, kwargs)
+        if written is not None:
+            self._keep_from(written)
+        return func(*args, **kwargs)
 
-    def _take(self, at: int, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> None:
-        tap, site = self._taps.get(at), self._shifts.get(at)
-        if not output.requires_grad or not all(
-            place.serves(tuple(output.shape), self._batch) for place in (tap, site) if place
-        ):
-            self._left = True
-            return
-        if site is not None:
+    def _take(
+        self,
+        tap: Place | None,
+        site: Place | None,
+        name: str,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        output: Tensor,
+    ) -> bool:
+        """Take the tap and the constant; whether they are as planned."""
+        shape = tuple(output.shape)
+        if not output.requires_grad or not all(place.serves(shape, self._batch) for place in (tap, site) if place):
+            return False
+        if site is not None and name == "batch_norm":
+            self._batch_norms.append((len(self.shifts), BatchNorm(*args, **kwargs)))
+            self._take_shift(site, output, output)
+        elif site is not None:
             with torch.set_grad_enabled(self._keep_graph):
                 shift = shift_of(name, args, kwargs, site.side)
             if shift is None:
-                self._left = True
-                return
+                return False
             self._take_shift(site, output, shift)
         if tap is not None:
             value = output if self._keep_graph else output.detach()
             value = value if tap.fold is None else tap.fold(value)
             self._take_candidate(tap, output, value, _is_positive(name, args, kwargs))
+        return True
 
 
 _CONSTANT = frozenset(f"{fill}_like" for fill in ("zeros", "ones", "full", "empty")) | {

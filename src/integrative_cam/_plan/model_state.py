@@ -106,19 +106,17 @@ class Buffers:
         self._by_storage: dict[int, Tensor] | None = None
         self._before: list[tuple[Tensor, Tensor]] = []
 
-    @property
-    def written(self) -> bool:
-        """Whether any was written to."""
-        return bool(self._before)
-
-    def before_write(self, tensor: Tensor) -> None:
-        """To be called just before a tensor is written to in place."""
+    def before_write(self, tensor: Tensor) -> bool:
+        """To be called just before a tensor is written to in place; whether it is a buffer's memory."""
         if self._by_storage is None:
             buffers = [buffer for _, named in self._assigned for buffer in named.values() if buffer is not None]
             self._by_storage = {storage_of(buffer): buffer for buffer in buffers}
-        buffer = self._by_storage.pop(storage_of(tensor), None)
-        if buffer is not None:
+        buffer = self._by_storage.get(storage_of(tensor))
+        if buffer is None:
+            return False
+        if not any(buffer is saved for saved, _ in self._before):
             self._before.append((buffer, buffer.detach().clone()))
+        return True
 
     def restore(self) -> None:
         """Give buffers that were written to or assigned their values back."""

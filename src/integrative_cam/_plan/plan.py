@@ -87,7 +87,6 @@ class Plan:
         taps, sites: the places where feature maps and constants are taken.
         routes: how a score depends on them, by the output tensors it is computed from.
         draws: the network draws random numbers.
-        writes: it writes to its buffers.
         hidden: a sentence on parts that cannot be looked into; empty where there are none.
     """
 
@@ -98,7 +97,6 @@ class Plan:
     sites: tuple[Place, ...]
     routes: Mapping[Outputs, Route]
     draws: bool
-    writes: bool
     hidden: str
 
     def joined(self, earlier: Plan | None) -> Plan:

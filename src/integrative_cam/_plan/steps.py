@@ -12,22 +12,32 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 OUTSIDE = "outside"
 """Stands for a tensor that no call of the run made: a parameter, a buffer, a constant."""
 
-_PLAIN = (int, bool, str, type(None), torch.dtype, torch.device, torch.memory_format, type(Ellipsis))
+_PLAIN = frozenset((int, bool, str, type(None), torch.dtype, torch.device, torch.memory_format, type(Ellipsis)))
 _GRAPH_NODES = 32
 
 
 @dataclass(frozen=True)
 class Step:
-    """One call: the function, its arguments as `DataFlow.arguments` describes them, the shapes of what it returned."""
+    """One call of a torch function.
+
+    Attributes:
+        function: what was called.
+        arguments: its arguments as `DataFlow.arguments` describes them.
+        shapes: of the tensors it returned.
+        overwrites: it writes to a feature map that was taken before, or to a buffer.
+        is_view: it is a layer that returned a view; see `capture.unviewed`.
+    """
 
     function: Callable[..., Any]
     arguments: tuple[Any, ...]
     shapes: tuple[tuple[int, ...], ...]
+    overwrites: bool
+    is_view: bool
 
 
 class DataFlow:
@@ -37,18 +47,17 @@ class DataFlow:
         self._labels: dict[int, tuple[weakref.ref[Tensor], str]] = {}
         self._count = 0
 
-    def add(self, output: Any, arguments: Sequence[Any] = ()) -> tuple[tuple[int, ...], ...]:
-        """Number the tensors that a call returned; their shapes.
+    def add(self, output: Any, args: Sequence[Any] = ()) -> tuple[tuple[int, ...], ...]:
+        """Number the tensors that a call with these arguments returned; their shapes.
 
-        A tensor from outside of the run that the call was given and hands back, as in place, stays one from outside.
+        A tensor from outside of the run that the call hands back, as in place, stays one from outside.
         """
-        shapes = []
-        for tensor in tensors_in((output,)):
-            if self.label(tensor) is not None or not any(tensor is argument for argument in arguments):
+        tensors = (output,) if isinstance(output, Tensor) else tensors_in((output,))
+        for tensor in tensors:
+            if self.label(tensor) is not None or not any(tensor is argument for argument in args):
                 self._labels[id(tensor)] = weakref.ref(tensor), f"#{self._count}"
             self._count += 1
-            shapes.append(tuple(tensor.shape))
-        return tuple(shapes)
+        return tuple([tuple(tensor.shape) for tensor in tensors])
 
     def label(self, tensor: Tensor) -> str | None:
         """The number of a tensor made in this run, as a text that no argument is; else None."""
@@ -61,28 +70,39 @@ class DataFlow:
         """What the arguments have in common with those of any run of the same graph."""
         if function is torch._assert:  # its message may hold the batch size
             return ()
-        described = tuple(map(self._describe, args))
-        return (*described, *((name, self._describe(value)) for name, value in kwargs.items())) if kwargs else described
+        described = self._described(args)
+        if kwargs:
+            described += [(name, self._described((value,))[0]) for name, value in kwargs.items()]
+        return tuple(described)
 
-    def _describe(self, value: Any) -> Any:
-        kind = type(value)
-        if kind in _PLAIN:
-            return value
-        if kind is float:
-            return float
-        if isinstance(value, Tensor):
-            return self.label(value) or _outside(value)
-        if isinstance(value, tuple | list):
-            return tuple(map(self._describe, value))
-        if kind is slice:
-            return slice, self._describe(value.start), self._describe(value.stop), self._describe(value.step)
-        if kind is dict:
-            return tuple((key, self._describe(item)) for key, item in value.items())
-        return kind
+    def _described(self, values: Sequence[Any]) -> list[Any]:
+        """One loop and few calls: this runs for every function that a network calls."""
+        described: list[Any] = []
+        for value in values:
+            kind = type(value)
+            if kind in _PLAIN:
+                described.append(value)
+            elif kind is Tensor or isinstance(value, Tensor):
+                entry = self._labels.get(id(value))
+                made_here = entry is not None and entry[0]() is value
+                described.append(entry[1] if made_here else _outside(value))  # type: ignore[index]
+            elif kind is float:
+                described.append(float)
+            elif kind is slice:
+                described.append((slice, *self._described((value.start, value.stop, value.step))))
+            elif isinstance(value, tuple | list):
+                described.append(tuple(self._described(value)))
+            elif kind is dict:
+                described.append(tuple(zip(value, self._described(list(value.values())), strict=True)))
+            else:
+                described.append(kind)
+        return described
 
 
 def _outside(tensor: Tensor) -> str:
     """A tensor that no seen call made. Indices are told apart, since positions depend on them."""
+    if type(tensor) is nn.Parameter:
+        return OUTSIDE
     if not tensor.is_floating_point() and not tensor.is_complex():
         return f"{OUTSIDE} {id(tensor)} {tensor._version}"
     if tensor.grad_fn is None:
