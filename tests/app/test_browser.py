@@ -121,7 +121,7 @@ def test_first_load_and_a_photograph(visit: Any, cat: bytes, lite0: Network) -> 
     visitor.shot("desktop")
 
 
-def test_class_by_favourite_and_by_search(visit: Any, cat: bytes) -> None:
+def test_a_top_class_and_a_class_by_search(visit: Any, cat: bytes) -> None:
     visitor = visit().opened(cat)
     first = visitor.maps()
     visitor.page.locator("#icam-top label", has_text="Egyptian cat").click()
