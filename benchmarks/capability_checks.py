@@ -135,7 +135,7 @@ def signed(library: str) -> str:
 
 
 def method_count(library: str) -> str:
-    """Class activation maps, controls aside."""
+    """The number of CAM methods, without controls."""
     if library == OURS:
         return str(sum(each.source != "control" for each in list_methods()))
     if library == CAPTUM:
@@ -546,7 +546,7 @@ def neighbours(library: str) -> str:
     return said(right(run) and right(lambda: grad_cam(library, small())))
 
 
-# Where it is called
+# Context of the call
 
 
 def frozen(library: str) -> str:
@@ -610,7 +610,7 @@ def threads(library: str) -> str:
         return said(all(pool.map(one, (0, 1))))
 
 
-# What stays behind
+# State after the call
 
 
 def normed() -> nn.Sequential:
@@ -673,7 +673,7 @@ def errors(library: str) -> str:
     return "no"
 
 
-# Around it
+# Tools
 
 
 def saved(library: str) -> str:

@@ -1,10 +1,10 @@
-"""What integrative-cam, pytorch-grad-cam, torchcam and captum can do, each cell tried: the table of docs/comparison.md.
+"""The table of docs/comparison.md: what integrative-cam, pytorch-grad-cam, torchcam and captum can do, each cell tried.
 
     python benchmarks/comparison.py            # prints the table and its notes
-    python benchmarks/comparison.py --why      # and, per row, what stood in the way
+    python benchmarks/comparison.py --why      # and, for each row, why something failed
     python benchmarks/comparison.py --write    # puts them into the page
 
-tests/test_comparison.py tries every row again and compares the answers with the page.
+tests/project/test_comparison.py tries every row again and compares the answers with the page.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ SECTIONS: Mapping[str, Mapping[str, Try]] = {
     "Maps": {
         "Grad-CAM as in its paper": capability_checks.papers_map,
         "Grad-CAM++ as in its paper, eq. 19, for gradients of any size": capability_checks.plus_plus,
-        "a layer that speaks for the class everywhere is not drawn blank": capability_checks.constant,
-        "evidence against, as negative values": capability_checks.signed,
+        "a layer with equal evidence everywhere is not drawn blank": capability_checks.constant,
+        "evidence against the class, as negative values": capability_checks.signed,
         "an image's map is the same alone and in a batch": capability_checks.neighbours,
         "map of the images' size": capability_checks.input_size,
         "biases are part of the map": capability_checks.bias_in_map,
         "the score splits into parts that add up to it": capability_checks.splits,
         "map in a loss: gradients reach the weights": capability_checks.differentiable,
-        "CAM methods, controls aside": capability_checks.method_count,
+        "number of CAM methods, without controls": capability_checks.method_count,
         "attribution other than CAM: integrated gradients, LRP, ...": capability_checks.other_attribution,
         "concepts, factorised features": capability_checks.concepts,
         "windows at several scales (SESS)": capability_checks.windows,
@@ -43,16 +43,16 @@ SECTIONS: Mapping[str, Mapping[str, Try]] = {
         "smoothing by augmented images or principal components": capability_checks.smoothing,
     },
     "Layers": {
-        "layers found, none named": capability_checks.automatic,
+        "layers are found without naming them": capability_checks.automatic,
         "several layers in one map": capability_checks.several_layers,
-        "prediction and map from one run of the network": capability_checks.shared_pass,
+        "prediction and map from one forward pass": capability_checks.shared_pass,
         "activations that are functions": capability_checks.functions,
         "each call of a module that is called twice": capability_checks.called_twice,
         "a convolution with an in-place ReLU behind it": capability_checks.in_place,
         "tokens of a vision transformer": capability_checks.transformer,
     },
     "What is explained": {
-        "each image's own top class, without asking": capability_checks.own_class,
+        "each image's own top class, by default": capability_checks.own_class,
         "any scalar of the output": capability_checks.own_score,
         "outputs that are tuples, without a wrapper": capability_checks.returns(lambda output: (output, output.sum(1))),
         "outputs that are dicts, without a wrapper": capability_checks.returns(lambda output: {"logits": output}),
@@ -62,22 +62,22 @@ SECTIONS: Mapping[str, Mapping[str, Try]] = {
         "each input's part of the score": capability_checks.shares,
         "text": capability_checks.text,
     },
-    "Where it is called": {
+    "Context of the call": {
         "frozen parameters": capability_checks.frozen,
-        "inside of `no_grad`": capability_checks.within(torch.no_grad),
-        "inside of `inference_mode`": capability_checks.within(torch.inference_mode),
-        "inside of `autocast`": capability_checks.autocast,
+        "inside `no_grad`": capability_checks.within(torch.no_grad),
+        "inside `inference_mode`": capability_checks.within(torch.inference_mode),
+        "inside `autocast`": capability_checks.autocast,
         "networks in bfloat16": capability_checks.half,
         "networks compiled by `torch.compile`": capability_checks.compiled,
-        "two threads, one network": capability_checks.threads,
+        "two threads on one network": capability_checks.threads,
     },
-    "What stays behind": {
-        "training mode: evaluation's map, mode and statistics as before": capability_checks.training_mode,
-        "accumulated gradients are left alone": capability_checks.accumulated,
-        "no hooks, also after an error": capability_checks.hooks,
+    "State after the call": {
+        "in training mode: evaluation mode's map; mode and statistics unchanged": capability_checks.training_mode,
+        "accumulated gradients unchanged": capability_checks.accumulated,
+        "no hooks left, also after an error": capability_checks.hooks,
         "every error of the network reaches the caller": capability_checks.errors,
     },
-    "Around it": {
+    "Tools": {
         "drop and increase": capability_checks.measures("drop", "classificationmetric"),
         "insertion and deletion": capability_checks.measures("deletion"),
         "ROAD": capability_checks.measures("road"),
@@ -147,7 +147,7 @@ def read(page: str) -> dict[str, list[str]]:
 def main() -> None:
     """Try all rows, print them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--why", action="store_true", help="what stood in the way, on standard error")
+    parser.add_argument("--why", action="store_true", help="also print why something failed, on standard error")
     parser.add_argument("--write", action="store_true", help="put the table into docs/comparison.md")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
