@@ -26,10 +26,11 @@ test: check dist ## Set up, run all checks and tests.
 test-fast: $(VENV)/.dev ## Run the tests of the core, under two minutes on two cores.
 	$(BIN)/python -m pytest -n auto --dist worksteal -m 'not slow' $(addprefix tests/,plan maps core methods targets query)
 
-check: $(VENV)/.dev ## Lint, formatting and types.
+check: $(VENV)/.dev ## Lint, formatting, types, and which package may import which.
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 format: $(VENV)/.dev ## Put the code into its canonical form.
 	$(BIN)/ruff check --fix
