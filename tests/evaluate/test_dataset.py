@@ -99,7 +99,7 @@ SECRET = "a line of another file"
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (annotation(("dog", 1, 1, 4, 6), size=(6, 8)), "describes 6 x 8 pixels, but the image has 8 x 6"),
+        (annotation(("dog", 1, 1, 4, 6), size=(6, 8)), "describes 6 x 8 pixels, but the image is 8 x 6"),
         (annotation(("dog", 4, 1, 2, 6)), "a box of dog has no width or height"),
         (annotation(("", 1, 1, 2, 2)), "an object without name"),
         ("<annotation><object><name>dog</name></object></annotation>", "an object without bndbox/xmin"),

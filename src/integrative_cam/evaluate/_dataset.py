@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from ..errors import InputError
 from ..models._image import SUFFIXES
+from ..run._sources import read_list
 from ._voc import IMAGENET_CLASSES, VOC_TO_IMAGENET
 
 if TYPE_CHECKING:
@@ -40,24 +40,25 @@ class Sample:
 
 
 def read_dataset(place: Path) -> list[Sample]:
-    """The samples of a data set.
+    """List the samples of a data set.
 
-    A folder with JPEGImages/ (or images/) and Annotations/ or SegmentationClass*/ is read as Pascal VOC: those of its
-    photographs that have an annotation or a mask of the same name. Any other folder gives all images in it, a CSV
-    file those of its column `file`, with the labels of its column `label`, if there is one.
+    A folder with JPEGImages/ (or images/) and Annotations/ or SegmentationClass*/ is read as Pascal VOC: its
+    photographs that have an annotation or a mask of the same name. Any other folder gives all images in it, a CSV file
+    those in its column `file`, with the labels in its column `label`, if there is one.
 
     Raises:
         InputError: no such data set, or no image in it.
     """
     if place.is_dir():
-        found = _voc(place) or [Sample(path, path.relative_to(place).as_posix()) for path in _images(place)]
+        samples = _voc(place) or [Sample(path, path.relative_to(place).as_posix()) for path in _images(place)]
     elif place.is_file():
-        found = _listed(place)
+        rows = read_list(place.read_bytes(), place)
+        samples = [Sample(place.parent / row["file"], row["file"], (row.get("label") or "").strip()) for row in rows]
     else:
         raise InputError(f"{place}: no such folder or CSV file.")
-    if not found:
+    if not samples:
         raise InputError(f"{place}: holds no image ({', '.join(sorted(SUFFIXES))}).")
-    return found
+    return samples
 
 
 def spread(samples: Sequence[Sample], limit: int | None) -> list[Sample]:
@@ -71,40 +72,20 @@ def _images(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
 
 
-def _listed(file: Path) -> list[Sample]:
-    try:
-        with file.open(newline="", encoding="utf-8-sig") as lines:
-            reader = csv.DictReader(lines)
-            columns, rows = reader.fieldnames or (), list(reader)
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise InputError(f"{file}: no CSV file in UTF-8 that can be read ({error}).") from None
-    if "file" not in columns:
-        raise InputError(f"{file}: needs a column `file`, but has {', '.join(columns)}.")
-    empty = next((number for number, row in enumerate(rows, 1) if not row["file"]), None)
-    if empty:
-        raise InputError(f"{file}: row {empty} names no file.")
-    return [Sample(file.parent / row["file"], row["file"], (row.get("label") or "").strip()) for row in rows]
-
-
 def _voc(place: Path) -> list[Sample]:
     images = next((place / name for name in ("JPEGImages", "images") if (place / name).is_dir()), None)
     masks = next(iter(sorted(path for path in place.glob("SegmentationClass*") if path.is_dir())), None)
     boxes = place / "Annotations"
     if images is None or not (masks or boxes.is_dir()):
         return []
-    found = []
+    samples = []
     for path in _images(images):
-        box = boxes / f"{path.stem}.xml"
-        mask = masks / f"{path.stem}.png" if masks else None
-        sample = Sample(
-            path,
-            path.relative_to(images).as_posix(),
-            boxes=box if box.is_file() else None,
-            masks=mask if mask and mask.is_file() else None,
-        )
-        if sample.boxes or sample.masks:
-            found.append(sample)
-    return found
+        box, mask = boxes / f"{path.stem}.xml", masks / f"{path.stem}.png" if masks else None
+        has_box, has_mask = box.is_file(), mask is not None and mask.is_file()
+        if has_box or has_mask:
+            name = path.relative_to(images).as_posix()
+            samples.append(Sample(path, name, "", box if has_box else None, mask if has_mask else None))
+    return samples
 
 
 def read_boxes(file: Path, size: tuple[int, int]) -> dict[str, Float[Tensor, "box 4"]]:
@@ -124,18 +105,20 @@ def read_boxes(file: Path, size: tuple[int, int]) -> dict[str, Float[Tensor, "bo
         raise InputError(f"{file}: is over {MAX_BYTES // 2**20} MB, which no annotation is.")
     try:
         root = ElementTree.fromstring(file.read_bytes(), ElementTree.XMLParser(target=_Builder()))
-        given = tuple(int(root.findtext(f"size/{side}") or 0) for side in ("width", "height"))
-        objects = [(_text(each, "name"), [_pixel(each, corner) for corner in _CORNERS]) for each in root.iter("object")]
+        stated = tuple(int(root.findtext(f"size/{side}") or 0) for side in ("width", "height"))
+        objects = [
+            (_text(entry, "name"), [_pixel(entry, corner) for corner in _CORNERS]) for entry in root.iter("object")
+        ]
     except (ElementTree.ParseError, ValueError) as error:
         raise InputError(f"{file}: no VOC annotation that can be read ({error}).") from None
-    if all(given) and given != size:
-        raise InputError(f"{file}: describes {given[0]} x {given[1]} pixels, but the image has {size[0]} x {size[1]}.")
-    found: dict[str, list[list[float]]] = {}
+    if all(stated) and stated != size:
+        raise InputError(f"{file}: describes {stated[0]} x {stated[1]} pixels, but the image is {size[0]} x {size[1]}.")
+    boxes: dict[str, list[list[float]]] = {}
     for name, (left, top, right, bottom) in objects:
         if right < left or bottom < top:
             raise InputError(f"{file}: a box of {name} has no width or height.")
-        found.setdefault(name, []).append([left - 1, top - 1, right, bottom])
-    return {name: torch.tensor(boxes) for name, boxes in found.items()}
+        boxes.setdefault(name, []).append([left - 1, top - 1, right, bottom])
+    return {name: torch.tensor(corners) for name, corners in boxes.items()}
 
 
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
@@ -147,10 +130,10 @@ class _Builder(ElementTree.TreeBuilder):
 
 
 def _text(element: ElementTree.Element, path: str) -> str:
-    found = (element.findtext(path) or "").strip()
-    if not found:
+    text = (element.findtext(path) or "").strip()
+    if not text:
         raise ValueError(f"an object without {path}")
-    return found
+    return text
 
 
 def _pixel(element: ElementTree.Element, corner: str) -> float:
@@ -167,10 +150,10 @@ def objects_in(classes: Int[Tensor, "height width"]) -> dict[str, int]:
 
 
 def target_of(name: str, labels: Sequence[str], logits: Float[Tensor, "classes"], among: int = 20) -> int:
-    """The network's class that stands for an object: the one it finds most likely, if among its first `among`.
+    """The network's class that stands for an object: the most probable one, if it is among the top `among`.
 
-    An object's classes are those whose label has its name, case apart, or else, for a network of 1000 classes, the
-    kinds of it in ImageNet (`voc.VOC_TO_IMAGENET`).
+    An object's classes are those whose label has its name, in any case, or else, for a network of 1000 classes, the
+    kinds of it in ImageNet (`VOC_TO_IMAGENET`).
 
     Raises:
         InputError: no class stands for it, or none within the first `among`.

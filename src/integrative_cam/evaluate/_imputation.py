@@ -12,9 +12,9 @@ if TYPE_CHECKING:
     from jaxtyping import Bool, Float
 
 TOLERANCE = 1e-6
-"""Energy norm of the error, as a multigrid cycle estimates it, at which an image and channel counts as solved; a share
-of the largest deviation of a kept pixel from the kept pixels' mean. Each pixel's error is of that size or smaller, in
-float32 a few times larger: in two dimensions the energy norm bounds it, up to the root of a logarithm."""
+"""The error at which an image and channel counts as solved: its energy norm, as a multigrid cycle estimates it, over
+the largest deviation of a kept pixel from the kept pixels' mean. Each pixel's error is about as large or smaller, in
+float32 a few times larger: in two dimensions, the energy norm bounds it up to the root of a logarithm."""
 
 
 class _Level(NamedTuple):
@@ -62,12 +62,12 @@ def harmonic(
 
 def _levels(taken: Float[Tensor, "batch 1 height width"]) -> list[_Level]:
     """The same equations on ever coarser grids; a coarse pixel is unknown where the four it stands for are."""
-    found = []
+    levels = []
     while True:
         degree = _neighbours(torch.ones_like(taken[:1]))
-        found.append(_Level(taken, degree, taken / (degree - 4)))
+        levels.append(_Level(taken, degree, taken / (degree - 4)))
         if max(taken.shape[2:]) <= 2:
-            return found
+            return levels
         taken = 1 - F.max_pool2d(1 - taken, 2, ceil_mode=True)
 
 
@@ -119,10 +119,10 @@ def _finer(
     columns = values.new_empty(batch, channels, height + 2, width, 2)
     torch.add(padded[..., :-2], padded[..., 1:-1], alpha=3, out=columns[..., 0])
     torch.add(padded[..., 2:], padded[..., 1:-1], alpha=3, out=columns[..., 1])
-    at_least_float32 = columns.flatten(3)
+    wide = columns.flatten(3)
     both = values.new_empty(batch, channels, height, 2, 2 * width)
-    torch.add(at_least_float32[..., :-2, :], at_least_float32[..., 1:-1, :], alpha=3, out=both[..., 0, :])
-    torch.add(at_least_float32[..., 2:, :], at_least_float32[..., 1:-1, :], alpha=3, out=both[..., 1, :])
+    torch.add(wide[..., :-2, :], wide[..., 1:-1, :], alpha=3, out=both[..., 0, :])
+    torch.add(wide[..., 2:, :], wide[..., 1:-1, :], alpha=3, out=both[..., 1, :])
     return both.flatten(2, 3).div_(16)
 
 

@@ -38,14 +38,14 @@ def target_probabilities(
     at_least_one("batch_size", batch_size)
     index = _indices(target_index, len(images)).to(images.device)
     jobs = torch.arange(len(images) * points, device=images.device)
-    found = []
+    values = []
     run = _in_fast_layout(model) if images.device.type == "cpu" and images.ndim == 4 else model
     with torch.no_grad(), left_as_it_was(model, images.device):
         for chunk in torch.split(jobs, min(batch_size, _at_once(images))):
             image = chunk // points
             logits = class_scores(logits_of(run(perturb(image, chunk % points))), "target_index")
-            found.append(_probability(at_least_float32(logits), index[image]))
-    return torch.cat(found).reshape(len(images), points)
+            values.append(_probability(at_least_float32(logits), index[image]))
+    return torch.cat(values).reshape(len(images), points)
 
 
 def _in_fast_layout(model: nn.Module) -> Callable[[Tensor], Any]:
@@ -112,12 +112,12 @@ def _indices(target_index: TargetIndex, batch: int) -> Int[Tensor, "batch"]:
         if target_index.is_floating_point() or target_index.is_complex() or target_index.dtype == torch.bool:
             raise InputError(f"{wanted}, but got {target_index.dtype}.")
         target_index = target_index.tolist()
-    given: list[Any] = list(target_index) if isinstance(target_index, Sequence) else [target_index] * batch
+    listed: list[Any] = list(target_index) if isinstance(target_index, Sequence) else [target_index] * batch
     try:
-        indices = [operator.index(each) for each in given]
+        indices = [operator.index(index) for index in listed if not isinstance(index, bool)]
     except TypeError:
-        raise InputError(f"{wanted}, but got {target_index!r}.") from None
-    if any(isinstance(each, bool) for each in given):
+        indices = []
+    if len(indices) < len(listed):
         raise InputError(f"{wanted}, but got {target_index!r}.")
     if len(indices) != batch:
         raise InputError(f"{wanted}, but got {len(indices)} of them for {batch} images.")

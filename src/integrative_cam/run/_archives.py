@@ -40,7 +40,7 @@ def opened(part: Part, patience: RetryPolicy) -> Iterator[Iterator[Item]]:
 
     Raises:
         SourceError: the archive does not come.
-        InputError: it is none, or breaks off; what came before the break was given.
+        InputError: it is none, or breaks off; what comes before the break is yielded first.
     """
     if part.kind == "images":
         yield (Item(key, place) for key, place in part.items)
@@ -111,10 +111,10 @@ def _rows(batches: Iterable[Any], name: str) -> Iterator[Item]:
     row = 0
     for batch in batches:
         for value in batch.column(_image_column(batch.schema, name)):
-            found = value.as_py()
-            content = found.get("bytes") if isinstance(found, dict) else found
-            named = found.get("path") if isinstance(found, dict) else ""
-            place = named if isinstance(named, str) else ""
+            image = value.as_py()
+            content = image.get("bytes") if isinstance(image, dict) else image
+            path = image.get("path") if isinstance(image, dict) else ""
+            place = path if isinstance(path, str) else ""
             yield Item(f"{name}/{row:08d}", place, data=content if content or not place else None)
             row += 1
 

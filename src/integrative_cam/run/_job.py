@@ -32,7 +32,7 @@ class Job:
         model: a network by name, as `models.load` takes it; workers load it themselves.
         weights: a local file of weights, at the same path for every worker.
         method: how maps are made.
-        target: "top1", "top3", ... (the network's favourites, a row each), or a class index or name.
+        target: "top1", "top3", ... (the network's top classes, a row each), or a class index or name.
         threshold: of the map's region: the share of its maximum above which it counts, at least 0 and below 1.
         shard: images per shard, which is written at once.
         thumbnail: longer side in pixels of a small overlay kept with each map; 0 for none.

@@ -53,20 +53,20 @@ def in_time(read: Callable[[], Result], timeout: float) -> Result:
 
     It runs in a thread, which is left behind if it hangs: nothing can stop a blocked read from outside.
     """
-    found: list[Any] = []
+    outcome: list[Any] = []
 
     def attempt() -> None:
         try:
-            found.extend((True, read()))
+            outcome.extend((True, read()))
         except BaseException as error:
-            found.extend((False, error))
+            outcome.extend((False, error))
 
     thread = threading.Thread(target=attempt, daemon=True)
     thread.start()
     thread.join(timeout)
-    if len(found) < 2:
+    if len(outcome) < 2:
         raise TimeoutError(f"nothing came within {timeout:g} s")
-    done, result = found
+    done, result = outcome
     if not done:
         raise result
     return result  # type: ignore[no-any-return]

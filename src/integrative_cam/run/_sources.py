@@ -7,7 +7,8 @@ import hashlib
 import io
 import json
 import posixpath
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -60,9 +61,12 @@ def open_source(place: str, shard: int, patience: RetryPolicy) -> Source:
         SourceError: no answer.
     """
     files, root = filesystem(place)
+
+    def sizes(list_files: Callable[..., dict[str, Any]]) -> dict[str, int]:
+        return {name: info["size"] for name, info in patience(lambda: list_files(root, detail=True), place).items()}
+
     if "*" in posixpath.basename(root):
-        found = patience(lambda: {name: info["size"] for name, info in files.glob(root, detail=True).items()}, place)
-        return _of_files(place, files, found, posixpath.dirname(root), shard)
+        return _of_files(place, files, sizes(files.glob), posixpath.dirname(root), shard)
     if not patience(lambda: files.exists(root), place):
         raise InputError(f"{place}: no such folder or file.")
     if patience(lambda: files.isfile(root), place):
@@ -72,8 +76,10 @@ def open_source(place: str, shard: int, patience: RetryPolicy) -> Source:
             return _of_list(place, files, root, shard, patience)
         size = patience(lambda: files.size(root), place)
         return _of_files(place, files, {root: size}, posixpath.dirname(root), shard)
-    found = patience(lambda: {name: info["size"] for name, info in files.find(root, detail=True).items()}, place)
-    return _of_hugging_face(place, files, found, root, patience) or _of_files(place, files, found, root, shard)
+    listed = sizes(files.find)
+    if archives := _saved_by_hugging_face(place, files, listed, patience):
+        return _of_archives(place, files, archives, root, "arrow")
+    return _of_files(place, files, listed, root, shard)
 
 
 def filesystem(place: str) -> tuple[Any, str]:
@@ -114,58 +120,55 @@ def is_local(files: Any) -> bool:
     return isinstance(files, LocalFileSystem)
 
 
-def _of_files(place: str, files: Any, found: dict[str, int], root: str, shard: int) -> Source:
+def _of_files(place: str, files: Any, sizes: Mapping[str, int], root: str, shard: int) -> Source:
     """Of images if there are any, else of archives."""
-    names = sorted(found)
-    images = [name for name in names if posixpath.splitext(name)[1].lower() in SUFFIXES]
+    images = sorted(name for name in sizes if posixpath.splitext(name)[1].lower() in SUFFIXES)
     if images:
         items = [(posixpath.relpath(name, root), _place(files, name)) for name in images]
-        stated = [f"{key} {found[name]}" for (key, _), name in zip(items, images, strict=True)]
+        stated = [f"{key} {sizes[name]}" for (key, _), name in zip(items, images, strict=True)]
         return Source(place, _slices(items, shard), len(items), _fingerprint(stated))
     kinds: dict[str, Kind] = {".tar": "tar", ".parquet": "parquet"}
-    archives = [name for name in names if posixpath.splitext(name)[1] in kinds]
+    archives = sorted(name for name in sizes if posixpath.splitext(name)[1] in kinds)
     if not archives:
         raise InputError(
             f"{place}: holds no image ({', '.join(sorted(SUFFIXES))}), no *.tar, no *.parquet and no data set of "
             "Hugging Face's save_to_disk."
         )
-    chosen = posixpath.splitext(archives[0])[1]
-    return _of_archives(
-        place, files, {name: found[name] for name in archives if name.endswith(chosen)}, root, kinds[chosen]
-    )
+    suffix = posixpath.splitext(archives[0])[1]
+    chosen = {name: sizes[name] for name in archives if name.endswith(suffix)}
+    return _of_archives(place, files, chosen, root, kinds[suffix])
 
 
-def _of_archives(place: str, files: Any, found: dict[str, int], root: str, kind: Kind) -> Source:
+def _of_archives(place: str, files: Any, sizes: Mapping[str, int], root: str, kind: Kind) -> Source:
     parts = tuple(
         Part(number, kind, place=_place(files, name), name=posixpath.relpath(name, root))
-        for number, name in enumerate(found)
+        for number, name in enumerate(sizes)
     )
-    stated = [f"{part.name} {size}" for part, size in zip(parts, found.values(), strict=True)]
+    stated = [f"{part.name} {size}" for part, size in zip(parts, sizes.values(), strict=True)]
     return Source(place, parts, None, _fingerprint(stated))
 
 
-def _of_hugging_face(place: str, files: Any, found: dict[str, int], root: str, patience: RetryPolicy) -> Source | None:
-    """One part per Arrow file; of a DatasetDict, those of all splits."""
-    states = sorted(name for name in found if posixpath.basename(name) == "state.json")
+def _saved_by_hugging_face(place: str, files: Any, sizes: Mapping[str, int], patience: RetryPolicy) -> dict[str, int]:
+    """The Arrow files with their sizes, of a DatasetDict those of all splits; none if `save_to_disk` did not write."""
     archives: list[str] = []
-    for state in states:
-        stored = patience(lambda state=state: files.cat_file(state), state)  # type: ignore[misc]
+    for state in sorted(name for name in sizes if posixpath.basename(name) == "state.json"):
+        content = patience(lambda state=state: files.cat_file(state), state)  # type: ignore[misc]
         try:
-            content = json.loads(stored)
-            if content.get("_indices_data_files") or content.get("_indices_files"):
+            stored = json.loads(content)
+            if stored.get("_indices_data_files") or stored.get("_indices_files"):
                 raise InputError(f"{place}: holds a selection of rows as indices; save it after flatten_indices().")
             folder = posixpath.dirname(state)
-            archives += [posixpath.join(folder, each["filename"]) for each in content.get("_data_files", ())]
+            archives += [posixpath.join(folder, file["filename"]) for file in stored.get("_data_files", ())]
+        except InputError:
+            raise
         except (ValueError, RecursionError, AttributeError, KeyError, TypeError) as error:
-            if isinstance(error, InputError):
-                raise
             raise InputError(
                 f"{state}: is not what save_to_disk of Hugging Face writes ({first_line(error)})."
             ) from None
-    lost = [name for name in archives if name not in found]
+    lost = [name for name in archives if name not in sizes]
     if lost:
         raise InputError(f"{place}: {', '.join(lost)} is missing; the data set was not saved completely.")
-    return _of_archives(place, files, {name: found[name] for name in archives}, root, "arrow") if archives else None
+    return {name: sizes[name] for name in archives}
 
 
 def _is_list(place: str, files: Any, root: str, patience: RetryPolicy) -> bool:
@@ -184,37 +187,46 @@ def _is_list(place: str, files: Any, root: str, patience: RetryPolicy) -> bool:
 
 def _of_list(place: str, files: Any, root: str, shard: int, patience: RetryPolicy) -> Source:
     content = patience(lambda: files.cat_file(root), place)
-    try:
-        keys = _csv_keys(content, place) if root.endswith(".csv") else _parquet_keys(content)
-    except (csv.Error, ValueError, OSError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"{place}: no list that can be read ({first_line(error)}).") from None
-    if not all(key is None or isinstance(key, str) for key in keys):
-        raise InputError(f"{place}: its column `file` must hold text.")
+    if root.endswith(".csv"):
+        keys = [row["file"] for row in read_list(content, place)]
+    else:
+        try:
+            keys = parquet().read_table(io.BytesIO(content), columns=["file"])["file"].to_pylist()
+        except (ValueError, OSError) as error:
+            raise InputError(f"{place}: no list that can be read ({first_line(error)}).") from None
+        if not all(key is None or isinstance(key, str) for key in keys):
+            raise InputError(f"{place}: its column `file` must hold text.")
+        _check_names(keys, place)
     if not keys:
         raise InputError(f"{place}: lists no image.")
-    if not all(keys):
-        raise InputError(f"{place}: row {next(row for row, key in enumerate(keys, 1) if not key)} names no file.")
     folder = posixpath.dirname(_place(files, root))
     items = [(key, key if "://" in key else posixpath.join(folder, key)) for key in keys]
-    if len(set(keys)) < len(keys):
-        seen: set[str] = set()
-        twice = next(key for key in keys if key in seen or seen.add(key))  # type: ignore[func-returns-value]
-        raise InputError(f"{place}: lists {twice} twice; each image must have one row, so that each has one result.")
+    if twice := [key for key, count in Counter(keys).items() if count > 1]:
+        raise InputError(f"{place}: lists {twice[0]} twice; each image must have one row, so that it has one result.")
     return Source(place, _slices(items, shard), len(items), _fingerprint([hashlib.sha256(content).hexdigest()]))
 
 
-def _csv_keys(content: bytes, place: str) -> list[str]:
-    rows = csv.DictReader(io.StringIO(content.decode("utf-8-sig"), newline=""))
-    if "file" not in (rows.fieldnames or ()):
-        raise InputError(f"{place}: needs a column `file`, but has {', '.join(rows.fieldnames or ())}.")
-    return [row["file"] for row in rows]
+def read_list(content: bytes, place: object) -> list[dict[str, str]]:
+    """The rows of a CSV list of images, which has a column `file`; `place` names it in errors.
+
+    Raises:
+        InputError: it cannot be read, or a row names no file.
+    """
+    try:
+        reader = csv.DictReader(io.StringIO(content.decode("utf-8-sig"), newline=""))
+        columns, rows = reader.fieldnames or (), list(reader)
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise InputError(f"{place}: no CSV file in UTF-8 that can be read ({error}).") from None
+    if "file" not in columns:
+        raise InputError(f"{place}: needs a column `file`, but has {', '.join(columns)}.")
+    _check_names([row["file"] for row in rows], place)
+    return rows
 
 
-def _parquet_keys(content: bytes) -> list[str]:
-    keys: list[str] = parquet().read_table(io.BytesIO(content), columns=["file"])["file"].to_pylist()
-    return keys
+def _check_names(names: Sequence[str | None], place: object) -> None:
+    """Raise InputError if a row of a list names no file."""
+    if not all(names):
+        raise InputError(f"{place}: row {next(row for row, name in enumerate(names, 1) if not name)} names no file.")
 
 
 def _slices(items: Sequence[tuple[str, str]], shard: int) -> tuple[Part, ...]:
