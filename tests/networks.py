@@ -325,7 +325,7 @@ def trace_of(
         score=first.new_zeros(len(first)) if score is None else score,
         output=first.new_zeros(len(first), CLASSES),
         index=torch.zeros(len(first), dtype=torch.long),
-        target_names=("0",) * len(first),
+        names=("0",) * len(first),
         inputs=(
             Input(
                 name="images",

@@ -121,9 +121,20 @@ class IntegrativeCAM:
         )
 
     def taps(self, images: Inputs) -> list[TapInfo]:
-        """What would be fused for such images: name, kind and shape (channel, *space), in execution order."""
-        found = trace(self.model, images, _sum_of_output, self.recipe.taps).taps
-        return [TapInfo(tap.name, tap.kind, tap.shape) for tap in found]
+        """What would be fused for such images, in execution order."""
+        traced = trace(self.model, images, _sum_of_output, self.recipe.taps)
+        space_of = {tap: stream.space for stream in reversed(traced.inputs) for tap in stream.fused}
+        return [
+            TapInfo(
+                tap.name,
+                tap.kind,
+                tap.shape,
+                tuple(side / size for side, size in zip(space_of[at], tap.shape[1:], strict=True)),
+                float(tap.path_share),
+                sum(traced.behind[at].tolist()),
+            )
+            for at, tap in enumerate(traced.taps)
+        ]
 
 
 def explain(

@@ -257,7 +257,9 @@ def test_taps(tmp_path: Path) -> None:
     run = icam("taps", cwd=tmp_path)
     assert run.returncode == 0, run.stderr
     assert "33 taps for input 3x224x224" in run.stdout
-    assert "blocks.6.0.bn2.act" in run.stdout
+    last = next(line for line in run.stdout.splitlines() if "blocks.6.0.bn2.act" in line).split()
+    assert last[-8:] == ["7", "x", "7", "32", "x", "32", "all", last[-1]]
+    assert int(last[-1]) < 6  # biases that come after it: the last block's end, the head
     run = icam("taps", "--model", "timm/resnet10t", "--all", "--json", cwd=tmp_path)
     kinds = {tap["kind"] for tap in json.loads(run.stdout)}
     assert kinds >= {"activation", "conv", "norm", "merge", "pool"}

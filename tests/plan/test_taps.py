@@ -9,7 +9,7 @@ import torch
 import torchvision
 from torch import nn
 
-from integrative_cam import IntegrativeCAM, TapInfo
+from integrative_cam import IntegrativeCAM, TapInfo, trace
 from integrative_cam.errors import TapError
 
 torch.manual_seed(0)
@@ -52,7 +52,9 @@ def test_choices(taps: Any, expected: list[str]) -> None:
 
 def test_stages_are_by_resolution() -> None:
     found = IntegrativeCAM(RESNET, taps="stages").taps(IMAGES)
-    assert found[0] == TapInfo("relu", "activation", (64, 32, 32))
+    biases = len(trace(RESNET, IMAGES, 0).sites) - 1  # all but that of the batch norm before it
+    assert found[0] == TapInfo("relu", "activation", (64, 32, 32), stride=(2, 2), path_share=1, biases=biases)
+    assert [tap.stride for tap in found[1:]] == [(4, 4), (8, 8), (16, 16), (32, 32)]
     assert [tap.shape for tap in found[1:]] == [(64, 16, 16), (128, 8, 8), (256, 4, 4), (512, 2, 2)]
 
 

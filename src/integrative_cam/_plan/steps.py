@@ -104,7 +104,8 @@ def _outside(tensor: Tensor) -> str:
     if type(tensor) is nn.Parameter:
         return OUTSIDE
     if not tensor.is_floating_point() and not tensor.is_complex():
-        return f"{OUTSIDE} {id(tensor)} {tensor._version}"
+        version = None if tensor.is_inference() else tensor._version  # inference tensors count no writes
+        return f"{OUTSIDE} {id(tensor)} {version}"
     if tensor.grad_fn is None:
         return OUTSIDE
     # Made by what torch does not show, such as an autograd.Function: told apart by the graph behind it.

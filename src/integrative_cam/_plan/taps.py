@@ -30,11 +30,24 @@ class TapLike(Protocol):
 
 @dataclass(frozen=True)
 class TapInfo:
-    """A tap without its tensors: name (module path, `:function`, `#call`), kind, shape (channel, *space)."""
+    """A tap as it is planned, without its tensors.
+
+    Attributes:
+        name: module path, `:function` where it is no layer of torch.nn, `#call` from the second call on.
+        kind: "activation", "conv", "linear", "norm", "pool" or "merge".
+        shape: (channel, *space).
+        stride: pixels of the input per position along each axis of its space; of a network of several inputs, of the
+            first one that the tap belongs to.
+        path_share: of all paths from the inputs to the score, the share that passes here, in [0, 1]; 1 is a cut.
+        biases: bias sites behind it.
+    """
 
     name: str
     kind: str
     shape: tuple[int, ...]
+    stride: tuple[float, ...] = ()
+    path_share: float = 1.0
+    biases: int = 0
 
 
 Taps = str | Sequence[str] | Callable[[TapLike], bool]
