@@ -311,7 +311,7 @@ def test_help_teaches(tmp_path: Path) -> None:
         "--task",
         "--out",
         "--readout",
-        "--bias-share",
+        "--negative-share",
         "--json",
     ):
         assert option in run.stdout
