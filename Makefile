@@ -39,7 +39,7 @@ format: $(VENV)/.dev ## Put the code into its canonical form.
 docs: $(VENV)/.docs ## Build the documentation into site/, to be opened at site/index.html; a warning is an error.
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
-bench: $(VENV)/.dev ## Print taps, completeness errors and the time and memory of a call and of the metrics.
+bench: $(VENV)/.dev ## Print taps, completeness errors, the time and memory of a call and of the metrics, and how long the start takes.
 	$(BIN)/python benchmarks/overview.py
 	$(BIN)/python benchmarks/overview.py --batch 8 --networks resnet50 vgg16 mobilenet_v2 efficientnet-lite0 efficientnet_b0
 	$(BIN)/python benchmarks/forms.py
@@ -47,6 +47,7 @@ bench: $(VENV)/.dev ## Print taps, completeness errors and the time and memory o
 	$(BIN)/python benchmarks/metrics.py
 	$(BIN)/python benchmarks/peers.py
 	$(BIN)/python benchmarks/scaling.py
+	$(BIN)/python benchmarks/startup.py
 
 dist: $(VENV)/.dev ## Build wheel and sdist into dist/, check what they say of themselves, and try the wheel in an environment of its own.
 	rm -rf dist

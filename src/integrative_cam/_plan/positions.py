@@ -237,7 +237,7 @@ def collapsed(found: Positions | None, axis: int = -1) -> Positions | None:
     place = (index - 1).clamp_min(0) % size
     centres = [
         torch.where(there, axis_of, 0).sum(-1).double() / count.clamp_min(1)
-        for axis_of in torch.unravel_index(place, found.grid)
+        for axis_of in _coordinates(place, found.grid)
     ]
     coarse = _gridded(sample.amax(-1)[count > 0], [centre[count > 0] for centre in centres])
     if coarse is None:
@@ -246,6 +246,15 @@ def collapsed(found: Positions | None, axis: int = -1) -> Positions | None:
     moved = torch.zeros(count.shape, dtype=torch.float64)
     moved[count > 0] = 1 + ranks.double()
     return Positions(moved.unsqueeze(axis), grid)
+
+
+def _coordinates(index: Tensor, sizes: Sequence[int]) -> tuple[Tensor, ...]:
+    """`torch.unravel_index`, whose check of its arguments imports sympy: a fifth of the time that torch takes."""
+    along = []
+    for size in reversed(sizes):
+        along.append(index % size)
+        index = index // size
+    return tuple(reversed(along))
 
 
 def _gridded(sample: Tensor, coordinates: Sequence[Tensor]) -> tuple[Tensor, tuple[int, ...]] | None:
@@ -272,7 +281,7 @@ def _fold(found: Positions) -> Fold | None:
     there = flat.nonzero()[:, 0]
     size = torch.Size(found.grid).numel()
     place = flat[there] - 1
-    ranked = _gridded(place // size, torch.unravel_index(place % size, found.grid))
+    ranked = _gridded(place // size, _coordinates(place % size, found.grid))
     if ranked is None:
         return None
     rank, grid = ranked
@@ -286,7 +295,7 @@ def _fold(found: Positions) -> Fold | None:
         columns.remove(0)
         rows.insert(0, 0)
     sizes = [index.shape[axis] for axis in rows]
-    coordinates = torch.unravel_index(order, sizes) if batch > 1 else ()
+    coordinates = _coordinates(order, sizes) if batch > 1 else ()
     sample = torch.arange(batch)[:, None].expand(batch, positions)
     for at, along in enumerate(coordinates):
         if sizes[at] == batch and torch.equal(along, sample):

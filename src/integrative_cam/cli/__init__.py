@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 
 from ..errors import CamError, MissingExtraError, first_line
@@ -10,6 +11,8 @@ from ..errors import CamError, MissingExtraError, first_line
 def main() -> None:
     """Run the command; an error is one line on standard error and exit code 2, a traceback only with --debug."""
     debug = "--debug" in sys.argv
+    # What imports make stays: looking for garbage among it less often saves a tenth of the start.
+    gc.set_threshold(10_000)
     try:
         try:
             from ._app import app

@@ -12,7 +12,8 @@ from ..integrations._libraries import named, peer, peers
 from ..methods._registry import list_methods
 from ..query import Question, answer_question, area_above_half, example_photograph, predict, resolve_targets, short_name
 from ..render import comparison
-from ._explain import NetworkOptions, network_of, outlined
+from ..render._sheet import png
+from ._explain import DPI, NetworkOptions, network_of, outlined
 from ._printed import print_line, print_table
 
 
@@ -43,7 +44,7 @@ def compare_methods(
     title = f"{image.name} seen by {network.name}: why {short_name(target.label)}"
     out.mkdir(parents=True, exist_ok=True)
     photograph = outlined(prediction.photograph, prediction, target)
-    comparison(maps, photograph, title, region=prediction.view.region).savefig(picture, dpi=110)
+    picture.write_bytes(png(comparison(maps, photograph, title, region=prediction.view.region), DPI))
     if as_json:
         explained = {"index": target.index, "label": target.label}
         print(json.dumps({"image": str(image), "target": explained, "area_above_half": areas, "picture": str(picture)}))

@@ -34,9 +34,11 @@ from ..query import (
 from ..recipe import Recipe, one_of
 from ..render import contour, decomposition, overlay, panel
 from ..render._overlay import enlarged
+from ..render._sheet import png
 from ..storage import MANIFEST, replaced_folder
 from ._printed import print_answer, print_summary, record_with_files, report_failures
 
+DPI = 110
 MIN_SIDE = 224
 """Smallest shorter side of a picture, about, in pixels: a photograph of 32 would be a stamp."""
 
@@ -95,8 +97,8 @@ def write_answer(answer: Answer, folder: Path) -> None:
         drawn = overlay(saliency, prediction.photograph, region)
         outlined(drawn, prediction, answer.target).save(draft / "overlay.png")
         photograph = outlined(prediction.photograph, prediction, answer.target)
-        panel(answer.explanation, photograph, title, region=region).savefig(draft / "panel.png", dpi=110)
-        decomposition(answer.explanation, title=title).savefig(draft / "decomposition.png", dpi=110)
+        (draft / "panel.png").write_bytes(png(panel(answer.explanation, photograph, title, region=region), DPI))
+        (draft / "decomposition.png").write_bytes(png(decomposition(answer.explanation, title=title), DPI))
         (draft / RECORD).write_text(json.dumps(answer.record, indent=2) + "\n", "utf-8")
         answer.explanation.save(draft / "explanation")
 

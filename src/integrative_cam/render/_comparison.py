@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import InputError
 from ._overlay import Region, enlarged, overlay
-from ._sheet import bare, colour_bar, sheet, wrapped
+from ._sheet import bare, colour_bar, set_title, sheet, wrapped
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -49,7 +49,7 @@ def side_by_side(pictures: Sequence[tuple[str, Image]], title: str = "") -> Figu
     bare(*grid)
     for axes, name, (_, picture) in zip(grid, names, pictures, strict=False):
         axes.imshow(picture)
-        axes.set_title(name)
+        set_title(axes, name)
     return figure
 
 
@@ -81,7 +81,7 @@ def contrast(
     drawn = [_over(one, image, region), _over(other, image, region), _over(one - other, image, region, True)]
     for axes, name, picture in zip(cells, (first, second, "difference"), drawn, strict=True):
         axes.imshow(picture)
-        axes.set_title(wrapped(name, 3.2))
+        set_title(axes, wrapped(name, 3.2))
     colour_bar(figure, cells[2:], signed=True, ends=(wrapped(second, 1.6), wrapped(first, 1.6)))
     return figure
 

@@ -16,7 +16,7 @@ from .._maps.fusion import by_magnitude
 from ..errors import InputError
 from ._colours import EVIDENCE, INK, SIGNED, WEIGHT_MARKED
 from ._overlay import OPACITY, Region, coloured, enlarged, overlay, picture, stretched
-from ._sheet import bare, colour_bar, open_frame, sheet, wrapped
+from ._sheet import bare, colour_bar, open_frame, set_title, sheet, wrapped
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -106,7 +106,7 @@ def curve(saliency: Float[Tensor, " length"], signal: Seen = None, title: str = 
     figure = sheet(9, 2.8)
     axes = figure.subplots()
     _draw_curve(axes, saliency, signal)
-    axes.set_title(wrapped(title, 8))
+    set_title(axes, wrapped(title, 8))
     if isinstance(signal, Tensor):
         colour_bar(figure, [axes])
         if signal.ndim == 2 and len(signal) > 1:
@@ -146,7 +146,7 @@ def slices(
     for axes, place in zip(cells, chosen, strict=False):
         below = None if brightness is None else brightness.select(axis, place)
         _draw_slice(axes, saliency.select(axis, place), below)
-        axes.set_title(f"slice {place + 1} of {depth}", fontsize=9)
+        set_title(axes, f"slice {place + 1} of {depth}", fontsize=9)
     figure.suptitle(wrapped(title, 0.9 * figure.get_figwidth()))
     colour_bar(figure, cells)
     return figure
@@ -160,10 +160,10 @@ def draw_beside(
     bare(*cells)
     if image is not None:
         cells[0].imshow(as_picture(image))
-        cells[0].set_title("photograph" if isinstance(image, Image.Image) else "input")
+        set_title(cells[0], "photograph" if isinstance(image, Image.Image) else "input")
     draw(cells[-1], saliency, image, region)
     # The scale takes its share of the width.
-    cells[-1].set_title(wrapped(title, 0.85 * part.bbox.width / part.dpi / len(cells)))
+    set_title(cells[-1], wrapped(title, 0.85 * part.bbox.width / part.dpi / len(cells)))
     colour_bar(part, cells)
 
 
@@ -182,7 +182,7 @@ def draw(
     if saliency.ndim == 3:
         place = int(saliency.abs().sum((1, 2)).argmax())
         _draw_slice(axes, scaled[place], None if image is None else _brightness(image, saliency)[place], signed)
-        axes.set_title(f"slice {place + 1} of {len(saliency)}", fontsize=9)
+        set_title(axes, f"slice {place + 1} of {len(saliency)}", fontsize=9)
     elif image is None:
         _draw_slice(axes, scaled, None, signed)
     else:

@@ -14,7 +14,7 @@ from ..errors import InputError
 from ._colours import ACTIVATION, BIAS, GRADIENT, INK, INPUT, REMAINDER, SERIES, WEIGHT, WEIGHT_MARKED
 from ._drawing import Seen, as_picture, check_sample, draw, draw_beside, numbers, presented, presented_layer
 from ._overlay import Region, check_photograph
-from ._sheet import bare, colour_bar, open_frame, sheet, wrapped
+from ._sheet import bare, colour_bar, open_frame, set_title, sheet, wrapped
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -109,7 +109,7 @@ def _layers(part: SubFigure, explanation: Explanation, sample: int, strongest: l
         draw(axes, presented_layer(explanation, index, raw)[sample], signed=True)
         name, size, weight = layer_facts(explanation, index, sample)
         name = name if len(name) <= 24 else f"…{name[-23:]}"
-        axes.set_title(f"{name}\n{size}, weight {weight:.1%}", fontsize=8)
+        set_title(axes, f"{name}\n{size}, weight {weight:.1%}", fontsize=8)
     part.suptitle("The layers that weigh most, in order of depth: orange speaks for, purple against", fontsize=10)
 
 
@@ -166,7 +166,7 @@ def decomposition(explanation: Explanation, sample: int = 0, title: str = "") ->
     axes.set(xlabel="layer, from input (0) to output", ylabel="part of the score", xlim=(-0.7, len(depth) - 0.3))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     open_frame(axes)
-    axes.set_title(wrapped(title, 9), fontsize=10)
+    set_title(axes, wrapped(title, 9), fontsize=10)
     figure.legend(handles=keys, loc="outside upper center", ncols=len(keys), frameon=False, fontsize=8)
     return figure
 
@@ -209,7 +209,7 @@ def streams(explanation: Explanation, images: Sequence[Seen], title: str = "", s
     for column, (name, image, saliency) in enumerate(zip(inputs.names, images, inputs.scaled_maps, strict=True)):
         first, second = cells[:, column]
         first.set_axis_off()
-        first.set_title(name)
+        set_title(first, name)
         if image is not None and saliency is not None and saliency.ndim == 3:
             first.imshow(as_picture(image))
         second.set_axis_off()
@@ -217,7 +217,7 @@ def streams(explanation: Explanation, images: Sequence[Seen], title: str = "", s
             second.text(0.5, 0.5, "no layer keeps its axes:\nno map", ha="center", va="center", color=INK)
         else:
             draw(second, saliency[sample], image)
-        second.set_title(f"{float(inputs.share[sample, column]):.0%} of the evidence")
+        set_title(second, f"{float(inputs.share[sample, column]):.0%} of the evidence")
     colour_bar(upper, list(cells.flat))
     _stream_parts(lower.subplots(), inputs, float(explanation.score[sample]), sample)
     return figure

@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
+import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
+from PIL import Image
 
 from ..errors import InputError
 from ._colours import EVIDENCE, SIGNED
@@ -66,8 +68,23 @@ def save(figure: Figure, path: str | Path) -> None:
 def png(figure: Figure, dpi: int, transparent: bool = False) -> bytes:
     """The figure as a PNG file; the same figure gives the same bytes."""
     written = io.BytesIO()
-    figure.savefig(written, dpi=dpi, transparent=transparent, metadata=_UNDATED[".png"])
+    if transparent or not isinstance(figure, Sheet):
+        figure.savefig(written, dpi=dpi, transparent=transparent, metadata=_UNDATED[".png"])
+        return written.getvalue()
+    # `savefig` would draw everything twice: once to find out where it goes.
+    earlier = figure.dpi
+    figure.set_dpi(dpi)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()  # type: ignore[no-untyped-call]
+    pixels = np.asarray(canvas.buffer_rgba())  # type: ignore[no-untyped-call]
+    Image.fromarray(pixels[..., :3]).save(written, "PNG", compress_level=4)
+    figure.set_dpi(earlier)
     return written.getvalue()
+
+
+def set_title(axes: Axes, text: str, **style: Any) -> None:
+    """The title of a picture, which no tick labels stand above: else matplotlib measures them all."""
+    axes.set_title(text, y=1, **style)
 
 
 def wrapped(text: str, inches: float) -> str:
