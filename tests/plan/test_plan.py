@@ -314,6 +314,31 @@ def test_each_output_has_a_route_of_its_own(planned: list[int]) -> None:
     assert cam(IMAGES, of["late"]).completeness.is_cut.tolist() == [True, False]
 
 
+def test_routes_of_modules_that_traded_places_are_forgotten() -> None:
+    """Same steps, other names: what an earlier target's route called its taps no longer holds."""
+
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.one, self.two = (nn.Sequential(nn.Conv2d(3, 3, 3), nn.ReLU()) for _ in "ab")
+
+        def forward(self, x: Tensor) -> dict[str, Tensor]:
+            early = self.first(x)
+            late = self.last(early)
+            return {"logits": late.mean((2, 3)), "early": early.mean((2, 3))}
+
+    model = Two()
+    model.__dict__.update(first=model.one, last=model.two)  # called by no name, as modules kept in a list
+    cam = IntegrativeCAM(model)
+    late, early = (lambda output: output["logits"][0]), (lambda output: output["early"][0])
+    cam(IMAGES, late)
+    assert [layer.name for layer in cam(IMAGES, early).layers] == ["one.1"]
+    model.one, model.two = model.two, model.one
+    cam(IMAGES, early)
+    assert [layer.name for layer in cam(IMAGES, late).layers] == ["two.1", "one.1"]
+
+
 def test_a_target_that_reads_more_than_the_outputs_is_planned_each_time(planned: list[int]) -> None:
     kept: list[Tensor] = []
 

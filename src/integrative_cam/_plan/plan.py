@@ -100,8 +100,8 @@ class Plan:
     hidden: str
 
     def joined(self, earlier: Plan | None) -> Plan:
-        """With the routes of an earlier plan of the same steps, where another output was explained."""
-        if earlier is None or earlier.batch != self.batch or earlier.steps != self.steps:
+        """With the routes of an earlier plan of the same modules and steps, where another output was explained."""
+        if earlier is None or any(getattr(earlier, of) != getattr(self, of) for of in ("batch", "modules", "steps")):
             return self
         taps = {place.step: place for place in (*earlier.taps, *self.taps)}
         sites = {place.step: place for place in (*earlier.sites, *self.sites)}
