@@ -190,7 +190,7 @@ def test_two_maps_are_measured_and_taken_home(visit: Any, cat: bytes) -> None:
     assert len(both) == 2
     assert both[0] != both[1]
     visitor.page.locator("#icam-measure").click()
-    visitor.page.locator("#icam-curves polyline").first.wait_for()
+    visitor.page.locator("#icam-curves polyline").first.wait_for(timeout=180_000)  # 100 runs of the network
     assert visitor.page.locator("#icam-curves polyline").count() == 4
     visitor.shot("compare")
     visitor.page.get_by_label("one map").click()
@@ -281,7 +281,7 @@ def test_on_a_phone_nothing_is_wider_than_it(visit: Any, cat: bytes) -> None:
     first, second = visitor.page.locator("figure").all()
     assert first.bounding_box()["y"] + first.bounding_box()["height"] <= second.bounding_box()["y"]
     visitor.page.locator("#icam-measure").tap()
-    visitor.page.locator("#icam-curves polyline").first.wait_for()
+    visitor.page.locator("#icam-curves polyline").first.wait_for(timeout=180_000)  # 100 runs of the network
     assert visitor.page.evaluate("document.documentElement.scrollWidth") <= 390
     visitor.shot("phone")
 
