@@ -1,0 +1,430 @@
+"""Networks composed at random from a seed, with bright spots on dark images, so that the true place is known."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from .draft import Draft, UnfitError, averaging
+from .judge import Truth
+from .moves import FEATURE_MOVES, IMAGE_MOVES, activation, convolution, largest_reach
+
+SIZES = {1: (72, 96), 2: (40, 52), 3: (24, 28)}
+LARGEST_REACH = {1: 16, 2: 8, 3: 5}
+"""How far, in pixels, the last layer may look."""
+LARGEST_SCALE = {1: 4.0, 2: 2.7, 3: 2.0}
+ATTEMPTS = 400
+CLASSES = 3
+
+
+@dataclass(frozen=True)
+class Composition:
+    """A network, its inputs and where the evidence lies on each."""
+
+    seed: int
+    recipe: str
+    kinds: tuple[str, ...]
+    model: nn.Module
+    inputs: tuple[Tensor, ...]
+    truths: tuple[Truth, ...]
+    target: int
+
+
+def compose(seed: int, moves: int | None = None) -> Composition:
+    """The composition of a seed, with so many moves besides the reference network's layers; default: 0 to 4."""
+    for attempt in range(ATTEMPTS):
+        try:
+            return _composed(seed, random.Random(f"{seed} {attempt}"), moves)
+        except UnfitError:
+            continue
+    raise RuntimeError(f"no composition fits seed {seed}")
+
+
+# The form of the input ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Form:
+    """How a network takes its images: a view of (batch, channel, *space) and back."""
+
+    name: str
+    dims: tuple[int, ...]
+    given: Callable[[Tensor], Tensor]
+    taken: Callable[[Tensor], Tensor]
+    channels: tuple[int, ...] = (1, 3)
+
+
+FORMS = (
+    Form("channels first", (1, 2, 3), lambda x: x, lambda x: x),
+    Form("channels last", (2, 3), lambda x: x.movedim(1, -1), lambda x: x.movedim(-1, 1)),
+    Form("(batch, length, feature)", (1,), lambda x: x.movedim(1, -1), lambda x: x.movedim(-1, 1), (3, 5)),
+    Form("no channel axis", (2,), lambda x: x[:, 0], lambda x: x[:, None], (1,)),
+)
+
+
+# What is folded into the batch ----------------------------------------------------------------------------------------
+
+
+class Plain(nn.Module):
+    """The body on the images as they are taken."""
+
+    def __init__(self, body: nn.Module, taken: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.body, self.taken = body, taken
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits (batch, class)."""
+        return self.body(self.taken(x))
+
+
+class Views(nn.Module):
+    """The body on several views of each image, in a loop or as one batch; logits averaged, added, or their maximum."""
+
+    def __init__(
+        self,
+        body: nn.Module,
+        taken: Callable[[Tensor], Tensor],
+        views: Sequence[Callable[[Tensor], Tensor]],
+        how: str,
+        merge: str,
+    ) -> None:
+        super().__init__()
+        self.body, self.taken, self.views, self.how, self.merge = body, taken, views, how, merge
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits (batch, class)."""
+        x = self.taken(x)
+        views = [view(x) for view in self.views]
+        if self.how == "loop":
+            logits = torch.stack([self.body(view) for view in views])
+        elif self.how == "cat":
+            logits = torch.stack(self.body(torch.cat(views)).chunk(len(views)))
+        else:
+            logits = self.body(torch.stack(views, 1).flatten(0, 1)).unflatten(0, (-1, len(views))).movedim(1, 0)
+        return merged(logits, 0, self.merge)
+
+
+def merged(logits: Tensor, axis: int, how: str) -> Tensor:
+    """Views, frames or instances brought together."""
+    if how == "attention":
+        return (logits * logits.softmax(axis)).sum(axis)
+    return logits.amax(axis) if how == "maximum" else getattr(logits, how)(axis)
+
+
+class Frames(nn.Module):
+    """The body on each frame, instance or slice of (batch, frame, ...)."""
+
+    def __init__(self, body: nn.Module, taken: Callable[[Tensor], Tensor], how: str, merge: str) -> None:
+        super().__init__()
+        self.body, self.taken, self.how, self.merge = body, taken, how, merge
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits (batch, class)."""
+        batch, frames = x.shape[:2]
+        if self.how == "flatten":
+            logits = self.body(self.taken(x.flatten(0, 1))).unflatten(0, (batch, frames))
+        elif self.how == "reshape":
+            logits = self.body(self.taken(x.reshape(-1, *x.shape[2:]))).reshape(batch, frames, -1)
+        elif self.how == "time first":
+            logits = self.body(self.taken(x.transpose(0, 1).flatten(0, 1))).reshape(frames, batch, -1).transpose(0, 1)
+        elif self.how == "loop":
+            logits = torch.stack([self.body(self.taken(frame)) for frame in x.unbind(1)], 1)
+        else:
+            logits = torch.stack([self.body(self.taken(x[:, at])) for at in range(frames)], 1)
+        return merged(logits, 1, self.merge)
+
+
+class Siamese(nn.Module):
+    """One body for two inputs, as one batch or by two calls."""
+
+    def __init__(self, body: nn.Module, taken: Callable[[Tensor], Tensor], how: str) -> None:
+        super().__init__()
+        self.body, self.taken, self.how = body, taken, how
+
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        """Logits (batch, class)."""
+        a, b = self.taken(a), self.taken(b)
+        if self.how == "two calls":
+            return self.body(a) + self.body(b)
+        if self.how == "cat":
+            first, second = self.body(torch.cat([a, b])).chunk(2)
+        else:
+            first, second = self.body(torch.stack([a, b], 1).flatten(0, 1)).unflatten(0, (-1, 2)).unbind(1)
+        return first + second
+
+
+class Tiles(nn.Module):
+    """The body on tiles of each image, folded into the batch or in a loop."""
+
+    def __init__(self, body: nn.Module, taken: Callable[[Tensor], Tensor], how: str, merge: str) -> None:
+        super().__init__()
+        self.body, self.taken, self.how, self.merge = body, taken, how, merge
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits (batch, class)."""
+        x = self.taken(x)
+        half = x.shape[-1] // 2
+        if self.how == "loop":
+            logits = torch.stack([self.body(tile) for tile in x.split(half, -1)], 1)
+        elif self.how == "cat":
+            logits = torch.stack(self.body(torch.cat(x.chunk(2, -1))).chunk(2), 1)
+        elif self.how == "unfold":
+            tiles = x.unfold(-1, half, half).movedim(-2, 1)
+            logits = self.body(tiles.flatten(0, 1)).unflatten(0, (-1, 2))
+        else:
+            tiles = x.unflatten(-1, (2, half)).movedim(-2, 1)
+            logits = self.body(tiles.reshape(-1, *tiles.shape[2:])).reshape(len(x), 2, -1)
+        return merged(logits, 1, self.merge)
+
+
+# The head -------------------------------------------------------------------------------------------------------------
+
+
+class Head(nn.Module):
+    """Positions brought together in one of many ways, then a linear classifier."""
+
+    def __init__(self, draft: Draft) -> None:
+        super().__init__()
+        choices = ["mean", "adaptive pool", "sum", "flatten", "maximum", "attention", "tokens", "channels last"]
+        self.how = draft.draw.choice(choices)
+        channels = draft.channels
+        inputs = draft.probe[0].numel() if self.how == "flatten" else channels
+        self.classifier = draft.linear(inputs, CLASSES)
+        self.query = nn.Parameter(draft.positive(channels))
+        self.gain = 1.0
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, channel, *space) to logits."""
+        if self.how == "mean":
+            x = x.mean(tuple(range(2, x.ndim)))
+        elif self.how == "adaptive pool":
+            x = getattr(nn.functional, f"adaptive_avg_pool{x.ndim - 2}d")(x, 1).flatten(1)
+        elif self.how == "sum":
+            x = x.flatten(2).sum(-1)
+        elif self.how == "flatten":
+            x = x.flatten(1)
+        elif self.how == "maximum":
+            x = x.flatten(2).amax(-1)
+        elif self.how == "attention":
+            flat = x.flatten(2)
+            x = (flat * torch.einsum("c,bcl->bl", self.query, flat).softmax(-1)[:, None]).sum(-1)
+        elif self.how == "tokens":
+            x = x.flatten(2).transpose(1, 2).mean(1)
+        else:
+            x = x.movedim(1, -1).flatten(1, -2).mean(1)
+        return self.gain * self.classifier(x)
+
+
+class EegStem(nn.Module):
+    """(batch, electrode, time) to (batch, 1, time, electrode), a convolution over time, then one over electrodes."""
+
+    def __init__(self, draft: Draft, electrodes: int, early: bool) -> None:
+        super().__init__()
+        self.early = early
+        self.time = nn.Conv2d(1, 4, (5, 1), padding=(2, 0), bias=False)
+        self.electrodes = nn.Conv2d(4, 4, (1, electrodes), bias=False)
+        averaging(self.time, draft)
+        averaging(self.electrodes, draft)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, electrode, time) to (batch, 4, time)."""
+        x = self.time(x[:, None].transpose(2, 3))
+        if self.early:
+            x = x.relu()
+        return self.electrodes(x).relu().squeeze(-1)
+
+
+# Compositions ---------------------------------------------------------------------------------------------------------
+
+
+def _composed(seed: int, draw: random.Random, moves: int | None) -> Composition:
+    dims = draw.choice([1, 2, 2, 2, 2, 3])
+    batch = draw.choice([1, 2, 3, 4])
+    size = tuple(2 * draw.randint(SIZES[dims][0] // 2, SIZES[dims][1] // 2) for _ in range(dims))
+    moves = draw.choice([0, 1, 1, 2, 2, 3, 4]) if moves is None else moves
+    eeg = dims == 1 and moves > 0 and draw.random() < 0.3
+    form = draw.choice([each for each in FORMS if dims in each.dims]) if moves and draw.random() < 0.3 else FORMS[0]
+    channels = draw.choice(form.channels)
+    kind = draw.choice(["views", "views", "frames", "siamese", "tiles"]) if moves and draw.random() < 0.35 else "plain"
+    if eeg:
+        form, kind, channels = Form("(batch, electrode, time)", (1,), lambda x: x, lambda x: x), "plain", 6
+    moves -= (kind != "plain") + (form is not FORMS[0])
+    fold = _fold(draw, kind, form, size)
+
+    draft = Draft(draw, channels, fold.size)
+    if eeg:
+        early = draw.random() < 0.5
+        draft.add("EEG stem", "electrodes and time", EegStem(draft, channels, early), reach=2)
+    of_image = sum(draw.random() < 0.5 for _ in range(max(0, moves)))
+    if not eeg:
+        for _ in range(of_image):
+            _step(draft, IMAGE_MOVES)
+    convolution(draft)
+    for _ in range(max(0, moves) - (0 if eeg else of_image)):
+        _step(draft, FEATURE_MOVES)
+        if draft.is_local and draw.random() < 0.6:
+            convolution(draft)
+        elif draw.random() < 0.6:
+            activation(draft)
+    if draft.kinds[-1].startswith(("convolution", "strided", "unpadded")) or draw.random() < 0.3:
+        activation(draft)
+    draft.require(draft.reach <= LARGEST_REACH[dims] and draft.scale <= LARGEST_SCALE[dims])
+    draft.require(min(draft.size) >= 4)
+    head = Head(draft)
+    body = nn.Sequential(*draft.steps, head)
+
+    model = fold.make(body).eval()
+    names = [f"{dims}-D {size}, batch {batch}, {channels} channels", form.name, *fold.names, *draft.names]
+    kinds = [f"input {form.name}", *(f"fold {name}" for name in fold.names[:1]), *draft.kinds, f"head {head.how}"]
+
+    inputs, evidence = _planted(draw, draft, model, head, form, size, (batch, channels), fold, eeg)
+    zone = largest_reach(draft)
+    shift = 1 + 0.5 * draft.scale
+    radius, offset = (zone,) * dims, (shift,) * dims
+    if fold.frames:
+        radius, offset = (0.0, *radius), (0.25, *offset)
+    if eeg:
+        radius, offset = (float("inf"), *radius), (float("inf"), *offset)
+    truths = tuple(Truth(each, radius, offset) for each in evidence)
+    recipe = " > ".join([*names, f"head {head.how}"])
+    return Composition(seed, recipe, tuple(dict.fromkeys(kinds)), model, inputs, truths, draw.randrange(CLASSES))
+
+
+def _step(draft: Draft, moves: Sequence[Callable[[Draft], None]]) -> None:
+    for _ in range(20):
+        before = (len(draft.steps), draft.probe)
+        try:
+            draft.draw.choice(moves)(draft)
+        except UnfitError:
+            if len(draft.steps) != before[0]:
+                raise
+            continue
+        return
+    raise UnfitError
+
+
+@dataclass(frozen=True)
+class Fold:
+    """How a network calls its body: on views, frames, tiles or several inputs.
+
+    `size`: of what the body gets; `frames`: the length of the frames' axis, or 0; `inputs`: their number.
+    """
+
+    names: tuple[str, ...]
+    size: tuple[int, ...]
+    make: Callable[[nn.Module], nn.Module]
+    frames: int = 0
+    inputs: int = 1
+
+
+def _fold(draw: random.Random, kind: str, form: Form, size: tuple[int, ...]) -> Fold:
+    merge = draw.choice(["mean", "sum", "mean", "maximum"])
+    if kind == "views":
+        return _views(draw, form, size, merge)
+    if kind == "frames":
+        frames = draw.choice([3, 4, 5])
+        how = draw.choice(["flatten", "reshape", "time first", "loop", "indexed loop"])
+        merge = draw.choice(["mean", "sum", "maximum", "attention"])
+        return Fold((f"frames {how}", merge), size, lambda body: Frames(body, form.taken, how, merge), frames)
+    if kind == "siamese":
+        how = draw.choice(["cat", "stack", "two calls"])
+        return Fold((f"siamese {how}",), size, lambda body: Siamese(body, form.taken, how), inputs=2)
+    if kind == "tiles":
+        how = draw.choice(["loop", "cat", "unfold", "unflatten"])
+        half = (*size[:-1], size[-1] // 2)
+        return Fold((f"tiles {how}", merge), half, lambda body: Tiles(body, form.taken, how, merge))
+    return Fold((), size, lambda body: Plain(body, form.taken))
+
+
+def _views(draw: random.Random, form: Form, size: tuple[int, ...], merge: str) -> Fold:
+    axis = draw.randrange(-len(size), 0)
+    side = size[axis]
+    several: dict[str, list[Callable[[Tensor], Tensor]]] = {
+        "flip": [lambda x: x, lambda x: x.flip(axis)],
+        "all flips": [lambda x: x, lambda x: x.flip(-1), lambda x: x.flip(2), lambda x: x.flip((2, -1))],
+        "half turn": [lambda x: x, lambda x: torch.rot90(x, 2, (2, x.ndim - 1)) if x.ndim > 3 else x.flip(-1)],
+        "two crops": [lambda x: x.narrow(axis, 0, side - 8), lambda x: x.narrow(axis, 8, side - 8)],
+        "crop of a flip": [lambda x: x.narrow(axis, 0, side - 8), lambda x: x.flip(axis).narrow(axis, 4, side - 8)],
+        "rolled": [lambda x: x, lambda x: x.roll(side // 3, axis)],
+    }
+    name = draw.choice(list(several))
+    how = draw.choice(["loop", "cat", "stack"])
+    inner = list(size)
+    inner[axis] -= 8 * ("crop" in name)
+    return Fold(
+        (f"views {name}, {how}", merge),
+        tuple(inner),
+        lambda body: Views(body, form.taken, several[name], how, merge),
+    )
+
+
+def _planted(
+    draw: random.Random,
+    draft: Draft,
+    model: nn.Module,
+    head: Head,
+    form: Form,
+    size: tuple[int, ...],
+    batch_and_channels: tuple[int, int],
+    fold: Fold,
+    eeg: bool,
+) -> tuple[tuple[Tensor, ...], list[Tensor]]:
+    """Bright spots at places that the score depends on, each far from its mirror images; and where they are."""
+    side = {1: 5, 2: 4, 3: 3}[len(size)]
+    batch, channels = batch_and_channels
+    for _ in range(8):
+        inputs = []
+        for _ in range(fold.inputs):
+            images = torch.zeros(batch, max(1, fold.frames), channels, *size)
+            for sample in images:
+                frames = [at for at in range(len(sample)) if len(sample) - 1 - at != at] or [0]  # not the middle one
+                corner = _place(draw, draft, size, side)
+                sample[draw.choice(frames)][(slice(None), *(slice(at, at + side) for at in corner))] = 1
+            folded = form.given(images.flatten(0, 1))
+            inputs.append(folded.unflatten(0, images.shape[:2]) if fold.frames else folded)
+        leaves = [each.clone().requires_grad_() for each in inputs]
+        logits = model(*leaves)
+        try:
+            gradients = torch.autograd.grad(logits[:, 0].sum(), leaves, allow_unused=True)
+        except RuntimeError as error:  # an activation in place behind one whose backward pass needs its output
+            raise UnfitError from error
+        evidence = []
+        for leaf, gradient in zip(leaves, gradients, strict=True):
+            if gradient is None:
+                raise UnfitError
+            seen = (leaf > 0) & (gradient.abs() > 0.01 * gradient.abs().amax())
+            axis = _channel_axis(form, bool(fold.frames))
+            seen = seen if eeg or axis is None else seen.any(axis)
+            evidence.append(seen)
+        enough = all((seen.flatten(1).sum(1) >= 0.5 * side ** len(size)).all() for seen in evidence)
+        if enough and (logits[:, 0] > 1e-3).all():
+            head.gain = 3 / float(logits.detach().mean())
+            return tuple(inputs), evidence
+    raise UnfitError
+
+
+def _channel_axis(form: Form, frames: bool) -> int | None:
+    if form.name == "no channel axis":
+        return None
+    return -1 if form.given is not FORMS[0].given and form is not FORMS[0] else 1 + frames
+
+
+def _place(draw: random.Random, draft: Draft, size: tuple[int, ...], side: int) -> list[int]:
+    """A corner away from the border, and a centre away from its mirror images, also across the diagonals."""
+    margin = int(largest_reach(draft))
+    least = largest_reach(draft) + side / 2
+    for _ in range(50):
+        if any(length - 2 * margin < side for length in size):
+            raise UnfitError
+        corner = [draw.randint(margin, length - margin - side) for length in size]
+        twice = [2 * at + side - length for at, length in zip(corner, size, strict=True)]
+        mirrored = all(abs(each) > least for each in twice)
+        if mirrored and all(
+            abs(abs(twice[a]) - abs(twice[b])) / 2 > least / 2 for a in range(len(size)) for b in range(a)
+        ):
+            return corner
+    raise UnfitError

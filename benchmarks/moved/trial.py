@@ -1,0 +1,91 @@
+"""One composition explained and judged."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from dataclasses import dataclass
+
+import torch
+
+from integrative_cam import CamError, explain
+
+from .judge import fault
+from .networks import Composition, compose
+
+VERDICTS = ("right", "warned", "refused", "silently wrong", "false error", "crash")
+"""A false error says that there is no nonlinearity; each network here has one."""
+FALSE_ERROR = "calls no nonlinearity"
+FALSE_WARNING = "no layer holds evidence"
+"""Of no network here; a blank map with nothing but this warning is silently wrong."""
+ALONE = 0.02
+"""How far the map of a sample may be from its map alone."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What the library made of a composition.
+
+    Attributes:
+        verdict: one of `VERDICTS`; a map that is right is "right" with or without a warning.
+        reason: what is wrong with the map, or the error.
+        said: the library's warnings.
+    """
+
+    seed: int
+    recipe: str
+    kinds: tuple[str, ...]
+    verdict: str
+    reason: str
+    said: tuple[str, ...]
+    seconds: float
+
+
+def tried(seed: int, moves: int | None = None) -> Trial:
+    """Compose the network of a seed, explain it and judge its maps."""
+    composition = compose(seed, moves)
+    start = time.perf_counter()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            reason = fault_of(composition)
+            verdict = "right" if not reason else ""
+        except CamError as error:
+            reason = f"{type(error).__name__}: {error}"
+            verdict = "false error" if FALSE_ERROR in reason else "refused"
+        except Exception as error:
+            reason, verdict = f"{type(error).__name__}: {error}", "crash"
+    said = tuple(dict.fromkeys(str(each.message) for each in caught if each.category is UserWarning))
+    verdict = verdict or ("warned" if any(FALSE_WARNING not in each for each in said) else "silently wrong")
+    seconds = time.perf_counter() - start
+    return Trial(seed, composition.recipe, composition.kinds, verdict, reason, said, seconds)
+
+
+def fault_of(composition: Composition) -> str:
+    """What is wrong with the maps of a composition, or nothing."""
+    found = maps(composition, composition.inputs)
+    for at, (values, truth) in enumerate(zip(found, composition.truths, strict=True)):
+        reason = fault(values, truth)
+        if reason:
+            return reason if len(found) == 1 else f"input {at}: {reason}"
+    batch = len(composition.inputs[0])
+    if batch > 1:
+        sample = composition.seed % batch
+        alone = maps(composition, tuple(each[sample : sample + 1] for each in composition.inputs))
+        for values, single in zip(found, alone, strict=True):
+            if single.shape[1:] != values.shape[1:]:
+                return f"sample {sample} alone has a map of shape {tuple(single.shape)}"
+            off = float((values[sample] - single[0]).abs().max())
+            if off > ALONE:
+                return f"sample {sample} alone has another map, off by {off:.2f}"
+    return ""
+
+
+def maps(composition: Composition, inputs: tuple[torch.Tensor, ...]) -> list[torch.Tensor]:
+    """The map of each input."""
+    found = explain(composition.model, inputs if len(inputs) > 1 else inputs[0], composition.target)
+    if len(inputs) == 1:
+        return [found.map]
+    if found.streams is None:
+        return [found.map] * len(inputs)
+    return [torch.zeros(0) if each is None else each for each in found.streams.maps]
