@@ -39,6 +39,7 @@ class Draft:
         draw: all choices come from it.
         scale: pixels of the image per position, along the coarsest axis.
         reach: how many pixels a position looks to either side.
+        lost: how many pixels at a border have no position at their place, as behind an unpadded convolution.
         is_local: whether neighbours in the tensor are neighbours on the image, so that a convolution may follow.
     """
 
@@ -46,7 +47,7 @@ class Draft:
         self.draw = draw
         self.generator = torch.Generator().manual_seed(draw.getrandbits(32))
         self.probe = torch.zeros(2, channels, *size)
-        self.scale, self.reach, self.is_local = 1.0, 0.0, True
+        self.scale, self.reach, self.lost, self.is_local = 1.0, 0.0, 0.0, True
         self.steps: list[nn.Module] = []
         self.names: list[str] = []
         self.kinds: list[str] = []

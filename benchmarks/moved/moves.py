@@ -264,6 +264,7 @@ def convolution(draft: Draft) -> None:
         draft.add(
             f"conv {kernel} unpadded", "unpadded convolution", draft.convolution(outputs, kernel), reach=kernel // 2
         )
+        draft.lost += kernel // 2 * draft.scale
     elif kind == "causal":
         kernel = draft.draw.choice([3, 5]) if draft.dims > 1 else draft.draw.choice([5, 9])
         pads = [kernel - 1, 0] * draft.dims
@@ -274,6 +275,7 @@ def convolution(draft: Draft) -> None:
             both = draft.convolution(outputs, kernel, padding=kernel - 1)
             step = nn.Sequential(both, Function(lambda x: x[(..., *[slice(None, 1 - kernel)] * (x.ndim - 2))]))
         draft.add(f"causal conv {kernel}", "causal convolution", step, reach=kernel // 2)
+        draft.lost += kernel // 2 * draft.scale
     elif kind == "dilated":
         draft.add("conv 3 dilated", "convolution", draft.convolution(outputs, 3, padding=2, dilation=2), reach=2)
     elif kind == "pointwise":
@@ -611,3 +613,8 @@ FEATURE_MOVES: tuple[Step, ...] = (
 def largest_reach(draft: Draft) -> float:
     """How far from the evidence a right map may be bright: what positions see, and the step between them."""
     return math.ceil(draft.reach + draft.scale)
+
+
+def border(draft: Draft) -> int:
+    """How far evidence must be from a border, so that all positions that would see it exist."""
+    return math.ceil(draft.reach + draft.scale + draft.lost)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 from .draft import Draft, UnfitError, averaging
 from .judge import Truth
-from .moves import FEATURE_MOVES, IMAGE_MOVES, activation, convolution, largest_reach
+from .moves import FEATURE_MOVES, IMAGE_MOVES, activation, border, convolution, largest_reach
 
 SIZES = {1: (72, 96), 2: (40, 52), 3: (24, 28)}
 LARGEST_REACH = {1: 16, 2: 8, 3: 5}
@@ -23,7 +24,7 @@ CLASSES = 3
 
 @dataclass(frozen=True)
 class Composition:
-    """A network, its inputs and where the evidence lies on each."""
+    """A network, its inputs and where the evidence lies on each; and the inputs' channel axis, where it is no space."""
 
     seed: int
     recipe: str
@@ -32,6 +33,7 @@ class Composition:
     inputs: tuple[Tensor, ...]
     truths: tuple[Truth, ...]
     target: int
+    channel_axis: int | None
 
 
 def compose(seed: int, moves: int | None = None) -> Composition:
@@ -281,7 +283,8 @@ def _composed(seed: int, draw: random.Random, moves: int | None) -> Composition:
     names = [f"{dims}-D {size}, batch {batch}, {channels} channels", form.name, *fold.names, *draft.names]
     kinds = [f"input {form.name}", *(f"fold {name}" for name in fold.names[:1]), *draft.kinds, f"head {head.how}"]
 
-    inputs, evidence = _planted(draw, draft, model, head, form, size, (batch, channels), fold, eeg)
+    channel_axis = None if eeg or form.name == "no channel axis" else -1 if form in FORMS[1:] else 1 + bool(fold.frames)
+    inputs, evidence = _planted(draw, draft, model, head, form, size, (batch, channels), fold, channel_axis)
     zone = largest_reach(draft)
     shift = 1 + 0.5 * draft.scale
     radius, offset = (zone,) * dims, (shift,) * dims
@@ -291,7 +294,8 @@ def _composed(seed: int, draw: random.Random, moves: int | None) -> Composition:
         radius, offset = (float("inf"), *radius), (float("inf"), *offset)
     truths = tuple(Truth(each, radius, offset) for each in evidence)
     recipe = " > ".join([*names, f"head {head.how}"])
-    return Composition(seed, recipe, tuple(dict.fromkeys(kinds)), model, inputs, truths, draw.randrange(CLASSES))
+    kinds = list(dict.fromkeys(kinds))
+    return Composition(seed, recipe, tuple(kinds), model, inputs, truths, draw.randrange(CLASSES), channel_axis)
 
 
 def _step(draft: Draft, moves: Sequence[Callable[[Draft], None]]) -> None:
@@ -371,7 +375,7 @@ def _planted(
     size: tuple[int, ...],
     batch_and_channels: tuple[int, int],
     fold: Fold,
-    eeg: bool,
+    channel_axis: int | None,
 ) -> tuple[tuple[Tensor, ...], list[Tensor]]:
     """Bright spots at places that the score depends on, each far from its mirror images; and where they are."""
     side = {1: 5, 2: 4, 3: 3}[len(size)]
@@ -397,25 +401,42 @@ def _planted(
             if gradient is None:
                 raise UnfitError
             seen = (leaf > 0) & (gradient.abs() > 0.01 * gradient.abs().amax())
-            axis = _channel_axis(form, bool(fold.frames))
-            seen = seen if eeg or axis is None else seen.any(axis)
-            evidence.append(seen)
+            evidence.append(seen if channel_axis is None else seen.any(channel_axis))
         enough = all((seen.flatten(1).sum(1) >= 0.5 * side ** len(size)).all() for seen in evidence)
-        if enough and (logits[:, 0] > 1e-3).all():
+        enough = enough and bool((logits[:, 0] > 1e-3).all())
+        if enough and _are_inside(draft, model, head, inputs, evidence, channel_axis):
             head.gain = 3 / float(logits.detach().mean())
             return tuple(inputs), evidence
     raise UnfitError
 
 
-def _channel_axis(form: Form, frames: bool) -> int | None:
-    if form.name == "no channel axis":
-        return None
-    return -1 if form.given is not FORMS[0].given and form is not FORMS[0] else 1 + frames
+def _are_inside(
+    draft: Draft, model: nn.Module, head: Head, inputs: Sequence[Tensor], evidence: Sequence[Tensor], axis: int | None
+) -> bool:
+    """Whether the features depend on whatever is around the spots: none is at the border of a crop."""
+    features: list[Tensor] = []
+    hook = head.register_forward_pre_hook(lambda _, given: features.append(given[0]))
+    leaves = [(0.5 + torch.rand(each.shape, generator=draft.generator)).requires_grad_() for each in inputs]
+    model(*leaves)
+    hook.remove()
+    gradients = torch.autograd.grad(torch.cat([each.flatten() for each in features]).sum(), leaves)
+    far, slack = border(draft), math.ceil(draft.scale) - 1
+    for gradient, spots in zip(gradients, evidence, strict=True):
+        reached = gradient != 0 if axis is None else (gradient != 0).any(axis)
+        for seen, spot in zip(reached, spots, strict=True):
+            places, around = spot.nonzero(), seen.nonzero()
+            low, high = places.amin(0), places.amax(0)
+            low[-draft.dims :] -= far
+            high[-draft.dims :] += far
+            around = around[((around >= low) & (around <= high)).all(1)]
+            if not len(around) or (around.amin(0) > low + slack).any() or (around.amax(0) < high - slack).any():
+                return False
+    return True
 
 
 def _place(draw: random.Random, draft: Draft, size: tuple[int, ...], side: int) -> list[int]:
     """A corner away from the border, and a centre away from its mirror images, also across the diagonals."""
-    margin = int(largest_reach(draft))
+    margin = border(draft)
     least = largest_reach(draft) + side / 2
     for _ in range(50):
         if any(length - 2 * margin < side for length in size):
