@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from importlib import import_module
+from typing import Any
+
 
 class CamError(Exception):
     """Base of every error raised on purpose by this package."""
@@ -46,6 +49,14 @@ class MissingExtraError(CamError, ImportError):
     def of(cls, purpose: str, extra: str, cause: ImportError) -> MissingExtraError:
         """For what cannot be done without the package that `cause` misses. Not __init__, so that it can be pickled."""
         return cls(f"{purpose} needs the package `{cause.name}`: pip install 'integrative-cam[{extra}]'")
+
+
+def import_extra(module: str, purpose: str, extra: str) -> Any:
+    """The module of an optional dependency; MissingExtraError, which names the extra, where it is not installed."""
+    try:
+        return import_module(module)
+    except ImportError as error:
+        raise MissingExtraError.of(purpose, extra, error) from error
 
 
 def first_line(error: BaseException) -> str:

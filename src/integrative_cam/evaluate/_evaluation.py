@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from .._version import __version__
-from ..errors import CamError, ExplanationError, InputError, MissingExtraError
+from ..errors import CamError, ExplanationError, InputError, import_extra
 from ..integrations._libraries import named
 from ..models import DEFAULT
 from ..recipe import one_of
@@ -145,7 +145,8 @@ def evaluate_dataset(
         CamError: a network cannot be loaded, the processes die, or `out` cannot be written.
         MissingExtraError: the extra `evaluate` is not installed.
     """
-    _require_extra()
+    for module in ("jinja2", "polars", "scipy"):  # at once, not after hours of measuring
+        import_extra(module, "icam evaluate", "evaluate")
     for name in methods:
         named(name)
     for metric in metrics:
@@ -264,13 +265,3 @@ def _stored_rows(store: Store, models: int) -> tuple[list[dict[str, Any]], Count
             rows += part["rows"]
             left_out.update(part["left_out"])
     return rows, left_out
-
-
-def _require_extra() -> None:
-    """Raise MissingExtraError at once, not after hours of measuring."""
-    try:
-        import jinja2  # noqa: F401
-        import polars  # noqa: F401
-        import scipy  # noqa: F401
-    except ImportError as error:
-        raise MissingExtraError.of("icam evaluate", "evaluate", error) from error

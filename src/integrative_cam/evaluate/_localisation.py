@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from .._maps.blocks import at_least_float32
-from ..errors import InputError, MissingExtraError
+from ..errors import InputError, import_extra
 from ..targets._detection import overlap
 from ..targets._regions import inside_boxes
 from ._perturbation import check_maps, order
@@ -177,12 +177,9 @@ def _by_maximum(maps: FlatMaps) -> FlatMaps:
 
 def _largest_part(region: Bool[Tensor, "height width"]) -> Float[Tensor, "4"]:
     """The box around it."""
-    try:
-        from scipy import ndimage
-    except ImportError as error:
-        raise MissingExtraError.of("MaxBoxAcc", "evaluate", error) from error
     import numpy as np
 
+    ndimage = import_extra("scipy.ndimage", "MaxBoxAcc", "evaluate")
     parts, _ = ndimage.label(region.numpy(), structure=np.ones((3, 3)))
     sizes = np.bincount(parts.ravel())
     rows, columns = ndimage.find_objects(parts)[int(sizes[1:].argmax())]

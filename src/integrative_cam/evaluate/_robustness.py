@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from importlib import import_module
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from .._maps.blocks import at_least_float32
-from ..errors import InputError, MissingExtraError, OutputError
+from ..errors import InputError, OutputError, import_extra
 from ..explanation import Explanation
 from ..integrations._attribution import Attribution, spread_over_channels
 from ..methods._registry import Explainer
@@ -80,7 +79,7 @@ def infidelity(
         MissingExtraError: captum is not installed.
         CamError: see `explain`.
     """
-    measure = _from_captum("infidelity")
+    measure = import_extra("captum.metrics", "infidelity", "peers").infidelity
     _check(images, samples, batch_size)
     explanation = method(model, images, target_index)
     attributions = spread_over_channels(explanation.signed_map, images)
@@ -121,7 +120,7 @@ def max_sensitivity(
     the signed map of the same class (`Explanation.signed_map`) and Euclidean norms; a blank map(x) is divided by 1.
     `radius` is above 0, by default captum's; other arguments and errors as for `infidelity`.
     """
-    measure = _from_captum("sensitivity_max")
+    measure = import_extra("captum.metrics", "sensitivity_max", "peers").sensitivity_max
     _check(images, samples, batch_size)
     if not 0 < radius < float("inf"):
         raise InputError(f"radius must be a finite number above 0, but got {radius!r}.")
@@ -142,14 +141,6 @@ def max_sensitivity(
         )
         values.append(value)
     return torch.cat(values)
-
-
-def _from_captum(name: str) -> Callable[..., Tensor]:
-    try:
-        metric: Callable[..., Tensor] = getattr(import_module("captum.metrics"), name)
-    except ImportError as error:
-        raise MissingExtraError.of(name, "peers", error) from error
-    return metric
 
 
 def _classes(explanation: Explanation) -> list[int]:

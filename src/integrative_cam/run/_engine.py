@@ -12,7 +12,7 @@ from typing import Literal
 
 import torch
 
-from ..errors import InputError, MissingExtraError
+from ..errors import InputError, import_extra
 from ..recipe import Recipe, one_of
 from ._failures import DestinationError, Failure
 from ._job import Job, fingerprint_of
@@ -89,7 +89,8 @@ def run(
         InputError: no such source, or the destination holds something else.
         CamError: the network or the source cannot be had, or the destination cannot be written.
     """
-    _need_extra()
+    for module in ("fsspec", "pyarrow"):
+        import_extra(module, "icam run", "run")
     one_of("engine", engine, ENGINES)
     if engine == "local" and address is not None:
         raise InputError("address is of a Ray cluster; give engine='ray' with it.")
@@ -132,14 +133,6 @@ def run(
             if result.fatal:
                 break
     return _outcome(source, records, before, store)
-
-
-def _need_extra() -> None:
-    try:
-        import fsspec  # noqa: F401
-        import pyarrow  # noqa: F401
-    except ImportError as error:
-        raise MissingExtraError.of("icam run", "run", error) from error
 
 
 def _check_workers(job: Job, wanted: int | None, engine: Engine) -> None:

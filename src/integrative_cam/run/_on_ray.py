@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ..errors import InputError, MissingExtraError, first_line
+from ..errors import InputError, first_line, import_extra
 from ._job import Job
 from ._record import Record
 from ._sources import Part, filesystem, is_local
@@ -56,11 +56,10 @@ def run_ray(
             raise InputError(f"{place}: is in the memory of this process, where Ray's workers cannot reach it.")
     # Read when ray is imported; a run over private images has nothing to report home.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    try:
-        import ray
-        import ray.data
-    except ImportError as error:
-        raise MissingExtraError.of("--engine ray", "ray", error) from error
+    import_extra("ray.data", "--engine ray", "ray")
+    import ray
+    import ray.data
+
     ours = not ray.is_initialized()
     if ours:
         options: dict[str, Any] = {"address": address} if address else {"include_dashboard": False}

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from ..errors import InputError, MissingExtraError, first_line
+from ..errors import InputError, first_line, import_extra
 from ..models._image import SUFFIXES
 from ._retry import RetryPolicy
 
@@ -89,11 +89,9 @@ def filesystem(place: str) -> tuple[Any, str]:
         InputError: no file system of that name is known.
         MissingExtraError: fsspec, or what it needs for this kind of place, is not installed.
     """
-    try:
-        from fsspec.core import url_to_fs
-        from fsspec.implementations.local import LocalFileSystem
-    except ImportError as error:
-        raise MissingExtraError.of("icam run", "run", error) from error
+    url_to_fs = import_extra("fsspec.core", "icam run", "run").url_to_fs
+    from fsspec.implementations.local import LocalFileSystem
+
     if "\0" in place:
         raise InputError(f"{place!r}: no file can have this name.")
     if "://" not in place:
@@ -243,8 +241,4 @@ def _fingerprint(stated: Iterable[str]) -> str:
 
 def parquet() -> Any:
     """Pyarrow's module for Parquet, or an error that names the extra."""
-    try:
-        import pyarrow.parquet
-    except ImportError as error:
-        raise MissingExtraError.of("Reading Parquet", "run", error) from error
-    return pyarrow.parquet
+    return import_extra("pyarrow.parquet", "Reading Parquet", "run")
