@@ -11,7 +11,7 @@ import signal
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -61,6 +61,10 @@ def _network(before=None, preprocessing: Preprocessing | None = None) -> Network
 
 def tiny() -> Network:
     return _network()
+
+
+def regression() -> Network:
+    return replace(_network(), task="regression")
 
 
 def other() -> Network:

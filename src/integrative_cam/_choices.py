@@ -19,3 +19,5 @@ FUSIONS = ("sum", "max", "geometric", "product")
 DEFAULT_NETWORK = "efficientnet-lite0"
 TASKS = ("classification", "multi-label", "regression", "image", "fastestdet")
 """What the numbers that a network outputs can mean; see `icam explain --help`."""
+PROBABILITY_TASKS = TASKS[:2]
+"""Those whose outputs are the logits of classes."""

@@ -70,6 +70,17 @@ def test_every_metric_is_its_function_on_the_methods_map() -> None:
         torch.testing.assert_close(found[name], values, msg=name)
 
 
+def test_a_label_that_excludes_no_other_has_its_sigmoid_as_probability() -> None:
+    """With one step, deletion is the mean of the image's probability and that of zeros."""
+    image, target, integrative = IMAGES[:1], 2, get_method("integrative")
+    with torch.no_grad():
+        logits = MODEL(torch.cat([image, 0 * image])).double()
+    labels = evaluate(MODEL, image, integrative, ["deletion"], steps=1, target=target, task="multi-label")
+    assert labels["deletion"].item() == pytest.approx(logits.sigmoid()[:, target].mean().item(), rel=1e-6)
+    classes = evaluate(MODEL, image, integrative, ["deletion"], steps=1, target=target)
+    assert classes["deletion"].item() == pytest.approx(logits.softmax(1)[:, target].mean().item(), rel=1e-6)
+
+
 def test_localisation_is_of_the_target_in_the_regions() -> None:
     target = torch.tensor([3, 0, 1])
     boxes = tuple(torch.tensor([[2.0, 3, 2.0 + size, 12]]) for size in (3, 6, 11))

@@ -126,6 +126,12 @@ def test_a_photograph_that_kills_its_workers_is_named_and_the_others_measured(tm
     assert set(evaluation.rows["image"]) == {*keys} - {keys[1]}
 
 
+def test_values_that_are_no_probabilities_are_not_measured(photographs: Path, tmp_path: Path) -> None:
+    evaluation = measured(photographs, tmp_path / "out", "regression", limit=1)
+    ((_, reason),) = evaluation.failures
+    assert reason.endswith("its task is regression; metrics are for classification and multi-label.")
+
+
 def test_the_intervals_are_those_of_the_rows(whole: Evaluation) -> None:
     for score in whole.scores:
         key = (polars.col("method") == score.method) & (polars.col("metric") == score.metric)

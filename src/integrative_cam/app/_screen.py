@@ -13,19 +13,19 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from PIL import Image
-from torch import nn
 
+from .._choices import PROBABILITY_TASKS
 from ..errors import InputError, TargetError
 from ..evaluate import deletion_curve, insertion_curve
+from ..evaluate._probabilities import TargetAgainstNone
 from ..explanation import Explanation
-from ..query import area_above_half, probabilities, score_parts, short_name
+from ..query import area_above_half, score_parts, short_name
 from ..recipe import Recipe
 from ..render import coloured, overlay, presented, presented_layer
 from ..render._comparison import side_by_side
 from ..render._parts import layer_facts
 from ..render._sheet import DPI, png
 from ..render._templates import data_uri, environment
-from ..targets import class_scores, logits_of
 from ._choice import Choice, layer_index, python_lines, recipe_of
 from ._session import Session
 
@@ -212,11 +212,11 @@ class Screen:
     def measure(self) -> list[dict[str, Any]]:
         """Insertion and deletion of the fused maps, without smoothing: areas, and the probability at each step."""
         network = self.session.network(self.selection.network)
-        if network.task not in ("classification", "multi-label"):
+        if network.task not in PROBABILITY_TASKS:
             raise InputError(f"Insertion and deletion follow a probability, but {network.name} gives values.")
         measured = []
         for shown in self.maps:
-            model = _TargetOrNot(network.model, shown.choice.target, network.task)
+            model = TargetAgainstNone(network.model, shown.choice.target, network.task)
             arguments = (model, self.session.seen(self.selection.network).tensor, shown.explanation.map, 1, STEPS)
             inserted, deleted = insertion_curve(*arguments)[0], deletion_curve(*arguments)[0]
             areas = {
@@ -276,16 +276,3 @@ def _title(session: Session, selection: Selection, choice: Choice) -> str:
     # Some classes share a name: ImageNet has two cranes.
     alike = [other for other in selection.choices() if short_name(label(other.target)) == name]
     return f"{name} ({choice.target})" if len(alike) > 1 else name
-
-
-class _TargetOrNot(nn.Module):
-    """A network with two logits, whose softmax gives class 1 the target's probability under the network's task."""
-
-    def __init__(self, model: nn.Module, target: int, task: str) -> None:
-        super().__init__()
-        self.model, self.target, self.task = model, target, task
-
-    def forward(self, images: Tensor) -> Tensor:
-        outputs = class_scores(logits_of(self.model(images)), "target")
-        logit = probabilities(outputs, self.task)[:, self.target].logit(torch.finfo(torch.float64).eps)
-        return torch.stack([torch.zeros_like(logit), logit], 1)

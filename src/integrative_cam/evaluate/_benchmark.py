@@ -19,6 +19,7 @@ from . import _faithfulness as faithfulness
 from . import _localisation as localisation
 from . import _robustness as robustness
 from . import _simplicity as simplicity
+from ._probabilities import TargetAgainstNone
 from ._randomisation import randomised, rank_correlation
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ class Case:
     seed: int
     target: Target = None
     regions: Regions | None = None
+    task: str = "classification"
 
     @cached_property
     def explanation(self) -> Explanation:
@@ -67,8 +69,11 @@ class Case:
 
     @property
     def model_images_maps_index(self) -> tuple[nn.Module, Tensor, Tensor, Tensor]:
-        """The arguments of metrics that ask the model."""
-        return self.model, self.images, self.maps, self.index
+        """The arguments of metrics that follow the target's probability."""
+        if self.task == "classification":
+            return self.model, self.images, self.maps, self.index
+        model = TargetAgainstNone(self.model, int(self.index), self.task)
+        return model, self.images, self.maps, torch.ones_like(self.index)
 
     @property
     def masks(self) -> Bool[Tensor, "batch height width"]:
@@ -229,6 +234,7 @@ def evaluate(
     seed: int = 0,
     target: Target = None,
     regions: Regions | None = None,
+    task: str = "classification",
 ) -> dict[str, Float[Tensor, "batch"]]:
     """The value of each metric for a method's map of each image.
 
@@ -241,6 +247,7 @@ def evaluate(
         seed: of ROAD's noise and of redrawn layers.
         target: a class, or one per image; each image's own top class where it is None.
         regions: where that class is in each image.
+        task: of the network, "classification" or "multi-label"; with the latter, `images` holds one image.
 
     Returns:
         One value per image; for `maxboxacc` the hits that `localisation.max_box_accuracy` takes, (batch, threshold).
@@ -254,5 +261,5 @@ def evaluate(
         raise RecipeError(f"metrics must name at least one of {', '.join(ALL)}.")
     for name in metrics:
         one_of("metric", name, ALL)
-    case = Case(model, images, method, steps, seed, target, regions)
+    case = Case(model, images, method, steps, seed, target, regions, task)
     return {name: ALL[name].of(case) for name in metrics}

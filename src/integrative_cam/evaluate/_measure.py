@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from .._choices import PROBABILITY_TASKS
 from ..errors import CamError, InputError, first_line
 from ..integrations._libraries import named
 from ..models import Network, load, read_image
@@ -113,8 +114,14 @@ def measure(network: Network, part: Part, settings: Settings) -> dict[str, Any]:
     Raises:
         CamError: the photograph cannot be read or explained.
     """
+    if network.task not in PROBABILITY_TASKS:
+        tasks = " and ".join(PROBABILITY_TASKS)
+        raise InputError(f"model {part.model!r}: its task is {network.task}; metrics are for {tasks}.")
     photograph = read_image(part.sample.path)
     view = network.preprocessing(photograph)
+    evaluate_maps = partial(
+        evaluate, network.model, view.tensor, steps=settings.steps, seed=settings.seed, task=network.task
+    )
     rows: list[dict[str, Any]] = []
     left_out: list[str] = []
     with warnings.catch_warnings():
@@ -122,9 +129,7 @@ def measure(network: Network, part: Part, settings: Settings) -> dict[str, Any]:
         warnings.filterwarnings("ignore", message="The map of image")
         for name, target, regions in _objects_to_explain(network, photograph, view, part.sample, settings, left_out):
             for method, metrics in settings.metrics_by_method.items():
-                values = evaluate(
-                    network.model, view.tensor, named(method), metrics, settings.steps, settings.seed, target, regions
-                )
+                values = evaluate_maps(named(method), metrics, target=target, regions=regions)
                 about = {"model": part.model, "image": part.sample.name, "object": name, "target": target}
                 for metric, value in values.items():
                     hits = metric == MAX_BOX

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from .._maps.blocks import at_least_float32
 from .._plan.model_state import evaluation, preserved_buffers, preserved_randomness
 from ..errors import InputError, OutputError
+from ..query import probabilities
 from ..targets import class_scores, logits_of
 from ._perturbation import check_images
 
@@ -46,6 +47,22 @@ def target_probabilities(
             logits = class_scores(logits_of(run(perturb(image, chunk % points))), "target_index")
             values.append(_probability(at_least_float32(logits), index[image]))
     return torch.cat(values).reshape(len(images), points)
+
+
+class TargetAgainstNone(nn.Module):
+    """A network with two logits, whose softmax gives class 1 the target's probability under the network's task.
+
+    The metrics take the softmax of logits, which is wrong for labels that do not exclude each other.
+    """
+
+    def __init__(self, model: nn.Module, target: int, task: str) -> None:
+        super().__init__()
+        self.model, self.target, self.task = model, target, task
+
+    def forward(self, images: Tensor) -> Float[Tensor, "batch 2"]:
+        outputs = class_scores(logits_of(self.model(images)), "target")
+        logit = probabilities(outputs, self.task)[:, self.target].logit(torch.finfo(torch.float64).eps)
+        return torch.stack([torch.zeros_like(logit), logit], 1)
 
 
 def _in_fast_layout(model: nn.Module) -> Callable[[Tensor], Any]:

@@ -13,6 +13,7 @@ import torch
 from PIL.Image import Image
 from torch import Tensor
 
+from .._choices import PROBABILITY_TASKS
 from ..errors import MissingExtraError, TargetError
 from ..models import Network, View, read_image
 from ..targets import Decoder, Detections, fastestdet, logits_of, overlap, sample_of
@@ -48,7 +49,7 @@ def probabilities(logits: Float[Tensor, "*batch classes"], task: str) -> Float[T
     logits = logits.double()
     if task == "classification" and logits.shape[-1] > 1:
         return logits.softmax(-1)
-    return logits.sigmoid() if task in ("classification", "multi-label") else logits
+    return logits.sigmoid() if task in PROBABILITY_TASKS else logits
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,7 @@ class Ranking:
 
 def rank_outputs(outputs: Float[Tensor, "classes"], task: str) -> Ranking:
     """Rank one value per class by the network's task; see `probabilities`."""
-    measure = "probability" if task in ("classification", "multi-label") else "value"
+    measure = "probability" if task in PROBABILITY_TASKS else "value"
     return _ranked(measure, probabilities(outputs, task))
 
 

@@ -12,6 +12,7 @@ from typing import Literal
 
 import torch
 
+from .._choices import PROBABILITY_TASKS
 from ..errors import InputError, import_extra
 from ..recipe import Recipe, one_of
 from ._failures import DestinationError, Failure
@@ -26,7 +27,6 @@ from ._worker import Worker, device_of
 Engine = Literal["local", "ray"]
 ENGINES = ("local", "ray")
 FAILURES = "failures.csv"
-_TASKS = ("classification", "multi-label")
 
 
 @dataclass(frozen=True)
@@ -99,10 +99,9 @@ def run(
     _check_workers(job, workers, engine)
     source = open_source(job.source, job.shard, job.patience)
     network = job.network()
-    if network.task not in _TASKS:
-        raise InputError(
-            f"model {job.model!r}: its task is {network.task}; a run explains classes ({', '.join(_TASKS)})."
-        )
+    if network.task not in PROBABILITY_TASKS:
+        tasks = ", ".join(PROBABILITY_TASKS)
+        raise InputError(f"model {job.model!r}: its task is {network.task}; a run explains classes ({tasks}).")
     job.targets(network)
     fingerprint = fingerprint_of(network)
     store = Store(job.dest)
