@@ -13,8 +13,7 @@ from pathlib import Path
 import pytest
 from serving import browser, served
 
-from integrative_cam.app._guard import HEADERS
-from integrative_cam.app._loading import TITLE, loading_page
+from integrative_cam.app._loading import HEADERS, TITLE, loading_page
 from integrative_cam.errors import InputError
 
 

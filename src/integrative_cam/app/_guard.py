@@ -5,28 +5,16 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from collections.abc import Iterable
 from typing import Any
 from urllib.parse import unquote
 
-Scope = MutableMapping[str, Any]
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-App = Callable[[Scope, Receive, Send], Awaitable[None]]
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-POLICY = (
-    "default-src 'self' data: blob:; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; "
-    "style-src 'self' 'unsafe-inline'; frame-ancestors 'self'; form-action 'self'; base-uri 'self'"
-)
-"""The browser itself refuses to ask any other host. Gradio's own pages hold scripts in the page."""
-HEADERS = {
-    "content-security-policy": POLICY,
-    "referrer-policy": "no-referrer",
-    "x-content-type-options": "nosniff",
-}
-IDLE = 30.0
-"""Seconds without a byte after which a body is given up."""
+from ._loading import HEADERS, IDLE
+
 AT_ONCE = 16
 """Largest bodies that may be on their way together."""
 REFUSALS = {
@@ -47,7 +35,7 @@ class Guard:
         idle: seconds to wait for more of a body.
     """
 
-    def __init__(self, app: App, limit: int, idle: float = IDLE) -> None:
+    def __init__(self, app: ASGIApp, limit: int, idle: float = IDLE) -> None:
         self.app = app
         self.limit = limit
         self.idle = idle
@@ -57,22 +45,21 @@ class Guard:
         """Pass the request on, or answer it with a refusal."""
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
-        path = unquote(scope["path"])
-        if _names_another_server(path):
-            return await _refuse(send, 403, "This server fetches and forwards no addresses.")
-        if scope["method"] != "POST":
-            return await self.app(scope, receive, _with_headers(send))
-        body = await self._whole(scope, receive)
-        if isinstance(body, int):
-            return await _refuse(send, body, REFUSALS[body].format(self.limit // 2**20))
-        if not _is_form(scope) and holds_address(body):
-            return await _refuse(send, 400, "Files are taken by upload only, not by web address.")
-        return await self.app(scope, _again(body, receive), _with_headers(send))
+        if _names_another_server(unquote(scope["path"])):
+            return await _refusal(403, "This server fetches and forwards no addresses.")(scope, receive, send)
+        if scope["method"] == "POST":
+            body = await self._whole(scope, receive)
+            if isinstance(body, int):
+                return await _refusal(body, REFUSALS[body].format(self.limit // 2**20))(scope, receive, send)
+            if not _is_form(scope) and holds_address(body):
+                return await _refusal(400, "Files are taken by upload only, not by web address.")(scope, receive, send)
+            receive = _again(body, receive)
+        await self.app(scope, receive, _with_headers(send))
 
     async def _whole(self, scope: Scope, receive: Receive) -> bytes | int:
         """The body, or one of REFUSALS as soon as it is due."""
-        announced = dict(scope["headers"]).get(b"content-length", b"0")
-        if not announced.isdigit() or len(announced) > 18 or int(announced) > self.limit:
+        announced = Headers(scope=scope).get("content-length", "0")
+        if not announced.isdecimal() or len(announced) > 18 or int(announced) > self.limit:
             return 413
         parts, size, more = [], 0, True
         try:
@@ -101,7 +88,7 @@ def holds_address(body: bytes) -> bool:
     if b'"path"' not in body and b"\\u" not in body and b"\0" not in body:
         return False
     try:
-        return any("://" in each or each.lower().startswith("http") for each in _paths(json.loads(body)))
+        return any("://" in path or path.lower().startswith("http") for path in _paths(json.loads(body)))
     except (ValueError, RecursionError):
         return True
 
@@ -112,8 +99,8 @@ def _paths(value: Any) -> Iterable[str]:
             yield value["path"]
         value = list(value.values())
     if isinstance(value, list):
-        for each in value:
-            yield from _paths(each)
+        for entry in value:
+            yield from _paths(entry)
 
 
 def _names_another_server(path: str) -> bool:
@@ -122,8 +109,8 @@ def _names_another_server(path: str) -> bool:
 
 def _is_form(scope: Scope) -> bool:
     # Of several headers the application might take another one.
-    kinds = [value for name, value in scope["headers"] if name == b"content-type"]
-    return len(kinds) == 1 and bool(kinds[0].lower().startswith(b"multipart/"))
+    kinds = Headers(scope=scope).getlist("content-type")
+    return len(kinds) == 1 and kinds[0].lower().startswith("multipart/")
 
 
 def _again(body: bytes, receive: Receive) -> Receive:
@@ -142,15 +129,11 @@ def _again(body: bytes, receive: Receive) -> Receive:
 def _with_headers(send: Send) -> Send:
     async def sending(message: Message) -> None:
         if message["type"] == "http.response.start":
-            added = [(name.encode(), value.encode()) for name, value in HEADERS.items()]
-            message["headers"] = [*message.get("headers", []), *added]
+            MutableHeaders(scope=message).update(HEADERS)
         await send(message)
 
     return sending
 
 
-async def _refuse(send: Send, status: int, reason: str) -> None:
-    body = json.dumps({"detail": reason}).encode()
-    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
+def _refusal(status: int, reason: str) -> JSONResponse:
+    return JSONResponse({"detail": reason}, status)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterator
-from dataclasses import dataclass, field, fields, is_dataclass
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field
 from threading import Lock
 from typing import Any, Generic, TypeVar
 
-from torch import Tensor
+from ..explanation import tensors_in
 
 Value = TypeVar("Value")
 
@@ -80,16 +80,5 @@ class LruCache(Generic[Value]):
 
 def bytes_of(value: object) -> int:
     """Memory of all tensors in a dataclass; storage that several share counts once."""
-    storages = {each.untyped_storage().data_ptr(): each.untyped_storage().nbytes() for each in _tensors(value)}
-    return sum(storages.values())
-
-
-def _tensors(value: object) -> Iterator[Tensor]:
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, tuple | list):
-        for each in value:
-            yield from _tensors(each)
-    elif is_dataclass(value) and not isinstance(value, type):
-        for each in fields(value):
-            yield from _tensors(getattr(value, each.name))
+    storages = [tensor.untyped_storage() for _, tensor in tensors_in(value)]
+    return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
