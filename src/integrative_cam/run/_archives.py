@@ -5,7 +5,7 @@ from __future__ import annotations
 import posixpath
 import tarfile
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,10 +45,9 @@ def opened(part: Part, patience: RetryPolicy) -> Iterator[Iterator[Item]]:
     if part.kind == "images":
         yield (Item(key, place) for key, place in part.items)
         return
-    read: dict[str, Callable[[Path, str], Iterator[Item]]] = {"tar": _tar, "arrow": _arrow, "parquet": _parquet_rows}
     files, path = filesystem(part.place)
     if is_local(files):
-        yield read[part.kind](Path(path), part.name)
+        yield _read(part, Path(path))
         return
     with tempfile.TemporaryDirectory(prefix="icam-run-") as folder:
         copy = Path(folder) / "archive"
@@ -57,53 +56,52 @@ def opened(part: Part, patience: RetryPolicy) -> Iterator[Iterator[Item]]:
             for start in range(0, size, BLOCK):
                 stop = min(start + BLOCK, size)
                 file.write(patience(lambda start=start, stop=stop: files.cat_file(path, start, stop), part.place))  # type: ignore[misc]
-        yield read[part.kind](copy, part.name)
+        yield _read(part, copy)
+
+
+def _read(part: Part, path: Path) -> Iterator[Item]:
+    """The images of an archive; where its content is wrong, an InputError ends them."""
+    import pyarrow as pa
+
+    read, kind = _READERS[part.kind]
+    try:
+        yield from read(path, part.name)
+    except InputError:
+        raise
+    except (tarfile.TarError, pa.ArrowException, EOFError, OverflowError, ValueError, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # the disk's; pyarrow's own OSError, of wrong content, has no number
+        raise InputError(f"{part.name}: is no {kind}, or breaks off ({first_line(error)}).") from None
 
 
 def _tar(path: Path, name: str) -> Iterator[Item]:
     """Key: the tar's name and the member's, with its suffix: a sample may hold several images."""
     seen: set[str] = set()
-    try:
-        with tarfile.open(path, "r:") as tar:
-            for member in tar:
-                if not member.isfile() or posixpath.splitext(member.name)[1].lower() not in SUFFIXES:
-                    continue
-                if member.name in seen:
-                    raise InputError(f"{name}: holds {member.name} twice.")
-                seen.add(member.name)
-                start = member.offset_data
-                yield Item(f"{name}/{member.name}", str(path), start, start + member.size)
-    except (tarfile.TarError, EOFError, OverflowError, ValueError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"{name}: is no tar, or breaks off ({error}).") from None
+    with tarfile.open(path, "r:") as tar:
+        for member in tar:
+            if not member.isfile() or posixpath.splitext(member.name)[1].lower() not in SUFFIXES:
+                continue
+            if member.name in seen:
+                raise InputError(f"{name}: holds {member.name} twice.")
+            seen.add(member.name)
+            start = member.offset_data
+            yield Item(f"{name}/{member.name}", str(path), start, start + member.size)
 
 
 def _arrow(path: Path, name: str) -> Iterator[Item]:
     import pyarrow as pa
 
-    try:
-        with pa.memory_map(str(path)) as file, pa.ipc.open_stream(file) as stream:
-            yield from _rows(stream, name)
-    except (pa.ArrowException, ValueError, OSError) as error:
-        raise _broken(error, f"{name}: is no Arrow stream, or breaks off") from None
+    with pa.memory_map(str(path)) as file, pa.ipc.open_stream(file) as stream:
+        yield from _rows(stream, name)
 
 
-def _parquet_rows(path: Path, name: str) -> Iterator[Item]:
-    import pyarrow as pa
-
-    try:
-        with parquet().ParquetFile(path) as file:
-            column = _image_column(file.schema_arrow, name)
-            yield from _rows(file.iter_batches(64, columns=[column]), name)
-    except (pa.ArrowException, ValueError, OSError) as error:
-        raise _broken(error, f"{name}: is no Parquet file, or breaks off") from None
+def _parquet(path: Path, name: str) -> Iterator[Item]:
+    with parquet().ParquetFile(path) as file:
+        column = _image_column(file.schema_arrow, name)
+        yield from _rows(file.iter_batches(64, columns=[column]), name)
 
 
-def _broken(error: Exception, said: str) -> Exception:
-    """An InputError where the content is wrong; pyarrow's OSError of that has no number, as that of a disk has."""
-    own = isinstance(error, InputError) or (isinstance(error, OSError) and error.errno is not None)
-    return error if own else InputError(f"{said} ({first_line(error)}).")
+_READERS = {"tar": (_tar, "tar"), "arrow": (_arrow, "Arrow stream"), "parquet": (_parquet, "Parquet file")}
 
 
 def _rows(batches: Iterable[Any], name: str) -> Iterator[Item]:

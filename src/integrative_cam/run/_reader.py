@@ -5,12 +5,13 @@ from __future__ import annotations
 import io
 import json
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any, overload
 
-from ..errors import ExplanationError, InputError, first_line
+from ..errors import CamError, ExplanationError, InputError, first_line
 from ..explanation import Explanation
 from ..storage import recipe_of
 from ._failures import Failure
@@ -75,10 +76,8 @@ class Results(Sequence[Explanation]):
         if isinstance(index, slice):
             return [self[row] for row in range(*index.indices(len(self)))]
         row, about = self._row(index)
-        try:
+        with _readable(f"{self.store.place}: row {index}"):
             return explanation_of(row, about, self.recipe)
-        except Exception as error:  # a broken file fails anywhere
-            raise ExplanationError(f"{self.store.place}: row {index} cannot be read: {first_line(error)}") from None
 
     def of(self, image: str) -> list[Explanation]:
         """The explanations of one image, by its key.
@@ -109,9 +108,11 @@ class Results(Sequence[Explanation]):
         import pyarrow as pa
 
         wanted = columns or [name for name in schema().names if name not in HEAVY]
-        parts = [self._checked(shard.name, lambda file: file.read(columns=list(wanted))) for shard in self.shards]
-        plain = [part.replace_schema_metadata(None) for part in parts]
-        return pa.concat_tables(plain) if plain else schema().empty_table().select(wanted)
+        tables = []
+        for shard in self.shards:
+            with _readable(shard.name):
+                tables.append(self._file(shard.name).read(columns=list(wanted)).replace_schema_metadata(None))
+        return pa.concat_tables(tables) if tables else schema().empty_table().select(wanted)
 
     @property
     def failures(self) -> tuple[Failure, ...]:
@@ -133,28 +134,25 @@ class Results(Sequence[Explanation]):
         number = bisect_right(self._ends, index)
         within = index - (self._ends[number - 1] if number else 0)
         name = self.shards[number].name
-        try:
+        with _readable(name):
             (row,) = self._group(name, within // GROUP).slice(within % GROUP, 1).to_pylist()
             return row, json.loads(self._file(name).schema_arrow.metadata[META])
-        except (IndexError, KeyError, TypeError, ValueError, RecursionError) as error:
-            if isinstance(error, ExplanationError):
-                raise
-            raise ExplanationError(f"{name} is not what the run wrote: {first_line(error)}") from None
 
     def _open(self, name: str) -> Any:
         import pyarrow.parquet as pq
 
-        path = self.store.path(f"{SHARDS}/{name}")
-        try:
-            return pq.ParquetFile(self.store.files.open(path, "rb"))
-        except (OSError, ValueError) as error:
-            raise ExplanationError(f"{path} cannot be read: {first_line(error)}") from None
+        return pq.ParquetFile(self.store.files.open(self.store.path(f"{SHARDS}/{name}"), "rb"))
 
     def _read(self, name: str, group: int) -> pa.Table:
-        return self._checked(name, lambda file: file.read_row_group(group))
+        return self._file(name).read_row_group(group)
 
-    def _checked(self, name: str, read: Any) -> pa.Table:
-        try:
-            return read(self._file(name))
-        except (OSError, ValueError) as error:
-            raise ExplanationError(f"{name} cannot be read: {first_line(error)}") from None
+
+@contextmanager
+def _readable(what: str) -> Iterator[None]:
+    """Turn any error into an ExplanationError: a broken file fails anywhere."""
+    try:
+        yield
+    except CamError:
+        raise
+    except Exception as error:
+        raise ExplanationError(f"{what} cannot be read: {first_line(error)}") from None

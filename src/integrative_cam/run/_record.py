@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import asdict, dataclass, fields
+from typing import Any, TypeVar
 
 from ._failures import Failure
 from ._store import DONE, SHARDS, Store
 
 LARGEST_COUNT = 2**53
+
+Stored = TypeVar("Stored", "Failure", "Shard", "Record")
 
 
 @dataclass(frozen=True)
@@ -76,8 +78,7 @@ class Record:
             record = cls(**{**stored, "shards": shards, "failures": failures_in(stored["failures"])})
         except (KeyError, TypeError, RecursionError) as error:
             raise ValueError(f"no record of a part: {error}") from None
-        _check(record, {"part": int, "decoder_deaths": int, "unfinished": str, "fatal": bool})
-        return record
+        return _checked(record)
 
 
 def failures_in(stored: Any) -> tuple[Failure, ...]:
@@ -86,10 +87,7 @@ def failures_in(stored: Any) -> tuple[Failure, ...]:
     Raises:
         ValueError, KeyError, TypeError: they are none.
     """
-    failures = tuple(Failure(**fields) for fields in stored)
-    for failure in failures:
-        _check(failure, {"key": str, "kind": str, "reason": str})
-    return failures
+    return tuple(_checked(Failure(**values)) for values in stored)
 
 
 def read_records(store: Store) -> tuple[dict[int, Record], list[str]]:
@@ -112,16 +110,16 @@ def read_records(store: Store) -> tuple[dict[int, Record], list[str]]:
 
 
 def _shard(stored: Mapping[str, Any]) -> Shard:
-    fields = {**stored, "failures": failures_in(stored["failures"]), "batch_reductions": stored["halvings"]}
-    del fields["halvings"]
-    shard = Shard(**fields)
-    _check(shard, {"name": str, "bytes": int, "images": int, "rows": int, "batch_reductions": int})
-    return shard
+    values = {**stored, "failures": failures_in(stored["failures"]), "batch_reductions": stored["halvings"]}
+    del values["halvings"]
+    return _checked(Shard(**values))
 
 
-def _check(stored: object, kinds: Mapping[str, type]) -> None:
-    """Raise ValueError where a field has another type, or is a number that counts nothing."""
-    for name, kind in kinds.items():
-        value = getattr(stored, name)
-        if type(value) is not kind or (isinstance(value, int) and not 0 <= value < LARGEST_COUNT):
-            raise ValueError(f"{name} is {value!r}")
+def _checked(stored: Stored) -> Stored:
+    """Raise ValueError where a plain field has another type, or is a number that counts nothing."""
+    for field in fields(stored):
+        value = getattr(stored, field.name)
+        is_right = not isinstance(value, int) or 0 <= value < LARGEST_COUNT
+        if field.type in ("str", "int", "bool") and (type(value).__name__ != field.type or not is_right):
+            raise ValueError(f"{field.name} is {value!r}")
+    return stored

@@ -5,8 +5,9 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future, wait
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from ..errors import InputError, first_line
 from ._failures import MissingError, SourceError
@@ -53,23 +54,18 @@ def in_time(read: Callable[[], Result], timeout: float) -> Result:
 
     It runs in a thread, which is left behind if it hangs: nothing can stop a blocked read from outside.
     """
-    outcome: list[Any] = []
+    answer: Future[Result] = Future()
 
     def attempt() -> None:
         try:
-            outcome.extend((True, read()))
+            answer.set_result(read())
         except BaseException as error:
-            outcome.extend((False, error))
+            answer.set_exception(error)
 
-    thread = threading.Thread(target=attempt, daemon=True)
-    thread.start()
-    thread.join(timeout)
-    if len(outcome) < 2:
+    threading.Thread(target=attempt, daemon=True).start()
+    if not wait([answer], timeout).done:
         raise TimeoutError(f"nothing came within {timeout:g} s")
-    done, result = outcome
-    if not done:
-        raise result
-    return result  # type: ignore[no-any-return]
+    return answer.result()
 
 
 def _said(error: BaseException) -> str:
