@@ -23,7 +23,9 @@ def table(trials: Sequence[Trial]) -> str:
         counts = [sum(trial.verdict == verdict for trial in of) for verdict in VERDICTS]
         lines.append(f"| {kind or '**all**'} | {len(of)} | {' | '.join(map(str, counts))} |")
     share = sum(trial.verdict == "right" for trial in trials) / len(trials)
-    return "\n".join([*lines, "", f"{share:.1%} right."])
+    vanished = [str(trial.seed) for trial in trials if trial.vanished]
+    lines += ["", f"{share:.1%} right. Fewer layers than activations, without a warning, in {len(vanished)}."]
+    return "\n".join(lines)
 
 
 def failures(trials: Sequence[Trial]) -> str:
@@ -32,12 +34,15 @@ def failures(trials: Sequence[Trial]) -> str:
     for verdict in VERDICTS[1:]:
         seeds = [str(trial.seed) for trial in trials if trial.verdict == verdict]
         lines += [f"{verdict}: {' '.join(seeds)}"] if seeds else []
+    vanished = [str(trial.seed) for trial in trials if trial.vanished and trial.verdict == "right"]
+    lines += [f"right with fewer layers than activations, without a warning: {' '.join(vanished)}"] if vanished else []
     return "\n".join(lines)
 
 
 def described(trial: Trial) -> str:
     """One composition's recipe, verdict and what the library said."""
-    lines = [f"seed {trial.seed}: {trial.verdict}", f"  {trial.recipe}"]
+    gone = f", {trial.vanished} activations vanished" if trial.vanished else ""
+    lines = [f"seed {trial.seed}: {trial.verdict}{gone}", f"  {trial.recipe}"]
     lines += [f"  {trial.reason}"] if trial.reason else []
     return "\n".join([*lines, *(f"  warning: {each}" for each in trial.said)])
 

@@ -40,6 +40,8 @@ class Draft:
         scale: pixels of the image per position, along the coarsest axis.
         reach: how many pixels a position looks to either side.
         lost: how many pixels at a border have no position at their place, as behind an unpadded convolution.
+        slack: by how many pixels the centre of the evidence may move, as a layer norm of its faint edges moves it.
+        activations: how many nonlinearities there are, gates left out.
         is_local: whether neighbours in the tensor are neighbours on the image, so that a convolution may follow.
     """
 
@@ -48,6 +50,7 @@ class Draft:
         self.generator = torch.Generator().manual_seed(draw.getrandbits(32))
         self.probe = torch.zeros(2, channels, *size)
         self.scale, self.reach, self.lost, self.is_local = 1.0, 0.0, 0.0, True
+        self.slack, self.activations = 0.0, 0
         self.steps: list[nn.Module] = []
         self.names: list[str] = []
         self.kinds: list[str] = []

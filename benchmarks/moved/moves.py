@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
+import torch.utils.checkpoint
 from torch import Tensor, nn
 
 from .activations import HALVING, KNOWN, UNNAMED
@@ -33,7 +34,31 @@ def pad(draft: Draft) -> None:
     mode = draft.draw.choice(["constant", "constant", "reflect", "replicate", "circular"])
     draft.require(far + 2 < draft.probe.shape[axis])
     pads = _one_sided(draft, axis, before, after)
-    draft.add(f"pad({mode}, axis {axis}, {before}, {after})", "pad", lambda x: F.pad(x, pads, mode=mode))
+    side = draft.probe.shape[axis]
+
+    def beside_zeros(x: Tensor) -> Tensor:
+        zeros = [torch.zeros_like(x.narrow(axis, 0, 1)).expand_as(x.narrow(axis, 0, n)) for n in (before, after)]
+        return torch.cat([zeros[0], x, zeros[1]], axis)
+
+    def assigned(x: Tensor) -> Tensor:
+        out = x.new_zeros([length + (before + after) * (at == axis) for at, length in enumerate(x.shape)])
+        out[(slice(None),) * axis + (slice(before, before + side),)] = x
+        return out
+
+    def copied(x: Tensor) -> Tensor:
+        out = x.new_zeros([length + (before + after) * (at == axis) for at, length in enumerate(x.shape)])
+        out.narrow(axis, before, side).copy_(x)
+        return out
+
+    forms: list[tuple[str, Callable[[Tensor], Tensor]]] = [
+        (f"pad({mode}", lambda x: F.pad(x, pads, mode=mode)),
+        (f"pad({mode}", lambda x: F.pad(x, pads, mode=mode)),
+        ("zeros beside it(cat", beside_zeros),
+        ("into zeros(slice assignment", assigned),
+        ("into zeros(copy_", copied),
+    ]
+    name, function = draft.draw.choice(forms)
+    draft.add(f"{name}, axis {axis}, {before}, {after})", "pad" if mode in name else name.split("(")[0], function)
 
 
 def pad_to_multiple(draft: Draft) -> None:
@@ -117,7 +142,7 @@ def roll(draft: Draft) -> None:
     draft.require(2 * draft.positions(FAR) < side)
     forms: list[tuple[str, Callable[[Tensor], Tensor]]] = [
         ("roll", lambda x: x.roll(by, axis)),
-        ("halves swapped", lambda x: torch.cat([x.narrow(axis, -by % side, side - -by % side),
+        ("roll as two slices", lambda x: torch.cat([x.narrow(axis, -by % side, side - -by % side),
                                                 x.narrow(axis, 0, -by % side)], axis)),
     ]  # fmt: skip
     name, function = draft.draw.choice(forms)
@@ -221,15 +246,24 @@ def patches(draft: Draft) -> None:
 
 def mirrored_sum(draft: Draft) -> None:
     """A tensor and its mirror image in one tensor: no position has one place."""
-    axis = draft.axis()
+    axis, far = draft.axis(), draft.positions(FAR)
+    side = draft.probe.shape[axis]
+    draft.require(side >= 3 * far)
+
+    def turned(x: Tensor) -> Tensor:
+        first, second = (half.flatten(1).sum(1) for half in x.split([side // 2, side - side // 2], axis))
+        return torch.where((first > second).reshape(-1, *[1] * (x.ndim - 1)), x.flip(axis), x)
+
     forms: list[tuple[str, Callable[[Tensor], Tensor]]] = [
         ("x + x.flip", lambda x: x + x.flip(axis)),
         ("cat(x, x.flip) in channels", lambda x: torch.cat([x, x.flip(axis)], 1)),
         ("maximum(x, x.flip)", lambda x: torch.maximum(x, x.flip(axis))),
+        ("flipped where its first half is brighter", turned),
+        ("x[8:] + x[:-8]", lambda x: x.narrow(axis, far, side - far) + x.narrow(axis, 0, side - far)),
     ]
     name, function = draft.draw.choice(forms)
     draft.require(draft.channels <= 8)
-    draft.add(f"{name}(axis {axis})", "two places in one tensor", function)
+    draft.add(f"{name}(axis {axis})", "two places in one tensor", function, is_local=draft.is_local and "8" not in name)
 
 
 # Layers and features -------------------------------------------------------------------------------------------------
@@ -240,6 +274,7 @@ def activation(draft: Draft, doubled: bool = False) -> None:
     group = HALVING if doubled else draft.draw.choice([KNOWN, UNNAMED])
     name = draft.draw.choice(list(group))
     made = group[name]()
+    draft.activations += 1
     draft.add(name, "activation by name" if group is KNOWN else f"activation {name}", made)
 
 
@@ -357,10 +392,12 @@ def _pointwise(draft: Draft) -> tuple[str, nn.Module]:
         if draft.draw.random() < 0.3:
             layers.append(nn.LayerNorm(width, elementwise_affine=False))
             names.append("LayerNorm")
+            draft.slack += draft.scale
         layers.append(draft.linear(width, outputs))
         names.append("Linear")
         name = draft.draw.choice(["relu", "gelu", "nn.ReLU", "silu"])
         layers.append(Function(KNOWN[name]()))
+        draft.activations += 1
         names.append(name)
         width = outputs
     return ", ".join(names), nn.Sequential(*layers)
@@ -532,6 +569,7 @@ def residual(draft: Draft) -> None:
     draft.require(draft.is_local and draft.channels <= 8)
     layers = nn.Sequential(draft.convolution(draft.channels, 3, padding=1), nn.ReLU())
     joined = draft.draw.random() < 0.4
+    draft.activations += 1
     draft.add("cat(x, block)" if joined else "x + block(x)", "skip connection", Residual(layers, joined), reach=1)
 
 
@@ -564,6 +602,7 @@ def dynamic_convolution(draft: Draft) -> None:
     weight = draft.positive(4, draft.channels, *[3] * draft.dims) / (draft.channels * 3**draft.dims)
     inside = draft.draw.random() < 0.5
     name = f"dynamic conv{', relu inside' if inside else ''}"
+    draft.activations += inside
     draft.add(name, "dynamic convolution", DynamicConvolution(weight, inside), reach=1)
     activation(draft)
 
@@ -599,14 +638,270 @@ def norm(draft: Draft) -> None:
     draft.add("batch norm", "batch norm", layer)
 
 
+def repeated(draft: Draft) -> None:
+    """Twice beside itself: two positions for each place."""
+    axis = draft.axis()
+    draft.require(draft.probe.shape[axis] <= (24 if draft.dims > 1 else 48))
+    times = [1 + (at == axis) for at in range(draft.probe.ndim)]
+    forms: list[tuple[str, Callable[[Tensor], Tensor]]] = [
+        ("repeat", lambda x: x.repeat(times)),
+        ("tile", lambda x: x.tile(times)),
+        ("cat(x, x)", lambda x: torch.cat([x, x], axis)),
+        ("cat(x, x.flip)", lambda x: torch.cat([x, x.flip(axis)], axis)),
+    ]
+    name, function = draft.draw.choice(forms)
+    draft.add(f"{name}(axis {axis})", "repeated", function)
+
+
+def enlarged(draft: Draft) -> None:
+    """Every position several times, without interpolate."""
+    axis = draft.axis()
+    draft.require(draft.probe.shape[axis] <= (24 if draft.dims > 1 else 48))
+
+    def expanded(x: Tensor) -> Tensor:
+        return x.unsqueeze(axis + 1).expand(*x.shape[: axis + 1], 2, *x.shape[axis + 1 :]).flatten(axis, axis + 1)
+
+    forms: list[tuple[str, Callable[[Tensor], Tensor]]] = [
+        ("repeat_interleave", lambda x: x.repeat_interleave(2, axis)),
+        ("expand", expanded),
+        ("stack", lambda x: torch.stack([x, x], axis + 1).flatten(axis, axis + 1)),
+    ]
+    name, function = draft.draw.choice(forms)
+    draft.add(f"{name}(2, axis {axis})", "repeat_interleave", function)
+
+
+def unchanged(draft: Draft) -> None:
+    """Functions that leave every position where it is."""
+    size = draft.size
+    groups = 2 if draft.channels % 2 == 0 else 1
+    forms: list[tuple[str, Callable[[Tensor], Tensor]]] = [
+        ("clone", lambda x: x.clone()),
+        ("flatten, view", lambda x: x.flatten(1).view(len(x), -1, *size)),
+        ("unsqueeze, squeeze", lambda x: x.unsqueeze(2).squeeze(2)),
+        ("channel shuffle", lambda x: x.unflatten(1, (groups, -1)).transpose(1, 2).flatten(1, 2)),
+        ("times a mask", lambda x: x * torch.ones(size)),
+        ("dropout", nn.Dropout()),
+        ("to float64 and back", lambda x: x.double().float()),
+        ("one by one", lambda x: torch.cat([each * 1 for each in x.split(1)])),
+        ("by each channel", lambda x: torch.stack([x[:, at] for at in range(x.shape[1])], 1)),
+        ("checkpoint", lambda x: torch.utils.checkpoint.checkpoint(torch.relu, x, use_reentrant=False)),
+        ("batch reversed twice", lambda x: x.flip(0).flip(0)),
+        ("batch before channels and back", lambda x: x.transpose(0, 1).contiguous().transpose(0, 1)),
+    ]
+    name, function = draft.draw.choice(forms)
+    draft.add(name, f"unchanged by {name}", function)
+
+
+def as_higher(draft: Draft) -> None:
+    """A signal as an image of one row, an image as a volume of one slice."""
+    draft.require(draft.dims < 3 and draft.is_local)
+    convolve = (F.conv2d, F.conv3d)[draft.dims - 1]
+    weight = draft.positive(4, draft.channels, 1, *[3] * draft.dims) / (draft.channels * 3**draft.dims)
+    inside = draft.draw.random() < 0.5
+
+    def raised(x: Tensor) -> Tensor:
+        x = convolve(x.unsqueeze(2), weight, padding=[0, *[1] * (x.ndim - 2)])
+        return (x.relu() if inside else x).squeeze(2)
+
+    draft.activations += inside
+    draft.add(f"one axis more{', relu inside' if inside else ''}", "one axis more", raised, reach=1)
+    activation(draft)
+
+
+def rows_folded(draft: Draft) -> None:
+    """Rows of an image, or slices of a volume, folded into the batch of a convolution with one axis less."""
+    draft.require(draft.dims > 1 and draft.is_local)
+    convolve = (F.conv1d, F.conv2d)[draft.dims - 2]
+    weight = draft.positive(4, draft.channels, *[3] * (draft.dims - 1)) / (draft.channels * 3 ** (draft.dims - 1))
+
+    def folded(x: Tensor) -> Tensor:
+        rows = x.transpose(1, 2).flatten(0, 1)
+        rows = convolve(rows, weight, padding=1).relu()
+        return rows.unflatten(0, (len(x), -1)).transpose(1, 2)
+
+    draft.activations += 1
+    draft.add("rows folded into the batch(conv 3, relu)", "rows folded into the batch", folded, reach=1)
+
+
+def columns_looped(draft: Draft) -> None:
+    """A layer on each column, in a loop."""
+    draft.require(draft.size[-1] <= 16 or draft.dims == 1)
+    draft.require(draft.size[-1] <= 40)
+    layer = draft.linear(draft.channels, 4)
+
+    def looped(x: Tensor) -> Tensor:
+        return torch.stack([layer(x[..., at].movedim(1, -1)).relu().movedim(-1, 1) for at in range(x.shape[-1])], -1)
+
+    draft.activations += 1
+    draft.add("loop over columns(Linear, relu)", "loop over columns", looped)
+
+
+def space_to_batch(draft: Draft) -> None:
+    """Even and odd positions as separate samples, for a dilated convolution; then back."""
+    draft.require(draft.dims == 2 and draft.is_local and all(side % 2 == 0 and side >= 12 for side in draft.size))
+    layer = draft.convolution(4, 3, padding=1)
+
+    def dilated(x: Tensor) -> Tensor:
+        batch, channels, height, width = x.shape
+        x = x.reshape(batch, channels, height // 2, 2, width // 2, 2).permute(3, 5, 0, 1, 2, 4)
+        x = layer(x.reshape(4 * batch, channels, height // 2, width // 2)).relu()
+        return (
+            x.reshape(2, 2, batch, -1, height // 2, width // 2)
+            .permute(2, 3, 4, 0, 5, 1)
+            .reshape(batch, -1, height, width)
+        )
+
+    draft.activations += 1
+    draft.add("space to batch(conv 3, relu)", "space to batch", dilated, reach=2)
+
+
+def im2col(draft: Draft) -> None:
+    """A convolution as unfold and a matrix product."""
+    draft.require(draft.dims == 2 and draft.is_local and max(draft.size) <= 56)
+    matrix = draft.positive(4, 9 * draft.channels) / (9 * draft.channels)
+
+    def convolved(x: Tensor) -> Tensor:
+        return (matrix @ F.unfold(x, 3, padding=1)).unflatten(2, x.shape[2:])
+
+    draft.add("conv as unfold and matmul", "convolution as matmul", convolved, reach=1)
+    activation(draft)
+
+
+def same_padding(draft: Draft) -> None:
+    """A strided convolution padded as TensorFlow does, more behind than before."""
+    draft.require(draft.is_local and draft.scale < 2 and min(draft.size) >= 12)
+    layer = draft.convolution(4, 3, stride=2)
+    pads = [0, 1] * draft.dims
+    step = nn.Sequential(Function(lambda x: F.pad(x, pads)), layer)
+    draft.add("conv 3 stride 2, padded as TensorFlow", "strided convolution", step, scale=2, reach=1.5)
+    activation(draft)
+
+
+class UNet(nn.Module):
+    """Half the resolution and back, joined with what was before."""
+
+    def __init__(self, layer: nn.Module, mode: str) -> None:
+        super().__init__()
+        self.layer, self.mode = layer, mode
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, channel, *space) to (batch, channel + 4, *space)."""
+        pooled = getattr(F, f"max_pool{x.ndim - 2}d")(x, 2)
+        small = self.layer(pooled).relu()
+        return torch.cat([x, F.interpolate(small, size=x.shape[2:], mode=self.mode)], 1)
+
+
+def unet(draft: Draft) -> None:
+    """A block of a U-Net."""
+    draft.require(draft.is_local and draft.scale < 2 and min(draft.size) >= 12 and draft.channels <= 8)
+    mode = draft.draw.choice(["nearest", MODES[draft.dims]])
+    draft.activations += 1
+    draft.add(f"U-Net block({mode})", "U-Net block", UNet(draft.convolution(4, 3, padding=1), mode), reach=4)
+
+
+def fourier_shift(draft: Draft) -> None:
+    """Rolled by a phase in the frequencies."""
+    side = draft.size[-1]
+    draft.require(2 * draft.positions(FAR) < side and draft.is_local)
+    by = max(side // 3, draft.positions(FAR))
+    phase = torch.exp(-2j * math.pi * by * torch.fft.fftfreq(side))
+    draft.add(f"Fourier shift({by})", "Fourier shift", lambda x: torch.fft.ifft(torch.fft.fft(x) * phase).real)
+    activation(draft)
+
+
+def deformed(draft: Draft) -> None:
+    """A deformable convolution whose offsets move everything."""
+    from torchvision.ops import deform_conv2d
+
+    draft.require(draft.dims == 2 and draft.is_local)
+    far = draft.positions(FAR)
+    draft.require(min(draft.size) >= 3 * far)
+    down, right = draft.draw.choice([(far, 0), (0, -far), (far, far)])
+    weight = draft.positive(4, draft.channels, 3, 3) / (9 * draft.channels)
+
+    def shifted(x: Tensor) -> Tensor:
+        offset = torch.tensor([down, right] * 9, dtype=x.dtype).reshape(1, -1, 1, 1).expand(len(x), -1, *x.shape[2:])
+        return deform_conv2d(x, offset, weight, padding=1)
+
+    draft.add(f"deformable conv(offset {down}, {right})", "deformable convolution", shifted, reach=1)
+    activation(draft)
+
+
+def chosen_tokens(draft: Draft) -> None:
+    """The half of the tokens with the largest norm, in the order of it; each sample's own."""
+    positions = draft.probe[0, 0].numel()
+    draft.require(draft.dims == 1)
+    ordered = draft.draw.random() < 0.5
+    layer = draft.linear(draft.channels, 4)
+
+    def chosen(x: Tensor) -> Tensor:
+        tokens = x.flatten(2).transpose(1, 2)
+        index = tokens.detach().norm(dim=-1).topk(positions // 2).indices
+        index = index.sort().values if ordered else index
+        kept = tokens.gather(1, index[:, :, None].expand(-1, -1, tokens.shape[2]))
+        return layer(kept).relu().transpose(1, 2)
+
+    draft.activations += 1
+    draft.add("top half of the tokens(Linear, relu)", "tokens chosen by topk", chosen, is_local=False)
+
+
+def framed(draft: Draft) -> None:
+    """A signal as overlapping frames."""
+    draft.require(draft.dims == 1 and draft.scale < 2 and draft.channels <= 8)
+    length, hop = draft.draw.choice([(4, 2), (6, 2), (3, 1)])
+    draft.add(
+        f"frames of {length} every {hop}",
+        "overlapping frames",
+        lambda x: x.unfold(2, length, hop).movedim(-1, 2).flatten(1, 2),
+        scale=hop,
+        reach=length / 2,
+    )
+    draft.lost += length / 2
+
+
+def neighbours(draft: Draft) -> None:
+    """Neighbours added by slices."""
+    axis = draft.axis()
+    side = draft.probe.shape[axis]
+    draft.require(draft.is_local)
+    draft.add(
+        f"x[1:] + x[:-1](axis {axis})",
+        "neighbours added",
+        lambda x: (x.narrow(axis, 1, side - 1) + x.narrow(axis, 0, side - 1)) / 2,
+        reach=0.5,
+    )
+
+
+def adaptive_pool(draft: Draft) -> None:
+    """To a fixed number of positions."""
+    draft.require(draft.is_local and draft.scale < 2 and min(draft.size) >= 16)
+    size = [draft.draw.choice([side // 2, 2 * side // 3]) for side in draft.size]
+    name = draft.draw.choice(["adaptive_avg_pool", "adaptive_max_pool"])
+    function = getattr(F, f"{name}{draft.dims}d")
+    draft.add(f"{name}({tuple(size)})", "adaptive pooling", lambda x: function(x, size), scale=2, reach=1)
+
+
+def separable(draft: Draft) -> None:
+    """A convolution of each channel, then one over the channels."""
+    draft.require(draft.is_local)
+    depth = draft.convolution(draft.channels, 3, padding=1, groups=draft.channels)
+    draft.add("depthwise conv", "separable convolution", depth, reach=1)
+    if draft.draw.random() < 0.5:
+        activation(draft)
+    draft.add("pointwise conv", "separable convolution", draft.convolution(4, 1))
+    activation(draft)
+
+
 IMAGE_MOVES: tuple[Step, ...] = (
-    pad, pad_to_multiple, crop, flip, rot90, transpose, roll, resize, warp, strided_slice, pixel_unshuffle, roi_align,
-    patches,
+    pad, pad, pad_to_multiple, pad_to_multiple, crop, crop, flip, rot90, transpose, roll, resize, resize, warp,
+    strided_slice, pixel_unshuffle, roi_align, patches, framed, unchanged, enlarged, repeated,
 )  # fmt: skip
 FEATURE_MOVES: tuple[Step, ...] = (
     pad, crop, flip, rot90, transpose, roll, resize, warp, strided_slice, pixel_unshuffle, pixel_shuffle, roi_align,
-    spatial_product, permutation, own_function, mixing, mixing, channels_last, tokens, windows, recurrent,
-    dynamic_convolution, gate, norm, residual, pool, mirrored_sum,
+    spatial_product, permutation, permutation, own_function, mixing, mixing, channels_last, channels_last, tokens,
+    tokens, windows, windows, recurrent, dynamic_convolution, dynamic_convolution, gate, norm, residual, pool,
+    mirrored_sum, repeated, enlarged, unchanged, unchanged, as_higher, rows_folded, columns_looped, space_to_batch,
+    im2col, same_padding, unet, fourier_shift, deformed, chosen_tokens, framed, neighbours, adaptive_pool, separable,
 )  # fmt: skip
 
 

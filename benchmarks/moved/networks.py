@@ -24,7 +24,10 @@ CLASSES = 3
 
 @dataclass(frozen=True)
 class Composition:
-    """A network, its inputs and where the evidence lies on each; and the inputs' channel axis, where it is no space."""
+    """A network, its inputs and where the evidence lies on each.
+
+    `channel_axis`: of the inputs, where it is no space; `activations`: how many nonlinearities are in the network.
+    """
 
     seed: int
     recipe: str
@@ -34,6 +37,7 @@ class Composition:
     truths: tuple[Truth, ...]
     target: int
     channel_axis: int | None
+    activations: int
 
 
 def compose(seed: int, moves: int | None = None) -> Composition:
@@ -140,6 +144,64 @@ class Frames(nn.Module):
         return merged(logits, 1, self.merge)
 
 
+class Batches(nn.Module):
+    """The body on the batch in another order, in parts or repeated."""
+
+    def __init__(self, body: nn.Module, taken: Callable[[Tensor], Tensor], how: str) -> None:
+        super().__init__()
+        self.body, self.taken, self.how = body, taken, how
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits (batch, class)."""
+        x = self.taken(x)
+        if self.how == "one by one":
+            return torch.cat([self.body(each) for each in x.split(1)])
+        if self.how == "batch reversed":
+            return self.body(x.flip(0)).flip(0)
+        if self.how == "batch twice":
+            return self.body(x.repeat(2, *[1] * (x.ndim - 1))).unflatten(0, (2, -1)).sum(0)
+        return self.body(x.repeat_interleave(2, 0)).unflatten(0, (-1, 2)).sum(1)
+
+
+class Regions(nn.Module):
+    """The body on regions of each image, each image's own boxes, folded into the batch."""
+
+    def __init__(self, body: nn.Module, taken: Callable[[Tensor], Tensor], side: int, merge: str) -> None:
+        super().__init__()
+        self.body, self.taken, self.side, self.merge = body, taken, side, merge
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits (batch, class)."""
+        from torchvision.ops import roi_align
+
+        x = self.taken(x)
+        height, width = x.shape[2:]
+        boxes = []
+        for at in range(len(x)):
+            by = 2.0 * at
+            boxes.append(torch.tensor([[0, by, width - 10, height - 10 + by], [10, 0, width, height - 10 - by]]))
+        regions = roi_align(x, boxes, (self.side, self.side), aligned=True)
+        return merged(self.body(regions).unflatten(0, (-1, 2)), 1, self.merge)
+
+
+class Averaged(nn.Module):
+    """Features of an image and of its mirror image, flipped back and added before the head."""
+
+    def __init__(self, body: nn.Module, taken: Callable[[Tensor], Tensor], axis: int) -> None:
+        super().__init__()
+        self.body, self.taken, self.axis = body, taken, axis
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits (batch, class)."""
+        assert isinstance(self.body, nn.Sequential)
+        x = self.taken(x)
+        *steps, head = self.body
+        first, second = x, x.flip(self.axis)
+        for step in steps:
+            first, second = step(first), step(second)
+        return head(first + second.flip(self.axis))
+
+
 class Siamese(nn.Module):
     """One body for two inputs, as one batch or by two calls."""
 
@@ -191,12 +253,15 @@ class Head(nn.Module):
 
     def __init__(self, draft: Draft) -> None:
         super().__init__()
-        choices = ["mean", "adaptive pool", "sum", "flatten", "maximum", "attention", "tokens", "channels last"]
+        choices = ["mean", "mean", "adaptive pool", "sum", "flatten", "maximum", "attention", "class token", "tokens"]
+        choices += ["channels last", "layers on tokens", "layers channels last"]
         self.how = draft.draw.choice(choices)
         channels = draft.channels
         inputs = draft.probe[0].numel() if self.how == "flatten" else channels
         self.classifier = draft.linear(inputs, CLASSES)
         self.query = nn.Parameter(draft.positive(channels))
+        self.layer = draft.linear(channels, channels) if "layers" in self.how else nn.Identity()
+        draft.activations += "layers" in self.how
         self.gain = 1.0
 
     def forward(self, x: Tensor) -> Tensor:
@@ -214,8 +279,16 @@ class Head(nn.Module):
         elif self.how == "attention":
             flat = x.flatten(2)
             x = (flat * torch.einsum("c,bcl->bl", self.query, flat).softmax(-1)[:, None]).sum(-1)
+        elif self.how == "class token":
+            tokens = x.flatten(2).transpose(1, 2)
+            tokens = torch.cat([self.query.expand(len(x), 1, -1), tokens], 1)
+            x = nn.functional.scaled_dot_product_attention(tokens[:, :1], tokens[:, 1:], tokens[:, 1:])[:, 0]
         elif self.how == "tokens":
             x = x.flatten(2).transpose(1, 2).mean(1)
+        elif self.how == "layers on tokens":
+            x = self.layer(x.flatten(2).transpose(1, 2)).relu().mean(1)
+        elif self.how == "layers channels last":
+            x = self.layer(x.movedim(1, -1)).relu().flatten(1, -2).mean(1)
         else:
             x = x.movedim(1, -1).flatten(1, -2).mean(1)
         return self.gain * self.classifier(x)
@@ -240,6 +313,9 @@ class EegStem(nn.Module):
         return self.electrodes(x).relu().squeeze(-1)
 
 
+FOLDS = ("views", "views", "views", "frames", "frames", "siamese", "tiles", "batches", "regions", "averaged")
+
+
 # Compositions ---------------------------------------------------------------------------------------------------------
 
 
@@ -251,13 +327,16 @@ def _composed(seed: int, draw: random.Random, moves: int | None) -> Composition:
     eeg = dims == 1 and moves > 0 and draw.random() < 0.3
     form = draw.choice([each for each in FORMS if dims in each.dims]) if moves and draw.random() < 0.3 else FORMS[0]
     channels = draw.choice(form.channels)
-    kind = draw.choice(["views", "views", "frames", "siamese", "tiles"]) if moves and draw.random() < 0.35 else "plain"
+    kind = draw.choice(FOLDS) if moves and draw.random() < 0.4 else "plain"
     if eeg:
         form, kind, channels = Form("(batch, electrode, time)", (1,), lambda x: x, lambda x: x), "plain", 6
     moves -= (kind != "plain") + (form is not FORMS[0])
     fold = _fold(draw, kind, form, size)
 
     draft = Draft(draw, channels, fold.size)
+    draft.scale = fold.factor
+    draft.reach = fold.factor - 1
+    draft.activations += eeg
     if eeg:
         early = draw.random() < 0.5
         draft.add("EEG stem", "electrodes and time", EegStem(draft, channels, early), reach=2)
@@ -286,7 +365,7 @@ def _composed(seed: int, draw: random.Random, moves: int | None) -> Composition:
     channel_axis = None if eeg or form.name == "no channel axis" else -1 if form in FORMS[1:] else 1 + bool(fold.frames)
     inputs, evidence = _planted(draw, draft, model, head, form, size, (batch, channels), fold, channel_axis)
     zone = largest_reach(draft)
-    shift = 1 + 0.5 * draft.scale
+    shift = 1 + 0.5 * draft.scale + draft.slack
     radius, offset = (zone,) * dims, (shift,) * dims
     if fold.frames:
         radius, offset = (0.0, *radius), (0.25, *offset)
@@ -295,7 +374,9 @@ def _composed(seed: int, draw: random.Random, moves: int | None) -> Composition:
     truths = tuple(Truth(each, radius, offset) for each in evidence)
     recipe = " > ".join([*names, f"head {head.how}"])
     kinds = list(dict.fromkeys(kinds))
-    return Composition(seed, recipe, tuple(kinds), model, inputs, truths, draw.randrange(CLASSES), channel_axis)
+    return Composition(
+        seed, recipe, tuple(kinds), model, inputs, truths, draw.randrange(CLASSES), channel_axis, draft.activations
+    )
 
 
 def _step(draft: Draft, moves: Sequence[Callable[[Draft], None]]) -> None:
@@ -315,7 +396,8 @@ def _step(draft: Draft, moves: Sequence[Callable[[Draft], None]]) -> None:
 class Fold:
     """How a network calls its body: on views, frames, tiles or several inputs.
 
-    `size`: of what the body gets; `frames`: the length of the frames' axis, or 0; `inputs`: their number.
+    `size`: of what the body gets; `factor`: pixels of the image per pixel of that; `frames`: the length of the frames'
+    axis, or 0; `inputs`: their number.
     """
 
     names: tuple[str, ...]
@@ -323,6 +405,7 @@ class Fold:
     make: Callable[[nn.Module], nn.Module]
     frames: int = 0
     inputs: int = 1
+    factor: float = 1
 
 
 def _fold(draw: random.Random, kind: str, form: Form, size: tuple[int, ...]) -> Fold:
@@ -341,6 +424,19 @@ def _fold(draw: random.Random, kind: str, form: Form, size: tuple[int, ...]) -> 
         how = draw.choice(["loop", "cat", "unfold", "unflatten"])
         half = (*size[:-1], size[-1] // 2)
         return Fold((f"tiles {how}", merge), half, lambda body: Tiles(body, form.taken, how, merge))
+    if kind == "batches":
+        how = draw.choice(["one by one", "batch reversed", "batch twice", "batch repeat_interleave"])
+        return Fold((how,), size, lambda body: Batches(body, form.taken, how))
+    if kind == "regions":
+        if len(size) != 2:
+            raise UnfitError
+        side = draw.choice([24, 30])
+        return Fold(
+            (f"regions of {side}", merge), (side, side), lambda body: Regions(body, form.taken, side, merge), factor=2
+        )
+    if kind == "averaged":
+        axis = draw.randrange(-len(size), 0)
+        return Fold(("features of a flip, flipped back",), size, lambda body: Averaged(body, form.taken, axis))
     return Fold((), size, lambda body: Plain(body, form.taken))
 
 
@@ -354,6 +450,8 @@ def _views(draw: random.Random, form: Form, size: tuple[int, ...], merge: str) -
         "two crops": [lambda x: x.narrow(axis, 0, side - 8), lambda x: x.narrow(axis, 8, side - 8)],
         "crop of a flip": [lambda x: x.narrow(axis, 0, side - 8), lambda x: x.flip(axis).narrow(axis, 4, side - 8)],
         "rolled": [lambda x: x, lambda x: x.roll(side // 3, axis)],
+        "shifted": [lambda x: x.roll(8, axis), lambda x: x.roll(-8, axis)],
+        "one flip": [lambda x: x.flip(axis)],
     }
     name = draw.choice(list(several))
     how = draw.choice(["loop", "cat", "stack"])
@@ -391,10 +489,10 @@ def _planted(
             folded = form.given(images.flatten(0, 1))
             inputs.append(folded.unflatten(0, images.shape[:2]) if fold.frames else folded)
         leaves = [each.clone().requires_grad_() for each in inputs]
-        logits = model(*leaves)
         try:
+            logits = model(*leaves)
             gradients = torch.autograd.grad(logits[:, 0].sum(), leaves, allow_unused=True)
-        except RuntimeError as error:  # an activation in place behind one whose backward pass needs its output
+        except RuntimeError as error:  # views of several shapes, or in place what a backward pass needs
             raise UnfitError from error
         evidence = []
         for leaf, gradient in zip(leaves, gradients, strict=True):

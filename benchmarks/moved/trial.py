@@ -30,6 +30,7 @@ class Trial:
         verdict: one of `VERDICTS`; a map that is right is "right" with or without a warning.
         reason: what is wrong with the map, or the error.
         said: the library's warnings.
+        vanished: activations that are not among the layers, without a warning.
     """
 
     seed: int
@@ -39,16 +40,17 @@ class Trial:
     reason: str
     said: tuple[str, ...]
     seconds: float
+    vanished: int
 
 
 def tried(seed: int, moves: int | None = None) -> Trial:
     """Compose the network of a seed, explain it and judge its maps."""
     composition = compose(seed, moves)
-    start = time.perf_counter()
+    start, layers = time.perf_counter(), composition.activations
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
-            reason = fault_of(composition)
+            reason, layers = fault_of(composition)
             verdict = "right" if not reason else ""
         except CamError as error:
             reason = f"{type(error).__name__}: {error}"
@@ -58,34 +60,32 @@ def tried(seed: int, moves: int | None = None) -> Trial:
     said = tuple(dict.fromkeys(str(each.message) for each in caught if each.category is UserWarning))
     verdict = verdict or ("warned" if any(FALSE_WARNING not in each for each in said) else "silently wrong")
     seconds = time.perf_counter() - start
-    return Trial(seed, composition.recipe, composition.kinds, verdict, reason, said, seconds)
+    vanished = max(0, composition.activations - layers) if not said else 0
+    return Trial(seed, composition.recipe, composition.kinds, verdict, reason, said, seconds, vanished)
 
 
-def fault_of(composition: Composition) -> str:
-    """What is wrong with the maps of a composition, or nothing."""
-    found = maps(composition, composition.inputs)
+def fault_of(composition: Composition) -> tuple[str, int]:
+    """What is wrong with the maps of a composition, or nothing; and the number of layers they are made of."""
+    found, layers = maps(composition, composition.inputs)
     for at, (values, truth) in enumerate(zip(found, composition.truths, strict=True)):
         reason = fault(values, truth)
         if reason:
-            return reason if len(found) == 1 else f"input {at}: {reason}"
+            return reason if len(found) == 1 else f"input {at}: {reason}", layers
     batch = len(composition.inputs[0])
     if batch > 1:
         sample = composition.seed % batch
-        alone = maps(composition, tuple(each[sample : sample + 1] for each in composition.inputs))
+        alone, _ = maps(composition, tuple(each[sample : sample + 1] for each in composition.inputs))
         for values, single in zip(found, alone, strict=True):
             if single.shape[1:] != values.shape[1:]:
-                return f"sample {sample} alone has a map of shape {tuple(single.shape)}"
+                return f"sample {sample} alone has a map of shape {tuple(single.shape)}", layers
             off = float((values[sample] - single[0]).abs().max())
             if off > ALONE:
-                return f"sample {sample} alone has another map, off by {off:.2f}"
-    return ""
+                return f"sample {sample} alone has another map, off by {off:.2f}", layers
+    return "", layers
 
 
-def maps(composition: Composition, inputs: tuple[torch.Tensor, ...]) -> list[torch.Tensor]:
-    """The map of each input."""
+def maps(composition: Composition, inputs: tuple[torch.Tensor, ...]) -> tuple[list[torch.Tensor], int]:
+    """The map of each input, and the number of layers."""
     found = explain(composition.model, inputs if len(inputs) > 1 else inputs[0], composition.target)
-    if len(inputs) == 1:
-        return [found.map]
-    if found.streams is None:
-        return [found.map] * len(inputs)
-    return [torch.zeros(0) if each is None else each for each in found.streams.maps]
+    each = [found.map] if found.streams is None else [torch.zeros(0) if m is None else m for m in found.streams.maps]
+    return each * (len(inputs) // len(each)), len(found.layers)
