@@ -38,12 +38,7 @@ class Arguments:
 
 
 def add(sessions: SessionStore, uploads: Path) -> None:
-    """Add the endpoints to the Blocks that are being made.
-
-    Args:
-        sessions: the networks on offer.
-        uploads: where Gradio puts what clients upload; no other file is read.
-    """
+    """Add the endpoints to the Blocks that are being made; they read no files but what Gradio puts in `uploads`."""
 
     def networks() -> list[str]:
         """The networks on offer, the default first."""

@@ -73,14 +73,10 @@ def python_lines(
     labels: Sequence[str],
     layers: Sequence[str | None],
 ) -> str:
-    """A Python script that computes the maps on the page from the photograph and writes them as pictures.
+    """A Python script that computes the one or two maps on the page and writes them as pictures.
 
-    Args:
-        choices: one or two maps of one network.
-        files: arguments of `load`: the network's name, and its file of weights if it has one.
-        photograph: the file's name.
-        labels: the class of each map.
-        layers: for each map, the layer that is shown instead of the fused map, if any.
+    `files` are the arguments of `load`, `labels` the maps' classes, and `layers` the layers shown, if any, instead of
+    the fused maps.
     """
     calls = [choice.call() for choice in choices]
     needed = [name for name in ("IntegrativeCAM", "get_method") if any(f"{name}(" in call for call in calls)]

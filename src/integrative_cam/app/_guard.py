@@ -27,12 +27,8 @@ REFUSALS = {
 
 class Guard:
     """ASGI middleware. Gradio would fetch a file that a request names by a web address, which could be one that only
-    the server reaches; here such a request fails.
-
-    Args:
-        app: what it stands before.
-        limit: bytes of a request's body; those of all that are on their way may have AT_ONCE times as many.
-        idle: seconds to wait for more of a body.
+    the server reaches; here such a request fails. A body may have `limit` bytes, all that are on their way AT_ONCE
+    times as many, and none may pause for more than `idle` seconds.
     """
 
     def __init__(self, app: ASGIApp, limit: int, idle: float = IDLE) -> None:

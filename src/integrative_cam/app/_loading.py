@@ -37,15 +37,7 @@ HEADING = (
 
 @contextmanager
 def loading_page(host: str, port: int, networks: Sequence[str]) -> Iterator[str]:
-    """Serve the page until the context ends, which leaves the port to the page proper.
-
-    Args:
-        host: address to listen on.
-        port: 0 for any that is free.
-        networks: that are loading.
-
-    Yields:
-        The page's address.
+    """Serve the page until the context ends, which leaves the port to the page proper; gives the page's address.
 
     Raises:
         InputError: the port is in use.

@@ -16,12 +16,9 @@ Value = TypeVar("Value")
 
 @dataclass
 class LruCache(Generic[Value]):
-    """Values of sessions, the least recently used ones forgotten first; safe to use from many threads.
+    """Values of sessions, at most `limit` bytes: the least recently used, and those unused for `idle` seconds, go.
 
-    Args:
-        limit: bytes in all.
-        idle: seconds without use after which a value is forgotten.
-        clock: seconds, never going back.
+    Safe to use from many threads.
     """
 
     limit: int

@@ -53,13 +53,7 @@ def css() -> str:
 
 
 def page(sessions: SessionStore, uploads: Path, example: Path | None = None) -> Any:
-    """The page as Gradio's Blocks, not yet served.
-
-    Args:
-        sessions: the networks on offer and what is kept for visitors.
-        uploads: Gradio's folder for what clients of the API send.
-        example: a photograph to try, if there is one.
-    """
+    """The page as Gradio's Blocks, not yet served; clients of the API upload to `uploads`."""
     default, methods = Recipe(), methods_offered()
     names = list(sessions.offer)
     act = Handlers(sessions, example)

@@ -35,13 +35,8 @@ def serve(
 ) -> None:
     """Serve the page until interrupted; it can be visited at once, and says that the networks are loading.
 
-    Args:
-        models: names for `models.load`, the default first; visitors can choose among these only.
-        weights: local files for some of them.
-        host: address to listen on; "0.0.0.0" lets other machines in.
-        port: 0 for any that is free.
-        browse: open the page in the operator's browser.
-        say: is told where the page is, while the networks load and once it can be used.
+    Visitors choose among `models`, the default first. `host` "0.0.0.0" lets other machines in, `port` 0 takes any free
+    one, `browse` opens the page here, and `say` is told where it is.
 
     Raises:
         ModelError: a network cannot be loaded or explained.
@@ -107,9 +102,6 @@ def offer_of(models: Sequence[str], weights: Mapping[str, Path]) -> dict[str, Of
     """Load the networks and run each once, so that the first visitor does not wait and mistakes show at once.
 
     Visitors see a file's name, not its folder.
-
-    Raises:
-        ModelError: a network cannot be loaded or explained, or two have one name.
     """
     from ..models import load
     from ._session import Offered

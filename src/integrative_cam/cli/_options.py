@@ -97,11 +97,7 @@ def _method(method: str, **ingredients: Any) -> Method:
 
 
 def weights_by_model(given: Sequence[str], models: Sequence[str]) -> dict[str, Path]:
-    """Of `--weights` where there may be several networks: MODEL=FILE pairs, or a FILE for the only network.
-
-    Raises:
-        InputError: no such pair; a model that is not among `models`.
-    """
+    """Of `--weights` where there may be several networks: MODEL=FILE pairs, or a FILE for the only network."""
     if len(given) == len(models) == 1 and (Path(given[0]).exists() or "=" not in given[0]):
         return {models[0]: Path(given[0])}
     found = {}

@@ -1,4 +1,16 @@
-"""How good is a map? Metrics with one value per image, their means with intervals, and whole data sets measured."""
+"""How good is a map? Metrics with one value per image, their means with intervals, and whole data sets measured.
+
+Arguments that metrics share:
+    model: returns logits of at least two classes; run in evaluation mode and left as it was.
+    images: (batch, channel, *space), as the model takes them.
+    maps: (batch, *space), finite and of the images' size.
+    method: one of `list_methods()`, or any callable like them.
+    target_index: the class, for all images or for each.
+    batch_size: how many images the model sees at once, at least 1.
+
+A metric raises InputError for arguments that cannot be used; OutputError or TargetError where the model's output has
+no logits, is not finite, or has several values per class; and, where it makes maps itself, the errors of `explain`.
+"""
 
 from __future__ import annotations
 

@@ -236,26 +236,16 @@ def evaluate(
     regions: Regions | None = None,
     task: str = "classification",
 ) -> dict[str, Float[Tensor, "batch"]]:
-    """The value of each metric for a method's map of each image.
+    """The value of each metric for a method's map of each image, which is normalised, so that 0 is the mean colour.
 
-    Args:
-        model: returns logits; left as it was.
-        images: (batch, channel, height, width), normalised, so that 0 is the mean colour.
-        method: one of `list_methods()`, or any callable like them.
-        metrics: names in `METRICS`, and, with `regions`, in `LOCALISATION`.
-        steps: of insertion and deletion.
-        seed: of ROAD's noise and of redrawn layers.
-        target: a class, or one per image; each image's own top class where it is None.
-        regions: where that class is in each image.
-        task: of the network, "classification" or "multi-label"; with the latter, `images` holds one image.
-
-    Returns:
-        One value per image; for `maxboxacc` the hits that `localisation.max_box_accuracy` takes, (batch, threshold).
+    `steps` are those of insertion and deletion, `seed` that of ROAD's noise and of redrawn layers, `target` a class,
+    one per image, or each image's top class. Metrics of `LOCALISATION` need `regions`; for `maxboxacc` the values are
+    the hits that `max_box_accuracy` takes. With the task "multi-label", `images` holds one image.
 
     Raises:
         RecipeError: an unknown metric.
-        InputError: a target that is no class, a metric of localisation without regions, or `maxboxacc` without boxes.
-        CamError: see `explain` and `faithfulness`.
+        InputError: a target that is no class, or no regions or boxes for metrics that need them.
+        CamError: see `explain` and `insertion_curve`.
     """
     if not metrics:
         raise RecipeError(f"metrics must name at least one of {', '.join(ALL)}.")

@@ -89,17 +89,13 @@ def _voc(place: Path) -> list[Sample]:
 
 
 def read_boxes(file: Path, size: tuple[int, int]) -> dict[str, Float[Tensor, "box 4"]]:
-    """The boxes of each class in a VOC annotation: (left, top, right, bottom) in pixels of the image, from 0.
+    """The boxes of each class in a VOC annotation of an image of `size` (width, height), in its pixels, from 0.
 
     VOC counts pixels from 1 and means the last to be inside. Nothing outside of the file is ever read, and nothing in
     it is expanded: a document type, which alone could define entities, is refused.
 
-    Args:
-        file: the XML file, at most MAX_BYTES.
-        size: (width, height) of the image, which the annotation must agree with where it says one.
-
     Raises:
-        InputError: no VOC annotation, or one of an image of another size.
+        InputError: no VOC annotation, one above MAX_BYTES, or one of an image of another size.
     """
     if file.stat().st_size > MAX_BYTES:
         raise InputError(f"{file}: is over {MAX_BYTES // 2**20} MB, which no annotation is.")

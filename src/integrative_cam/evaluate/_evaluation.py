@@ -88,8 +88,7 @@ class Evaluation:
     def mean_ranks(self, model: str | None = None) -> dict[str, float]:
         """Each method's rank by its mean, 1 for the best, averaged over the metrics that have a better side.
 
-        Args:
-            model: a network's name; None for the only one, or for all networks together.
+        `model` names a network; None stands for the only one, or for all networks together.
         """
         models = {score.model for score in self.scores}
         return mean_ranks(self.scores, next(iter(models)) if len(models) == 1 else model)
@@ -187,11 +186,7 @@ def evaluate_dataset(
 
 
 def _resolved(settings: Settings, samples: Sequence[Sample]) -> tuple[Settings, list[Sample]]:
-    """The settings with target and regions chosen by the data set where they are None; and the samples to measure.
-
-    Raises:
-        InputError: the data set lacks what the target or a metric needs.
-    """
+    """The settings with target and regions chosen by the data set where they are None; and the samples to measure."""
     having = {kind: [sample for sample in samples if getattr(sample, kind)] for kind in REGIONS}
     target = settings.target or ("object" if any(having.values()) else "top1")
     one_of("target", target, dict.fromkeys(TARGETS))

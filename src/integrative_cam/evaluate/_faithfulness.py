@@ -67,7 +67,8 @@ def insertion_curve(
 ) -> Float[Tensor, "batch point"]:
     """Probability of the target as the baseline turns into the image, highest values of the map first.
 
-    Point k of steps + 1 shows round(k n / steps) of n pixels: point 0 is the baseline, the last one the image.
+    Point k of steps + 1 shows round(k n / steps) of n pixels: point 0 is the baseline, the last one the image. Only the
+    order of a map's values counts.
 
     >>> model = nn.Sequential(nn.Flatten(), nn.Linear(4, 2, bias=False))
     >>> _ = model[1].weight.data.copy_(torch.tensor([[1, 1, 0, 0], [0, 0, 0, 0]]))
@@ -75,19 +76,12 @@ def insertion_curve(
     >>> insertion_curve(model, images, images[0], target_index=0, steps=1, baseline=zeros)
     tensor([[0.5000, 0.8808]])
 
+    Arguments and errors beside these: see `integrative_cam.evaluate`.
+
     Args:
-        model: returns logits of at least two classes; run in evaluation mode and left as it was.
-        images: (batch, channel, *space), as the model takes them.
-        maps: (batch, *space), of the images' size; only their order counts.
-        target_index: the class, for all images or for each.
         steps: how many equal parts the pixels are shown in, at least 1.
         baseline: makes of the images what a hidden pixel shows: `zeros`, `mean_of`, `blurred` or any such function;
             or `NoisyLinear`, which imputes hidden pixels from the others and so always keeps one.
-        batch_size: how many images the model sees at once, at least 1.
-
-    Raises:
-        InputError: an argument cannot be used, or the model has fewer than two classes.
-        OutputError, TargetError: the model's output has no logits, is not finite, or has several values per class.
     """
     shown, fill = _replacement(images, maps, steps, baseline, inserting=True)
     return _curve(model, images, maps, target_index, shown, fill, batch_size, keep=True)
@@ -104,7 +98,7 @@ def deletion_curve(
 ) -> Float[Tensor, "batch point"]:
     """Probability of the target as the image turns into the baseline, highest values of the map first.
 
-    Point 0 is the image, the last one the baseline. Arguments and errors as for `insertion_curve`.
+    Point 0 is the image, the last one the baseline. Arguments as for `insertion_curve`.
     """
     hidden, fill = _replacement(images, maps, steps, baseline, inserting=False)
     return _curve(model, images, maps, target_index, hidden, fill, batch_size, keep=False)
@@ -130,8 +124,7 @@ def dimmed_probabilities(
 ) -> tuple[PerImage, PerImage]:
     """Probability of the target for the image, and for the image multiplied by its map.
 
-    Images must be normalised, so that 0 is the mean colour, and maps lie in [0, 1]; otherwise, arguments and errors are
-    as for `insertion_curve`.
+    Images must be normalised, so that 0 is the mean colour, and maps lie in [0, 1].
     """
     check_together(images, maps)
     if maps.min() < 0 or maps.max() > 1:
@@ -172,7 +165,7 @@ def road_morf(
 
     For each of `shares`, above 0 and below 1, the round(share n) of n pixels with the highest values of the map, at
     most n - 1, are replaced by `imputed`, so that their absence is no hint itself. Lower is better. `noise` and
-    `generator` are those of `imputed`, other arguments and errors as for `insertion_curve`, with two axes of space.
+    `generator` are those of `imputed`; images have two axes of space.
     """
     removed, fill = _removed(images, maps, shares), _imputation(images, noise, generator)
     return _curve(model, images, maps, target_index, removed, fill, batch_size, keep=False).mean(1)

@@ -107,12 +107,8 @@ def _measure_and_store(
 def measure(network: Network, part: Part, settings: Settings) -> dict[str, Any]:
     """Measure all methods on a photograph.
 
-    Returns:
-        `rows`, one per object, method and metric; and `left_out`, the reasons why objects were not measured. A row of
-        `maxboxacc` has `hits`, the numbers of the thresholds at which the box is found, instead of a `value`.
-
-    Raises:
-        CamError: the photograph cannot be read or explained.
+    Gives `rows`, one per object, method and metric, and `left_out`, the reasons why objects were not measured. A row of
+    `maxboxacc` has `hits`, the numbers of the thresholds at which the box is found, instead of a `value`.
     """
     if network.task not in PROBABILITY_TASKS:
         tasks = " and ".join(PROBABILITY_TASKS)
@@ -141,10 +137,7 @@ def measure(network: Network, part: Part, settings: Settings) -> dict[str, Any]:
 def _objects_to_explain(
     network: Network, photograph: Image, view: View, sample: Sample, settings: Settings, left_out: list[str]
 ) -> Iterator[tuple[str | None, int | None, Regions | None]]:
-    """An object's name, target and regions: the top class, the label, or each class of objects.
-
-    Of objects that cannot be used, the reason is added to `left_out`.
-    """
+    """Each object's name, target and regions; why objects cannot be used is added to `left_out`."""
     if settings.target == "top1":
         yield None, None, None
     elif settings.target == "label":

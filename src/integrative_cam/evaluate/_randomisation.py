@@ -54,16 +54,9 @@ def randomisation_curve(
     """`rank_correlation` of a method's maps with those that it makes once the top layers are redrawn.
 
     -1 to 1; lower is better: about 0 says that the map depends on what was learned. A method whose maps are constant
-    gets 0 too, so read it beside a measure of faithfulness. With rising shares, this is the paper's cascade from the
-    output to the input: each network keeps what was drawn for the one before.
-
-    Args:
-        model: any; it is copied, and left as it was.
-        images: (batch, channel, *space), as the model takes them.
-        method: one of `list_methods()`, or any callable like them.
-        target_index: the class explained before and after, for all images or for each.
-        shares: of the layers that are redrawn; at least one. See `randomised`.
-        seed: see `randomised`.
+    gets 0 too, so read it beside a measure of faithfulness. With rising `shares` of the layers, this is the paper's
+    cascade from the output to the input: each network keeps what was drawn for the one before. `shares` and `seed` are
+    those of `randomised`, which copies the model; other arguments: see `integrative_cam.evaluate`.
 
     Raises:
         InputError: see `randomised`.

@@ -43,28 +43,14 @@ class Example:
 
 
 def write_report(evaluation: Evaluation, store: Store, samples: Sequence[Sample]) -> None:
-    """Write plots/ and report.html.
-
-    Raises:
-        DestinationError: they cannot be written.
-    """
+    """Write plots/ and report.html."""
     plots = _write_plots(evaluation, store)
     title, examples = _examples(evaluation, samples)
     store.write("report.html", html(evaluation, plots, examples, title).encode())
 
 
 def html(evaluation: Evaluation, plots: Mapping[str, str], examples: Sequence[Example], examples_title: str) -> str:
-    """The page. It loads nothing: styles, a few lines of script, plots and pictures are inside.
-
-    Args:
-        evaluation: to show.
-        plots: SVG by title.
-        examples: photographs to show.
-        examples_title: what they are examples of.
-
-    Raises:
-        MissingExtraError: jinja2 is not installed.
-    """
+    """The page, which loads nothing: styles, script, `plots` (SVG by title) and pictures are inside."""
     pages = environment("integrative_cam.evaluate")
     pages.filters["interval"] = lambda interval: f"[{interval.low:.3f}, {interval.high:.3f}]"
     networks = [f"{name} ({weights})" if weights else name for name, weights in evaluation.settings["models"].items()]

@@ -61,23 +61,15 @@ def infidelity(
     The mean of (beta <I, attribution> - (S(x) - S(x - I)))^2 over draws of I, with the signed map spread over the
     channels as attribution (`integrations.Attribution`) and S the target's logit; in squared logits, 0 at best. A map
     has no unit, so beta is the factor that fits it best (captum's `normalize`); it may be negative, and is 0 for a
-    blank map.
+    blank map. Images are normalised, so that 0 is the mean colour. Other arguments: see `integrative_cam.evaluate`.
 
     Args:
-        model: returns logits; run in evaluation mode and left as it was.
-        images: (batch, channel, *space), normalised, so that 0 is the mean colour.
-        method: one of `list_methods()`, or any callable like them.
-        target_index: the class, for all images or for each.
         perturbation: draws I; `removed_square`, `noise` or any such callable.
         samples: draws per image, at least 1.
         seed: of the draws, which are the same for images of one size, whatever the batch or `batch_size`.
-        batch_size: how many images the model sees at once, at least 1.
 
     Raises:
-        InputError: an argument cannot be used.
-        OutputError: the score of a perturbed image is NaN or infinite.
         MissingExtraError: captum is not installed.
-        CamError: see `explain`.
     """
     measure = import_extra("captum.metrics", "infidelity", "peers").infidelity
     _check(images, samples, batch_size)

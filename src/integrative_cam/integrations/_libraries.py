@@ -55,7 +55,7 @@ def named(name: str) -> Method:
 
     Raises:
         RecipeError: there is none.
-        MissingExtraError: the peer's library is not installed.
+        MissingExtraError: the library is not installed.
     """
     return peer(name) if ":" in name else get_method(name)
 
@@ -134,11 +134,7 @@ def _explain(
 
 
 def layers_of(model: nn.Module, images: Float[Tensor, "batch channel *space"], taps: Sequence[Tap]) -> list[str]:
-    """For each tap, the path of the innermost module whose only output it is.
-
-    Raises:
-        TapError: a tap has no such module.
-    """
+    """For each tap, the path of the innermost module whose only output it is; TapError where there is none."""
     around = [_paths(tap.name) for tap in taps]
     calls: Counter[str] = Counter()
     fitting: set[tuple[str, int]] = set()

@@ -38,9 +38,7 @@ class Item:
 def opened(part: Part, patience: RetryPolicy) -> Iterator[Iterator[Item]]:
     """The images of a part, in order; a remote archive is copied to a temporary file first.
 
-    Raises:
-        SourceError: the archive does not come.
-        InputError: it is none, or breaks off; what comes before the break is yielded first.
+    Where an archive breaks off, the images before the break are followed by an InputError.
     """
     if part.kind == "images":
         yield (Item(key, place) for key, place in part.items)

@@ -81,11 +81,7 @@ class Job:
         return self.method.way if isinstance(self.method.way, Recipe) else None
 
     def targets(self, network: Network) -> int | list[int]:
-        """The number of top classes to explain, or the one class, in a list.
-
-        Raises:
-            TargetError: a name is unknown or ambiguous, or several classes are named.
-        """
+        """The number of top classes to explain, or the one class, in a list; TargetError for any other target."""
         target = parse_target(self.target, network)
         if isinstance(target, int):
             return target
@@ -94,11 +90,7 @@ class Job:
         return list(target)
 
     def network(self, fingerprint: str | None = None) -> Network:
-        """Load the network, on the CPU.
-
-        Raises:
-            ModelError: it cannot be had, or is not the one with that fingerprint.
-        """
+        """Load the network, on the CPU; ModelError where it is not the one with that fingerprint."""
         network = load(self.model, self.weights)
         if fingerprint is not None and fingerprint_of(network) != fingerprint:
             raise ModelError(

@@ -39,17 +39,10 @@ class Actor:
 def run_ray(
     job: Job, fingerprint: str, parts: Sequence[Part], workers: int | None, address: str | None
 ) -> Generator[Record]:
-    """The record of each part as it comes.
+    """The record of each part as it comes, of a cluster at `address`, or of a Ray started here for this run.
 
     Parts go to between 1 and `workers` actors, as many as Ray finds or makes room for; each asks for a GPU, or for as
     many processors as it has decoders. Back-pressure, and a new actor for one that dies, are Ray's.
-
-    Args:
-        job: what to do; its places must be reached from every machine.
-        fingerprint: of the network.
-        parts: what is left of the source.
-        workers: actors at most; None leaves it to Ray.
-        address: of a cluster; None starts Ray on this machine, for this run.
     """
     for place in (job.source, job.dest):
         if place.startswith("memory:"):

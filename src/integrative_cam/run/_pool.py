@@ -45,16 +45,10 @@ class Lost(Generic[Part]):
 def run_parts(
     start: Start[Part, Result], parts: Sequence[Part], workers: int, tell: Tell = lambda _: None
 ) -> Generator[Result | Lost[Part]]:
-    """The result of each part as it comes; the last one after a fatal `Lost`.
+    """The result of each part as it comes; the last one after a fatal `Lost`. Close the iterator to end early.
 
-    A worker that dies is replaced, and its part tried again, LIVES times in all. Close the iterator to end early.
-
-    Args:
-        start: makes a worker.
-        parts: what is to be done.
-        workers: how many processes; they share the processor's threads. With 0 this process does the work, and
-            errors of `start` and of the worker are raised here.
-        tell: called with the number of images done since the last call.
+    `workers` processes share the processor's threads. One that dies is replaced, and its part tried again, LIVES times
+    in all. With 0 workers this process does the work, and errors of `start` and of the worker are raised here.
     """
     if workers:
         yield from _Pool(start, parts, workers, tell).results()

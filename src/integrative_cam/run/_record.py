@@ -67,11 +67,7 @@ class Record:
 
     @classmethod
     def of(cls, content: bytes) -> Record:
-        """From `as_json`.
-
-        Raises:
-            ValueError: that is no record.
-        """
+        """From `as_json`; ValueError where it is no record."""
         try:
             stored = json.loads(content)
             shards = tuple(_shard(shard) for shard in stored["shards"])
@@ -82,19 +78,12 @@ class Record:
 
 
 def failures_in(stored: Any) -> tuple[Failure, ...]:
-    """Failures from their plain values.
-
-    Raises:
-        ValueError, KeyError, TypeError: they are none.
-    """
+    """Failures from their plain values; ValueError, KeyError or TypeError where they are none."""
     return tuple(_checked(Failure(**values)) for values in stored)
 
 
 def read_records(store: Store) -> tuple[dict[int, Record], list[str]]:
-    """The records of finished parts, and the names of files that hold none.
-
-    A part of which a shard is missing or has another size is not finished.
-    """
+    """The finished parts' records, and the files that hold none; every shard must be there, with the size it had."""
     finished: dict[int, Record] = {}
     broken: list[str] = []
     sizes = store.sizes(SHARDS)

@@ -50,10 +50,7 @@ class RetryPolicy:
 
 
 def in_time(read: Callable[[], Result], timeout: float) -> Result:
-    """What `read` returns or raises, or TimeoutError after `timeout` seconds.
-
-    It runs in a thread, which is left behind if it hangs: nothing can stop a blocked read from outside.
-    """
+    """What `read` returns or raises, or TimeoutError; a thread that hangs is left behind, since nothing can stop it."""
     answer: Future[Result] = Future()
 
     def attempt() -> None:

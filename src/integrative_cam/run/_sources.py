@@ -45,16 +45,11 @@ class Source:
 
 
 def open_source(place: str, shard: int, patience: RetryPolicy) -> Source:
-    """List a source.
+    """List a source; sources that are lists of files have parts of `shard` images.
 
     A folder gives all images in it, or its *.tar files (WebDataset), its *.parquet files with images inside, or the
     data set that Hugging Face's `save_to_disk` wrote. A file is a CSV or Parquet list with a column `file` (paths
     relative to the list, or URLs), a tar, or a Parquet file with images inside. A pattern with * gives all that match.
-
-    Args:
-        place: a path or a URL that fsspec reads.
-        shard: images per part, for sources that are lists of files.
-        patience: with the source.
 
     Raises:
         InputError: no such source, none of these kinds, without images, or with two images of one name.
@@ -83,12 +78,7 @@ def open_source(place: str, shard: int, patience: RetryPolicy) -> Source:
 
 
 def filesystem(place: str) -> tuple[Any, str]:
-    """The file system that reads `place`, and the path in it.
-
-    Raises:
-        InputError: no file system of that name is known.
-        MissingExtraError: fsspec, or what it needs for this kind of place, is not installed.
-    """
+    """The file system that reads `place`, and the path in it; InputError where none is known."""
     url_to_fs = import_extra("fsspec.core", "icam run", "run").url_to_fs
     from fsspec.implementations.local import LocalFileSystem
 
@@ -205,11 +195,7 @@ def _of_list(place: str, files: Any, root: str, shard: int, patience: RetryPolic
 
 
 def read_list(content: bytes, place: object) -> list[dict[str, str]]:
-    """The rows of a CSV list of images, which has a column `file`; `place` names it in errors.
-
-    Raises:
-        InputError: it cannot be read, or a row names no file.
-    """
+    """The rows of a CSV list of images, which needs a column `file`; `place` names it in errors."""
     try:
         reader = csv.DictReader(io.StringIO(content.decode("utf-8-sig"), newline=""))
         columns, rows = reader.fieldnames or (), list(reader)

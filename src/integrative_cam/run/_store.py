@@ -36,11 +36,7 @@ class Store:
         return posixpath.join(self.root, name)
 
     def write(self, name: str, content: bytes) -> None:
-        """Write or replace a file.
-
-        Raises:
-            DestinationError: it cannot be written.
-        """
+        """Write or replace a file; DestinationError where that fails."""
         try:
             if self.local:
                 _write_local(Path(self.path(name)), content)
@@ -81,15 +77,10 @@ class Store:
         return [name for name in self.files.ls(self.root, detail=False) if not name.endswith(_DRAFT)]
 
     def claim(self, wanted: Mapping[str, Any], kind: str = "run") -> None:
-        """Write the manifest, or check that what was begun here is the same.
-
-        Args:
-            wanted: the settings that make two runs the same.
-            kind: what is written here, in a word, for messages.
+        """Write the manifest, or check that what was begun here is the same; `kind` names what is written here.
 
         Raises:
             InputError: the settings here are others, or something else is here.
-            ExplanationError: the manifest here cannot be read.
         """
         wanted = json.loads(json.dumps(wanted))
         content = self.read(MANIFEST)
@@ -111,11 +102,7 @@ class Store:
         self.write(MANIFEST, (json.dumps(wanted, indent=2) + "\n").encode())
 
     def manifest(self) -> dict[str, Any]:
-        """What `claim` wrote.
-
-        Raises:
-            ExplanationError: there is none, or it cannot be read.
-        """
+        """What `claim` wrote; ExplanationError where that cannot be read."""
         content = self.read(MANIFEST)
         if content is None:
             raise ExplanationError(f"{self.place} holds no run: {MANIFEST} is missing.")
@@ -130,11 +117,7 @@ class Store:
 
 
 def read_object(content: bytes, path: str, advice: str) -> dict[str, Any]:
-    """The JSON object in a file that an earlier run wrote.
-
-    Raises:
-        ExplanationError: it holds none; the message ends in `advice`.
-    """
+    """The JSON object that an earlier run wrote; without it, an ExplanationError that ends in `advice`."""
     try:
         stored = json.loads(content)
     except (ValueError, RecursionError) as error:

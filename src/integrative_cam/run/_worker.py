@@ -48,16 +48,10 @@ class _Draft:
 
 
 class Worker:
-    """Explains parts with one network on one device. Use as a context.
+    """Explains parts with one network on one device, checked by its fingerprint. Use as a context.
 
-    Args:
-        job: what to do.
-        fingerprint: that the network must have.
-        place: of the worker among those on this machine; they take its CUDA devices in turn.
-        tell: called with the number of images done since the last call.
-
-    Raises:
-        CamError: the network cannot be loaded.
+    Workers of a machine take its CUDA devices in turn, by `place`. `tell` gets the number of images done since the last
+    call.
     """
 
     def __init__(self, job: Job, fingerprint: str, place: int = 0, tell: Tell = lambda _: None) -> None:
@@ -229,11 +223,7 @@ class Worker:
 
 
 def device_of(name: str) -> torch.device:
-    """The device of that name; "auto" is CUDA where there is some.
-
-    Raises:
-        InputError: there is none.
-    """
+    """The device of that name; "auto" is CUDA where there is some. InputError where there is no such device."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
