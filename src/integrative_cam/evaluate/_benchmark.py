@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -52,6 +52,7 @@ class Case:
     target: Target = None
     regions: Regions | None = None
     task: str = "classification"
+    _values: dict[str, Tensor] = field(default_factory=dict, init=False)
 
     @cached_property
     def explanation(self) -> Explanation:
@@ -87,39 +88,34 @@ class Case:
             raise InputError("regions must have boxes for maxboxacc; got none.")
         return self.regions.boxes
 
-    @cached_property
-    def insertion(self) -> Float[Tensor, "batch"]:
-        return faithfulness.insertion(*self.model_images_maps_index, self.steps)
-
-    @cached_property
-    def deletion(self) -> Float[Tensor, "batch"]:
-        return faithfulness.deletion(*self.model_images_maps_index, self.steps)
+    def __getitem__(self, metric: str) -> Tensor:
+        """A metric's value, computed once, though others are made of it."""
+        if metric not in self._values:
+            self._values[metric] = ALL[metric].of(self)
+        return self._values[metric]
 
     @cached_property
     def dimmed(self) -> tuple[Float[Tensor, "batch"], Float[Tensor, "batch"]]:
         return faithfulness.dimmed_probabilities(*self.model_images_maps_index)
 
-    @property
-    def drop(self) -> Float[Tensor, "batch"]:
-        return faithfulness.share_lost(*self.dimmed)
 
-    @cached_property
-    def road(self) -> Float[Tensor, "batch"]:
-        generator = torch.Generator().manual_seed(self.seed)
-        return faithfulness.road_combined(*self.model_images_maps_index, noise=ROAD_NOISE, generator=generator)
+def _road(case: Case) -> Float[Tensor, "batch"]:
+    generator = torch.Generator().manual_seed(case.seed)
+    return faithfulness.road_combined(*case.model_images_maps_index, noise=ROAD_NOISE, generator=generator)
 
-    @cached_property
-    def coherency(self) -> Float[Tensor, "batch"]:
-        masked = self.images * self.maps[:, None].to(self.images.dtype)
-        return simplicity.coherency(self.maps, self.method(self.model, masked, self.index).map)
 
-    @property
-    def maps_of_randomised_model(self) -> Float[Tensor, "batch height width"]:
-        """Of the same class, by the network with its top half of layers redrawn."""
-        return self.method(randomised(self.model, 0.5, self.seed), self.images, self.index).map
+def _coherency(case: Case) -> Float[Tensor, "batch"]:
+    masked = case.images * case.maps[:, None].to(case.images.dtype)
+    return simplicity.coherency(case.maps, case.method(case.model, masked, case.index).map)
 
-    def by_captum(self, metric: Callable[..., Tensor]) -> Float[Tensor, "batch"]:
-        return metric(self.model, self.images, self.method, self.index, seed=self.seed)
+
+def _randomisation(case: Case) -> Float[Tensor, "batch"]:
+    model = randomised(case.model, 0.5, case.seed)
+    return rank_correlation(case.maps, case.method(model, case.images, case.index).map)
+
+
+def _by_captum(case: Case, metric: Callable[..., Tensor]) -> Float[Tensor, "batch"]:
+    return metric(case.model, case.images, case.method, case.index, seed=case.seed)
 
 
 @dataclass(frozen=True)
@@ -137,18 +133,18 @@ class Metric:
 
 METRICS: Mapping[str, Metric] = {
     "insertion": Metric(
-        lambda case: case.insertion,
+        lambda case: faithfulness.insertion(*case.model_images_maps_index, case.steps),
         True,
         "area under the target's probability while pixels appear on a blurred image, highest first",
     ),
     "deletion": Metric(
-        lambda case: case.deletion,
+        lambda case: faithfulness.deletion(*case.model_images_maps_index, case.steps),
         False,
         "area under the target's probability while pixels are set to zero, highest first",
     ),
-    "ins-del": Metric(lambda case: case.insertion - case.deletion, True, "insertion minus deletion"),
+    "ins-del": Metric(lambda case: case["insertion"] - case["deletion"], True, "insertion minus deletion"),
     "drop": Metric(
-        lambda case: case.drop,
+        lambda case: faithfulness.share_lost(*case.dimmed),
         False,
         "share of the probability lost when the normalised image is multiplied by its map",
     ),
@@ -157,18 +153,16 @@ METRICS: Mapping[str, Metric] = {
         True,
         "how often the probability gains when the image is multiplied by its map",
     ),
-    "road": Metric(lambda case: case.road, True, "(least - most relevant pixels imputed) / 2, at 20, 40, 60 and 80 %"),
-    "coherency": Metric(
-        lambda case: case.coherency, True, "correlation with the map of the image multiplied by the map"
-    ),
+    "road": Metric(_road, True, "(least - most relevant pixels imputed) / 2, at 20, 40, 60 and 80 %"),
+    "coherency": Metric(_coherency, True, "correlation with the map of the image multiplied by the map"),
     "complexity": Metric(lambda case: simplicity.complexity(case.maps), False, "mean of the map"),
     "adcc": Metric(
-        lambda case: simplicity.adcc(case.drop, case.coherency, simplicity.complexity(case.maps)),
+        lambda case: simplicity.adcc(case["drop"], case["coherency"], case["complexity"]),
         True,
         "harmonic mean of coherency, 1 - complexity and 1 - drop",
     ),
     "arcc": Metric(
-        lambda case: simplicity.arcc(case.road, case.coherency, simplicity.complexity(case.maps)),
+        lambda case: simplicity.arcc(case["road"], case["coherency"], case["complexity"]),
         True,
         "harmonic mean of coherency, 1 - complexity and twice road",
     ),
@@ -177,17 +171,17 @@ METRICS: Mapping[str, Metric] = {
         lambda case: simplicity.total_variation(case.maps), False, "mean difference of neighbouring pixels"
     ),
     "randomisation": Metric(
-        lambda case: rank_correlation(case.maps, case.maps_of_randomised_model),
+        _randomisation,
         False,
         "rank correlation with the map of the network whose top half of layers is redrawn",
     ),
     "infidelity": Metric(
-        lambda case: case.by_captum(robustness.infidelity),
+        lambda case: _by_captum(case, robustness.infidelity),
         False,
         "squared error of what the map says about hiding random squares",
     ),
     "sensitivity": Metric(
-        lambda case: case.by_captum(robustness.max_sensitivity),
+        lambda case: _by_captum(case, robustness.max_sensitivity),
         False,
         "how far the map moves when a little noise is added to the image",
     ),
@@ -252,4 +246,4 @@ def evaluate(
     for name in metrics:
         one_of("metric", name, ALL)
     case = Case(model, images, method, steps, seed, target, regions, task)
-    return {name: ALL[name].of(case) for name in metrics}
+    return {name: case[name] for name in metrics}
