@@ -16,8 +16,7 @@ with harness.instrumented("PIL"):
     from integrative_cam.models import Preprocessing
     from integrative_cam.models import _image as reading
     from integrative_cam.run._decode import Decoding, Sample, _sample
-    from integrative_cam.run._failures import Failure
-    from integrative_cam.run._retry import RetryPolicy
+    from integrative_cam.run._failures import Failure, RetryPolicy
 
 # Small limits are soon reached, and cheap.
 reading.MAX_PIXELS = page.MAX_PIXELS = 2**20

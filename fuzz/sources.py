@@ -16,7 +16,7 @@ with harness.instrumented("tarfile", "csv"):
     from integrative_cam.models import Preprocessing
     from integrative_cam.run._archives import opened
     from integrative_cam.run._decode import Decoding, decode
-    from integrative_cam.run._retry import RetryPolicy
+    from integrative_cam.run._failures import RetryPolicy
     from integrative_cam.run._sources import open_source
 
 PATIENCE = RetryPolicy(timeout=5, attempts=1, pause=0)

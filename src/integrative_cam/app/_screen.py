@@ -19,6 +19,7 @@ from ..errors import InputError, TargetError
 from ..evaluate import deletion_curve, insertion_curve
 from ..evaluate._probabilities import TargetAgainstNone
 from ..explanation import Explanation
+from ..models._image import encode_image
 from ..query import area_above_half, score_parts, short_name
 from ..recipe import Recipe
 from ..render import coloured, overlay, presented, presented_layer
@@ -195,9 +196,7 @@ class Screen:
             drawn.append((title, Image.blend(photograph, drawing, opacity)))
         if len(drawn) > 1:
             return png(side_by_side([("photograph", photograph), *drawn]), DPI)
-        stored = io.BytesIO()
-        drawn[0][1].save(stored, "PNG")
-        return stored.getvalue()
+        return encode_image(drawn[0][1], "PNG")
 
     def archive(self) -> bytes:
         """A zip file with a folder of `Explanation.save` for each map, and the Python lines."""

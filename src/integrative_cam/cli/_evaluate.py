@@ -13,8 +13,7 @@ from ..evaluate import Evaluation, Interval, evaluate_dataset
 from ..evaluate._benchmark import ALL
 from ..evaluate._evaluation import FILES
 from ._options import weights_by_model
-from ._printed import report_failures
-from ._progress import progress_bar
+from ._printed import progress_bar, report_failures
 
 
 def run_evaluation(models: tuple[str, ...], weights: tuple[str, ...], **settings: Any) -> int:

@@ -1,18 +1,25 @@
-"""What the commands print."""
+"""What the commands print, and their bar while they work through many images."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from rich.bar import Bar
 from rich.console import Console, RenderableType
+from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bars
 from rich.table import Table
+from rich.text import Text
 
 from ..query import Answer, RankedClass, area_above_half, score_parts, short_name
 from ..render._parts import layer_facts
+
+if TYPE_CHECKING:
+    from ..run import Progress
 
 CLASSES_SHOWN = 5
 TITLES = {"probability": "Top classes", "area": "Classes by area", "value": "Values", "score": "Boxes found"}
@@ -117,3 +124,33 @@ def report_failures(failures: Sequence[tuple[Path, str]], attempted: int) -> int
         done = attempted - len(failures)
         print(f"icam: {len(failures)} of {attempted} images failed, {done} done.", file=sys.stderr)
     return 1 if failures else 0
+
+
+class _Speed(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text(f"{speed:.1f} images/s" if speed else "- images/s")
+
+
+@contextmanager
+def progress_bar(verb: str) -> Iterator[Callable[[Progress], None]]:
+    """A bar on standard error, which starts with the first call: an error before it is printed alone.
+
+    What an earlier run has done is in the first call, so that it does not count as speed.
+    """
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Speed(), TimeRemainingColumn())
+    bars = Bars(*columns, console=Console(stderr=True))
+
+    def report(progress: Progress) -> None:
+        if not bars.task_ids:
+            bars.start()
+            bars.add_task(verb, completed=progress.done, total=progress.total)
+        failed = f", {progress.failed} failed" if progress.failed else ""
+        (bar,) = bars.task_ids
+        bars.update(bar, completed=progress.done, total=progress.total, description=f"{verb}{failed}")
+
+    try:
+        yield report
+    finally:
+        if bars.task_ids:
+            bars.stop()

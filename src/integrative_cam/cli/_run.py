@@ -7,7 +7,7 @@ from collections import Counter
 
 from ..run import Job, Outcome
 from ..run import run as conduct
-from ._progress import progress_bar
+from ._printed import progress_bar
 
 SHOWN = 20
 """Failures that are named on standard error; all are in the file."""

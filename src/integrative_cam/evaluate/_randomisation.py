@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from .._maps.blocks import at_least_float32
 from .._plan.model_state import preserved_randomness, unwrapped
 from ..errors import InputError, first_line
 from ..methods._registry import Explainer
 from ._perturbation import check_maps
 from ._probabilities import TargetIndex
 from ._simplicity import check_alike, coherency
+from ._statistics import ranks
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -88,7 +88,7 @@ def rank_correlation(maps: Maps, others: Maps) -> PerImage:
     check_maps(others)
     check_alike("maps", maps, "others", others)
     # Pearson's correlation of the ranks, from (r + 1) / 2.
-    return 2 * coherency(_ranks(maps), _ranks(others)) - 1
+    return 2 * coherency(ranks(maps.flatten(1)), ranks(others.flatten(1))) - 1
 
 
 def randomised(model: nn.Module, share: float, seed: int = 0) -> nn.Module:
@@ -143,14 +143,6 @@ def _redraw(layer: nn.Module) -> None:
         if parameter.is_floating_point() and torch.equal(parameter, value):
             parameter.normal_(value.mean().item(), value.std(correction=0).item())
     layer.to(device)
-
-
-def _ranks(maps: Maps) -> Float[Tensor, "batch position"]:
-    flat = maps.flatten(1).contiguous()
-    ordered = flat.sort(1).values
-    below = torch.searchsorted(ordered, flat)
-    up_to = torch.searchsorted(ordered, flat, right=True)
-    return (below + up_to + 1).to(at_least_float32(maps).dtype) / 2
 
 
 def _check_share(share: float) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +14,7 @@ from ..render import overlay
 from ..render._colours import INK
 from ..render._plots import Dot, dot_plot, svg
 from ..render._sheet import png
-from ..render._templates import environment
+from ..render._templates import data_uri, environment
 from ._benchmark import ALL
 from ._measure import CONTROLS
 from ._summary import MethodScore, mean_ranks
@@ -182,6 +180,4 @@ def _by_difference(evaluation: Evaluation, model: str, metric: str, rival: str, 
 def _uri(picture: Image) -> str:
     small = picture.copy()
     small.thumbnail((SIDE, SIDE))
-    stored = io.BytesIO()
-    small.save(stored, "JPEG", quality=80)
-    return f"data:image/jpeg;base64,{base64.b64encode(stored.getvalue()).decode()}"
+    return data_uri(small, "jpeg", quality=80)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from .._maps.blocks import at_least_float32
 from ..errors import InputError
 
 if TYPE_CHECKING:
@@ -118,10 +119,16 @@ def mean_rank(table: Float[Tensor, "case method"]) -> Float[Tensor, "method"]:
             "table must hold finite values, one row per case and one column per method, "
             f"but got shape {tuple(table.shape)}{'' if table.isfinite().all() else ' with NaN or infinite values'}."
         )
-    # Entry (case, i, j): does method j precede method i?
-    own, other = table[:, :, None], table[:, None, :]
-    before, equal = (other > own).double().sum(2), (other == own).double().sum(2)
-    return (1 + before + (equal - 1) / 2).mean(0)
+    return ranks(-table).double().mean(0)
+
+
+def ranks(values: Float[Tensor, "case position"]) -> Float[Tensor, "case position"]:
+    """The rank of each value in its row, from 1 for the smallest; equal values share the mean of their ranks."""
+    values = values.contiguous()
+    ordered = values.sort(1).values
+    below = torch.searchsorted(ordered, values)
+    up_to = torch.searchsorted(ordered, values, right=True)
+    return (below + up_to + 1).to(at_least_float32(values).dtype) / 2
 
 
 def _difference(left: Tensor, right: Tensor) -> Float[Tensor, "image"]:

@@ -57,6 +57,13 @@ def decode_image(
         return upright(image)
 
 
+def encode_image(image: Image.Image, format: str, **options: int) -> bytes:
+    """The content of a file of the image; the options are Pillow's, such as quality."""
+    content = BytesIO()
+    image.save(content, format, **options)
+    return content.getvalue()
+
+
 @contextmanager
 def _opened(
     path: Path | str,

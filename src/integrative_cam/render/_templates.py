@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import base64
-import io
 from typing import TYPE_CHECKING
 
 from ..errors import MissingExtraError
+from ..models._image import encode_image
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -32,8 +32,6 @@ def environment(package: str) -> Environment:
     )
 
 
-def data_uri(picture: Image, **options: int) -> str:
-    """A picture as a data URI of WebP; the options are Pillow's, such as quality."""
-    stored = io.BytesIO()
-    picture.save(stored, "WEBP", **options)
-    return f"data:image/webp;base64,{base64.b64encode(stored.getvalue()).decode()}"
+def data_uri(picture: Image, format: str = "webp", **options: int) -> str:
+    """A picture as a data URI; the options are Pillow's, such as quality."""
+    return f"data:image/{format};base64,{base64.b64encode(encode_image(picture, format, **options)).decode()}"

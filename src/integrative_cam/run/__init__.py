@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from .._deprecation import deprecated_names
 from ._engine import Outcome, Progress, run
-from ._failures import DestinationError, Failure, SourceError
+from ._failures import DestinationError, Failure, RetryPolicy, SourceError
 from ._job import Job
 from ._reader import Results
-from ._retry import RetryPolicy
 
 __all__ = [
     "DestinationError",

@@ -13,7 +13,7 @@ from typing import Any
 
 from ..errors import InputError, first_line
 from ..models._image import SUFFIXES
-from ._retry import RetryPolicy
+from ._failures import RetryPolicy
 from ._sources import Part, filesystem, is_local, parquet
 
 BLOCK = 2**24

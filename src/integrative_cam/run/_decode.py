@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
@@ -12,13 +11,14 @@ from itertools import islice
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import torch
+
 from ..errors import CamError, first_line
 from ..models import Preprocessing
-from ..models._image import decode_image
+from ..models._image import decode_image, encode_image
 from ._archives import Item
-from ._failures import Failure, MissingError, SourceError
+from ._failures import Failure, MissingError, RetryPolicy, SourceError
 from ._pool import context, end_with_parent
-from ._retry import RetryPolicy
 from ._sources import filesystem
 
 if TYPE_CHECKING:
@@ -104,9 +104,7 @@ def _picture(picture: Any, side: int) -> bytes | None:
     if not side:
         return None
     picture.thumbnail((side, side))
-    content = io.BytesIO()
-    picture.save(content, "PNG", compress_level=1)
-    return content.getvalue()
+    return encode_image(picture, "PNG", compress_level=1)
 
 
 class Decoders:
@@ -145,11 +143,11 @@ class Decoders:
     def _start(self, piece: list[Item]) -> _Started:
         if self._pool is not None:
             try:
-                return self._pool, self._pool.submit(_decode, piece)
+                return self._pool, self._pool.submit(decode, piece, self.how)
             except BrokenProcessPool:
                 self._bury(self._pool)
-        self._pool = ProcessPoolExecutor(self.count, context(), _prepare, (self.how,))
-        return self._pool, self._pool.submit(_decode, piece)
+        self._pool = ProcessPoolExecutor(self.count, context(), _prepare)
+        return self._pool, self._pool.submit(decode, piece, self.how)
 
     def _finish(self, piece: list[Item], started: _Started) -> Iterator[Sample | Failure]:
         pool, future = started
@@ -184,21 +182,9 @@ class Decoders:
             self._pool = None
 
 
-_how: Decoding | None = None
-
-
-def _prepare(how: Decoding) -> None:
-    global _how
-    _how = how
+def _prepare() -> None:
     end_with_parent()
-    import torch
-
     torch.set_num_threads(1)
-
-
-def _decode(items: list[Item]) -> list[Sample | Failure]:
-    assert _how is not None
-    return decode(items, _how)
 
 
 def pieces(elements: Iterable[Element], size: int) -> Iterator[list[Element]]:

@@ -15,7 +15,7 @@ from ..methods._registry import Method
 from ..models import Network, load
 from ..query import parse_target
 from ..recipe import Recipe
-from ._retry import RetryPolicy
+from ._failures import RetryPolicy
 from ._sources import Source
 
 FORMAT = 1

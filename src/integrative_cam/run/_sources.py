@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from ..errors import InputError, first_line, import_extra
 from ..models._image import SUFFIXES
-from ._retry import RetryPolicy
+from ._failures import RetryPolicy
 
 Kind = Literal["images", "tar", "arrow", "parquet"]
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from .._maps.blocks import at_least_float32
 from .._maps.completeness import Completeness
 from ..explanation import BiasLayer, Explanation, Layer
+from ..models._image import encode_image
 from ..query import probabilities, score_parts
 from ..recipe import Recipe
 from ..targets import class_scores
@@ -172,7 +173,9 @@ def as_parquet(rows: Sequence[dict[str, Any]], about: Mapping[str, Any]) -> byte
     import pyarrow.parquet as pq
 
     columns = schema().with_metadata({META: json.dumps(about).encode()})
-    table = pa.Table.from_pylist([{**row, "map": _png(row["map"])} for row in rows], columns)
+    maps = (encode_image(Image.fromarray(row["map"]), "PNG", compress_level=1) for row in rows)
+    stored = [{**row, "map": content} for row, content in zip(rows, maps, strict=True)]
+    table = pa.Table.from_pylist(stored, columns)
     content = io.BytesIO()
     # Encoded images do not compress again.
     compression = {name: "none" if name in ("map", "thumbnail") else "zstd" for name in _leaves(table.schema)}
@@ -191,12 +194,6 @@ def _leaves(schema: pa.Schema) -> list[str]:
     import pyarrow as pa
 
     return [f"{field.name}.list.element" if pa.types.is_list(field.type) else field.name for field in schema]
-
-
-def _png(levels: np.ndarray[Any, Any]) -> bytes:
-    content = io.BytesIO()
-    Image.fromarray(levels).save(content, "PNG", compress_level=1)
-    return content.getvalue()
 
 
 def explanation_of(row: Mapping[str, Any], about: Mapping[str, Any], recipe: Recipe | None) -> Explanation:

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from ..errors import CamError, InputError, RecipeError, TapError, TargetError, first_line
+from ..models._image import encode_image
 from ._archives import Item, opened
 from ._decode import Decoders, Decoding, Sample, pieces
 from ._failures import Failure, SourceError
@@ -256,6 +257,4 @@ def _overlay(row: dict[str, Any]) -> bytes:
     from ..render import overlay
 
     picture = Image.open(io.BytesIO(row["thumbnail"]))
-    content = io.BytesIO()
-    overlay(torch.from_numpy(row["map"]).float() / 255, picture).save(content, "JPEG", quality=85)
-    return content.getvalue()
+    return encode_image(overlay(torch.from_numpy(row["map"]).float() / 255, picture), "JPEG", quality=85)
