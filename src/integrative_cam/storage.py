@@ -6,8 +6,9 @@ import json
 import os
 import shutil
 import tempfile
+import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,8 @@ from .recipe import Recipe, present_names
 FORMAT = 1
 MANIFEST = "manifest.json"
 ARRAYS = "arrays.safetensors"
+DRAFT = ".draft"
+"""Ends the names of files that are being written."""
 
 
 def save(explanation: Explanation, folder: Path) -> Path:
@@ -86,15 +89,25 @@ def replaced_folder(folder: Path, marker: str) -> Iterator[Path]:
         raise
 
 
-def written_whole(path: Path, text: str) -> None:
-    """Write a text file, whole or not at all; missing folders above it are made."""
+def written_whole(path: Path, content: bytes | str) -> None:
+    """Write a file, whole or not at all, even if the process is killed; missing folders above it are made."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}-{os.getpid()}")
+    draft = path.with_name(f".{path.name}-{uuid.uuid4().hex}{DRAFT}")
     try:
-        draft.write_text(text, "utf-8")
+        with draft.open("wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
+            file.flush()
+            os.fsync(file.fileno())
         draft.replace(path)
     finally:
         draft.unlink(missing_ok=True)
+    # The name too, where a folder can be opened.
+    with suppress(OSError):
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
 
 
 def _arrays(explanation: Explanation) -> dict[str, Tensor]:

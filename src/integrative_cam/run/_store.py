@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 import posixpath
-import uuid
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 from ..errors import ExplanationError, InputError, first_line
+from ..storage import DRAFT, written_whole
 from ._failures import DestinationError
 from ._sources import filesystem, is_local
 
 MANIFEST = "manifest.json"
 SHARDS = "shards"
 DONE = "done"
-_DRAFT = ".draft"
 
 
 class Store:
@@ -39,7 +36,7 @@ class Store:
         """Write or replace a file; DestinationError where that fails."""
         try:
             if self.local:
-                _write_local(Path(self.path(name)), content)
+                written_whole(Path(self.path(name)), content)
             else:
                 self.files.pipe_file(self.path(name), content)
         except Exception as error:  # each kind of store has errors of its own
@@ -64,17 +61,17 @@ class Store:
         except FileNotFoundError:
             return {}
         sizes = {posixpath.basename(entry["name"]): entry["size"] for entry in entries if entry["type"] == "file"}
-        return {name: size for name, size in sizes.items() if not name.endswith(_DRAFT)}
+        return {name: size for name, size in sizes.items() if not name.endswith(DRAFT)}
 
     def tidy(self) -> None:
         """Remove what killed writers left behind."""
         if self.local:
-            for draft in Path(self.root).rglob(f".*{_DRAFT}"):
+            for draft in Path(self.root).rglob(f".*{DRAFT}"):
                 draft.unlink(missing_ok=True)
 
     def _others(self) -> list[str]:
         """What is here, apart from a manifest that a kill left half written."""
-        return [name for name in self.files.ls(self.root, detail=False) if not name.endswith(_DRAFT)]
+        return [name for name in self.files.ls(self.root, detail=False) if not name.endswith(DRAFT)]
 
     def claim(self, wanted: Mapping[str, Any], kind: str = "run") -> None:
         """Write the manifest, or check that what was begun here is the same; `kind` names what is written here.
@@ -136,23 +133,3 @@ def _meaning(different: Collection[str]) -> str:
 def _shown(value: Any) -> str:
     text = json.dumps(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
-
-
-def _write_local(path: Path, content: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}-{uuid.uuid4().hex}{_DRAFT}")
-    try:
-        with draft.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
-    # The name too, where a folder can be opened.
-    with contextlib.suppress(OSError):
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
