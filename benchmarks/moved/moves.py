@@ -326,6 +326,15 @@ def convolution(draft: Draft) -> None:
     activation(draft, doubled)
 
 
+def threshold(draft: Draft, below: float) -> None:
+    """A convolution and a ReLU that leave nothing of what is darker than `below`."""
+    layer = draft.convolution(4, 3, padding=1)
+    layer.bias = nn.Parameter(torch.full((4,), -below))
+    draft.add("conv 3 with a negative bias", "convolution with a bias", layer, reach=1)
+    draft.activations += 1
+    draft.add("relu", "activation by name", F.relu)
+
+
 def pool(draft: Draft) -> None:
     """Maximum or mean."""
     draft.require(min(draft.size) >= 12 and draft.scale < 3 and draft.is_local)
@@ -422,7 +431,24 @@ def windows(draft: Draft) -> None:
     sides = [side for side in (2, 4, 5, 6) if all(length % side == 0 for length in draft.size)]
     draft.require(draft.dims == 2 and bool(sides))
     name, layers = _pointwise(draft)
-    draft.add(f"windows({name})", "windows", Windows(layers, draft.draw.choice(sides)))
+    step: nn.Module = Windows(layers, draft.draw.choice(sides))
+    kind = draft.draw.choice(["windows", "shifted windows"])
+    if kind == "shifted windows":
+        step = ShiftedWindows(step, draft.positions(FAR))
+    draft.add(f"{kind}({name})", kind, step)
+
+
+class ShiftedWindows(nn.Module):
+    """Windows of the rolled image, rolled back afterwards, as in Swin."""
+
+    def __init__(self, windows: nn.Module, shift: int) -> None:
+        super().__init__()
+        self.windows, self.shift = windows, shift
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, channel, height, width) to the same."""
+        x = x.roll((-self.shift, -self.shift), (2, 3))
+        return self.windows(x).roll((self.shift, self.shift), (2, 3))
 
 
 class Rows(nn.Module):

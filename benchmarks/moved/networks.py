@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from .draft import Draft, UnfitError, averaging
 from .judge import Truth
-from .moves import FEATURE_MOVES, IMAGE_MOVES, activation, border, convolution, largest_reach
+from .moves import FEATURE_MOVES, IMAGE_MOVES, activation, border, convolution, largest_reach, threshold
 
-SIZES = {1: (72, 96), 2: (40, 52), 3: (24, 28)}
-LARGEST_REACH = {1: 16, 2: 8, 3: 5}
+SIZES = {1: (84, 128), 2: (46, 64), 3: (26, 32)}
+LARGEST_REACH = {1: 16, 2: 9, 3: 5}
 """How far, in pixels, the last layer may look."""
 LARGEST_SCALE = {1: 4.0, 2: 2.7, 3: 2.0}
 ATTEMPTS = 400
@@ -42,9 +42,10 @@ class Composition:
 
 def compose(seed: int, moves: int | None = None) -> Composition:
     """The composition of a seed, with so many moves besides the reference network's layers; default: 0 to 4."""
+    plan = _planned(random.Random(seed), moves)
     for attempt in range(ATTEMPTS):
         try:
-            return _composed(seed, random.Random(f"{seed} {attempt}"), moves)
+            return _composed(seed, random.Random(f"{seed} {attempt}"), plan)
         except UnfitError:
             continue
     raise RuntimeError(f"no composition fits seed {seed}")
@@ -55,20 +56,23 @@ def compose(seed: int, moves: int | None = None) -> Composition:
 
 @dataclass(frozen=True)
 class Form:
-    """How a network takes its images: a view of (batch, channel, *space) and back."""
+    """How a network takes its images: a view of (batch, channel, *space) and back; `channel_axis`: where it is."""
 
     name: str
     dims: tuple[int, ...]
     given: Callable[[Tensor], Tensor]
     taken: Callable[[Tensor], Tensor]
+    channel_axis: int | None
     channels: tuple[int, ...] = (1, 3)
 
 
+EEG = Form("(batch, electrode, time)", (1,), lambda x: x, lambda x: x, None, (6,))
 FORMS = (
-    Form("channels first", (1, 2, 3), lambda x: x, lambda x: x),
-    Form("channels last", (2, 3), lambda x: x.movedim(1, -1), lambda x: x.movedim(-1, 1)),
-    Form("(batch, length, feature)", (1,), lambda x: x.movedim(1, -1), lambda x: x.movedim(-1, 1), (3, 5)),
-    Form("no channel axis", (2,), lambda x: x[:, 0], lambda x: x[:, None], (1,)),
+    Form("channels first", (1, 2, 3), lambda x: x, lambda x: x, 1),
+    Form("channels last", (2, 3), lambda x: x.movedim(1, -1), lambda x: x.movedim(-1, 1), -1),
+    Form("(batch, length, feature)", (1,), lambda x: x.movedim(1, -1), lambda x: x.movedim(-1, 1), -1, (3, 5)),
+    Form("no channel axis", (2,), lambda x: x[:, 0], lambda x: x[:, None], None, (1,)),
+    EEG,
 )
 
 
@@ -135,6 +139,10 @@ class Frames(nn.Module):
             logits = self.body(self.taken(x.flatten(0, 1))).unflatten(0, (batch, frames))
         elif self.how == "reshape":
             logits = self.body(self.taken(x.reshape(-1, *x.shape[2:]))).reshape(batch, frames, -1)
+        elif self.how == "permute, reshape":  # (batch, ..., frame) in between, as of clips with the frames behind
+            behind = x.movedim(1, -1)
+            images = behind.permute(0, -1, *range(1, behind.ndim - 1)).reshape(-1, *x.shape[2:])
+            logits = self.body(self.taken(images)).reshape(batch, frames, -1)
         elif self.how == "time first":
             logits = self.body(self.taken(x.transpose(0, 1).flatten(0, 1))).reshape(frames, batch, -1).transpose(0, 1)
         elif self.how == "loop":
@@ -295,22 +303,35 @@ class Head(nn.Module):
 
 
 class EegStem(nn.Module):
-    """(batch, electrode, time) to (batch, 1, time, electrode), a convolution over time, then one over electrodes."""
+    """A convolution over time, then one over all electrodes, on (batch, 1, time, electrode) or these transposed."""
 
-    def __init__(self, draft: Draft, electrodes: int, early: bool) -> None:
+    def __init__(self, draft: Draft, electrodes: int) -> None:
         super().__init__()
-        self.early = early
-        self.time = nn.Conv2d(1, 4, (5, 1), padding=(2, 0), bias=False)
-        self.electrodes = nn.Conv2d(4, 4, (1, electrodes), bias=False)
-        averaging(self.time, draft)
-        averaging(self.electrodes, draft)
+        self.time_first, self.early, self.late = (draft.draw.random() < share for share in (0.7, 0.5, 0.5))
+        self.time = nn.Conv2d(1, 4, self._of(5, 1), padding=self._of(2, 0), bias=False)
+        self.electrodes = nn.Conv2d(4, 4, self._of(1, electrodes), bias=False)
+        self.last = nn.Conv2d(4, 4, self._of(3, 1), padding=self._of(1, 0), bias=False)
+        for layer in (self.time, self.electrodes, self.last):
+            averaging(layer, draft)
+
+    @property
+    def activations(self) -> int:
+        """How many nonlinearities."""
+        return 1 + self.early + self.late
+
+    def _of(self, time: int, electrode: int) -> tuple[int, int]:
+        return (time, electrode) if self.time_first else (electrode, time)
 
     def forward(self, x: Tensor) -> Tensor:
         """(batch, electrode, time) to (batch, 4, time)."""
-        x = self.time(x[:, None].transpose(2, 3))
+        x = x[:, None].transpose(2, 3) if self.time_first else x[:, None]
+        x = self.time(x)
         if self.early:
             x = x.relu()
-        return self.electrodes(x).relu().squeeze(-1)
+        x = self.electrodes(x).relu()
+        if self.late:
+            x = self.last(x).relu()
+        return x.squeeze(3 if self.time_first else 2)
 
 
 FOLDS = ("views", "views", "views", "frames", "frames", "siamese", "tiles", "batches", "regions", "averaged")
@@ -319,34 +340,55 @@ FOLDS = ("views", "views", "views", "frames", "frames", "siamese", "tiles", "bat
 # Compositions ---------------------------------------------------------------------------------------------------------
 
 
-def _composed(seed: int, draw: random.Random, moves: int | None) -> Composition:
+@dataclass(frozen=True)
+class Outline:
+    """What is drawn once for a seed, however often the steps are drawn until all fit."""
+
+    dims: int
+    batch: int
+    form: Form
+    fold: str
+    of_image: int
+    of_features: int
+
+
+def _planned(draw: random.Random, moves: int | None) -> Outline:
     dims = draw.choice([1, 2, 2, 2, 2, 3])
     batch = draw.choice([1, 2, 3, 4])
-    size = tuple(2 * draw.randint(SIZES[dims][0] // 2, SIZES[dims][1] // 2) for _ in range(dims))
     moves = draw.choice([0, 1, 1, 2, 2, 3, 4]) if moves is None else moves
-    eeg = dims == 1 and moves > 0 and draw.random() < 0.3
     form = draw.choice([each for each in FORMS if dims in each.dims]) if moves and draw.random() < 0.3 else FORMS[0]
+    moves -= form is not FORMS[0]
+    fold = "plain"
+    if moves and form is not EEG and draw.random() < 0.4:
+        fold = draw.choice([each for each in FOLDS if dims == 2 or each != "regions"])
+        moves -= 1
+    of_image = 0 if form is EEG else sum(draw.random() < 0.5 for _ in range(moves))
+    return Outline(dims, batch, form, fold, of_image, moves - of_image)
+
+
+def _composed(seed: int, draw: random.Random, outline: Outline) -> Composition:
+    dims, form = outline.dims, outline.form
+    size = tuple(2 * draw.randint(SIZES[dims][0] // 2, SIZES[dims][1] // 2) for _ in range(dims))
     channels = draw.choice(form.channels)
-    kind = draw.choice(FOLDS) if moves and draw.random() < 0.4 else "plain"
-    if eeg:
-        form, kind, channels = Form("(batch, electrode, time)", (1,), lambda x: x, lambda x: x), "plain", 6
-    moves -= (kind != "plain") + (form is not FORMS[0])
-    fold = _fold(draw, kind, form, size)
+    fold = _fold(draw, outline.fold, form, size)
 
     draft = Draft(draw, channels, fold.size)
     draft.scale = fold.factor
     draft.reach = fold.factor - 1
-    draft.activations += eeg
-    if eeg:
-        early = draw.random() < 0.5
-        draft.add("EEG stem", "electrodes and time", EegStem(draft, channels, early), reach=2)
-    of_image = sum(draw.random() < 0.5 for _ in range(max(0, moves)))
-    if not eeg:
-        for _ in range(of_image):
-            _step(draft, IMAGE_MOVES)
-    convolution(draft)
-    for _ in range(max(0, moves) - (0 if eeg else of_image)):
-        _step(draft, FEATURE_MOVES)
+    for _ in range(outline.of_image):
+        _step(draft, IMAGE_MOVES, "image ")
+    background = 0.0
+    if form is EEG:
+        stem = EegStem(draft, channels)
+        draft.activations += stem.activations
+        draft.add("EEG stem", "electrodes and time", stem, reach=2 + stem.late)
+    elif draft.is_local and draw.random() < 0.3:
+        background = 0.05
+        threshold(draft, 2 * background)
+    else:
+        convolution(draft)
+    for _ in range(outline.of_features):
+        _step(draft, FEATURE_MOVES, "features ")
         if draft.is_local and draw.random() < 0.6:
             convolution(draft)
         elif draw.random() < 0.6:
@@ -359,35 +401,37 @@ def _composed(seed: int, draw: random.Random, moves: int | None) -> Composition:
     body = nn.Sequential(*draft.steps, head)
 
     model = fold.make(body).eval()
-    names = [f"{dims}-D {size}, batch {batch}, {channels} channels", form.name, *fold.names, *draft.names]
+    names = [f"{dims}-D {size}, batch {outline.batch}, {channels} channels", form.name, *fold.names, *draft.names]
     kinds = [f"input {form.name}", *(f"fold {name}" for name in fold.names[:1]), *draft.kinds, f"head {head.how}"]
 
-    channel_axis = None if eeg or form.name == "no channel axis" else -1 if form in FORMS[1:] else 1 + bool(fold.frames)
-    inputs, evidence = _planted(draw, draft, model, head, form, size, (batch, channels), fold, channel_axis)
+    axis = None if form.channel_axis is None else form.channel_axis + (bool(fold.frames) and form.channel_axis > 0)
+    shape = (outline.batch, channels, *size)
+    inputs, evidence = _planted(draw, draft, model, head, form, shape, background, fold, axis)
     zone = largest_reach(draft)
     shift = 1 + 0.5 * draft.scale + draft.slack
     radius, offset = (zone,) * dims, (shift,) * dims
     if fold.frames:
         radius, offset = (0.0, *radius), (0.25, *offset)
-    if eeg:
+    if form is EEG:
         radius, offset = (float("inf"), *radius), (float("inf"), *offset)
     truths = tuple(Truth(each, radius, offset) for each in evidence)
     recipe = " > ".join([*names, f"head {head.how}"])
     kinds = list(dict.fromkeys(kinds))
     return Composition(
-        seed, recipe, tuple(kinds), model, inputs, truths, draw.randrange(CLASSES), channel_axis, draft.activations
+        seed, recipe, tuple(kinds), model, inputs, truths, draw.randrange(CLASSES), axis, draft.activations
     )
 
 
-def _step(draft: Draft, moves: Sequence[Callable[[Draft], None]]) -> None:
+def _step(draft: Draft, moves: Sequence[Callable[[Draft], None]], where: str) -> None:
+    before = len(draft.steps)
     for _ in range(20):
-        before = (len(draft.steps), draft.probe)
         try:
             draft.draw.choice(moves)(draft)
         except UnfitError:
-            if len(draft.steps) != before[0]:
+            if len(draft.steps) != before:
                 raise
             continue
+        draft.kinds[before] = f"{where}{draft.kinds[before]}"
         return
     raise UnfitError
 
@@ -414,7 +458,7 @@ def _fold(draw: random.Random, kind: str, form: Form, size: tuple[int, ...]) -> 
         return _views(draw, form, size, merge)
     if kind == "frames":
         frames = draw.choice([3, 4, 5])
-        how = draw.choice(["flatten", "reshape", "time first", "loop", "indexed loop"])
+        how = draw.choice(["flatten", "reshape", "time first", "loop", "indexed loop", "permute, reshape"])
         merge = draw.choice(["mean", "sum", "maximum", "attention"])
         return Fold((f"frames {how}", merge), size, lambda body: Frames(body, form.taken, how, merge), frames)
     if kind == "siamese":
@@ -470,18 +514,21 @@ def _planted(
     model: nn.Module,
     head: Head,
     form: Form,
-    size: tuple[int, ...],
-    batch_and_channels: tuple[int, int],
+    shape: tuple[int, ...],
+    background: float,
     fold: Fold,
     channel_axis: int | None,
 ) -> tuple[tuple[Tensor, ...], list[Tensor]]:
-    """Bright spots at places that the score depends on, each far from its mirror images; and where they are."""
+    """Bright spots at places that the score depends on, each far from its mirror images; and where they are.
+
+    What is around them is dark, or so dim that the first layer's bias leaves nothing of it.
+    """
+    batch, channels, *size = shape
     side = {1: 5, 2: 4, 3: 3}[len(size)]
-    batch, channels = batch_and_channels
     for _ in range(8):
         inputs = []
         for _ in range(fold.inputs):
-            images = torch.zeros(batch, max(1, fold.frames), channels, *size)
+            images = background * torch.rand(batch, max(1, fold.frames), channels, *size, generator=draft.generator)
             for sample in images:
                 frames = [at for at in range(len(sample)) if len(sample) - 1 - at != at] or [0]  # not the middle one
                 corner = _place(draw, draft, size, side)
@@ -498,7 +545,7 @@ def _planted(
         for leaf, gradient in zip(leaves, gradients, strict=True):
             if gradient is None:
                 raise UnfitError
-            seen = (leaf > 0) & (gradient.abs() > 0.01 * gradient.abs().amax())
+            seen = (leaf == 1) & (gradient.abs() > 0.01 * gradient.abs().amax())
             evidence.append(seen if channel_axis is None else seen.any(channel_axis))
         enough = all((seen.flatten(1).sum(1) >= 0.5 * side ** len(size)).all() for seen in evidence)
         enough = enough and bool((logits[:, 0] > 1e-3).all())
@@ -532,7 +579,7 @@ def _are_inside(
     return True
 
 
-def _place(draw: random.Random, draft: Draft, size: tuple[int, ...], side: int) -> list[int]:
+def _place(draw: random.Random, draft: Draft, size: Sequence[int], side: int) -> list[int]:
     """A corner away from the border, and a centre away from its mirror images, also across the diagonals."""
     margin = border(draft)
     least = largest_reach(draft) + side / 2

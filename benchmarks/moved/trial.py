@@ -50,6 +50,8 @@ def tried(seed: int, moves: int | None = None) -> Trial:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
+            if seed % 3 == 0:  # the plan is made on other images
+                maps(composition, tuple(torch.rand_like(each) for each in composition.inputs))
             reason, layers = fault_of(composition)
             verdict = "right" if not reason else ""
         except CamError as error:
