@@ -16,8 +16,12 @@ BIASES = ("complete", "residual", "layers", "none")
 WEIGHTINGS = ("joint", "product", "average", "geometric", "uniform", "last")
 FUSIONS = ("sum", "max", "geometric", "product")
 
+DEFAULT_METHODS = ("integrative", "gradcam", "gradcam++", "hirescam", "layercam-fused")
+DEFAULT_METRICS = ("insertion", "deletion", "ins-del", "drop", "increase", "area")
+"""What `icam compare` and `icam evaluate` show unless told otherwise."""
+
 DEFAULT_NETWORK = "efficientnet-lite0"
 TASKS = ("classification", "multi-label", "regression", "image", "fastestdet")
 """What the numbers that a network outputs can mean; see `icam explain --help`."""
 PROBABILITY_TASKS = TASKS[:2]
-"""Those whose outputs are the logits of classes."""
+"""Those of networks whose outputs are the logits of classes."""

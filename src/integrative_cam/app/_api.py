@@ -82,8 +82,8 @@ def _endpoint(answer: Callable[[Screen], Any], sessions: SessionStore, uploads: 
     def endpoint(image: Any, *values: Any) -> Any:
         session = sessions.open(_photograph(image, uploads))
         try:
-            given = Arguments(**dict(zip((field.name for field in arguments), values, strict=False)))
-            return answer(_screen(session, given))
+            call = Arguments(**dict(zip((field.name for field in arguments), values, strict=False)))
+            return answer(_screen(session, call))
         finally:
             sessions.close(session.key)
 
@@ -102,19 +102,19 @@ def _endpoint(answer: Callable[[Screen], Any], sessions: SessionStore, uploads: 
     return endpoint
 
 
-def _screen(session: Session, given: Arguments) -> Screen:
+def _screen(session: Session, call: Arguments) -> Screen:
     """The map that a call asks for."""
-    _check_texts(**{name: value for name, value in asdict(given).items() if name != "negative_share"})
-    if not isinstance(given.negative_share, int | float):
-        raise InputError(f"negative_share must be a number, but got {str(given.negative_share)[:80]}.")
-    name = given.network or next(iter(session.offer))
-    own = recipe_of(given.method)
-    changes = {field: value for field in INGREDIENTS if (value := getattr(given, field)) not in ("", -1)}
-    target = _target(session, name, given.target or "top1")
-    selection = Selection(name, target, given.method, own and replace(own, **changes), layer=given.layer or None)
+    _check_texts(**{name: value for name, value in asdict(call).items() if name != "negative_share"})
+    if not isinstance(call.negative_share, int | float):
+        raise InputError(f"negative_share must be a number, but got {str(call.negative_share)[:80]}.")
+    name = call.network or next(iter(session.offer))
+    own = recipe_of(call.method)
+    changes = {field: value for field in INGREDIENTS if (value := getattr(call, field)) not in ("", -1)}
+    target = _target(session, name, call.target or "top1")
+    selection = Selection(name, target, call.method, own and replace(own, **changes), layer=call.layer or None)
     screen = screen_of(session, selection)
-    if given.layer and screen.maps[0].layer is None:
-        raise TapError(f"{name} has no layer {given.layer!r} under {given.method}; explain lists them.")
+    if call.layer and screen.maps[0].layer is None:
+        raise TapError(f"{name} has no layer {call.layer!r} under {call.method}; explain lists them.")
     return screen
 
 
@@ -136,8 +136,8 @@ def _check_texts(**arguments: Any) -> None:
 
 def _photograph(image: Any, uploads: Path) -> Photograph:
     """Read an uploaded file, and delete it."""
-    given = image.get("path") if isinstance(image, dict) else None
-    path = Path(given).resolve() if isinstance(given, str) and "\0" not in given else None
+    place = image.get("path") if isinstance(image, dict) else None
+    path = Path(place).resolve() if isinstance(place, str) and "\0" not in place else None
     if path is None or not path.is_relative_to(uploads.resolve()) or not path.is_file():
         raise ImageError('photograph must be an uploaded file: handle_file("photo.jpg") of gradio_client.')
     with path.open("rb") as file:

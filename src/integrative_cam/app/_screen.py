@@ -170,8 +170,8 @@ class Screen:
             )
 
         lines = [
-            {**each, "points": {"insertion": points(each["inserted"]), "deletion": points(each["deleted"])}}
-            for each in self.measure()
+            {**line, "points": {"insertion": points(line["inserted"]), "deletion": points(line["deleted"])}}
+            for line in self.measure()
         ]
         return str(macros().curves(lines))
 

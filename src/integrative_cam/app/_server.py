@@ -145,9 +145,9 @@ def _run_once(network: Network) -> None:
     images = torch.linspace(-1, 1, network.preprocessing.crop[0] * network.preprocessing.crop[1]).reshape(
         1, 1, *network.preprocessing.crop
     )
-    found = explain(network.model, images.expand(1, channels, -1, -1).contiguous())
-    if found.output.ndim != 2:
-        raise ModelError(f"{network.name}: the page explains classes, but the output is {tuple(found.output.shape)}.")
+    shape = tuple(explain(network.model, images.expand(1, channels, -1, -1).contiguous()).output.shape)
+    if len(shape) != 2:
+        raise ModelError(f"{network.name}: the page explains classes, but the output is {shape}.")
 
 
 def _quiet(folder: Path) -> None:

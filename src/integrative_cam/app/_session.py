@@ -127,11 +127,11 @@ class Session:
         )
 
     def _once(self, name: Hashable, compute: Callable[[], T]) -> T:
-        found: T | None = self.computed.get(self.key, name)
-        if found is None:
-            found = compute()
-            self.computed.put(self.key, found, bytes_of(found), name)
-        return found
+        value: T | None = self.computed.get(self.key, name)
+        if value is None:
+            value = compute()
+            self.computed.put(self.key, value, bytes_of(value), name)
+        return value
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,11 @@ from typing import Annotated
 import typer
 
 from .. import __version__
-from .._choices import DEFAULT_NETWORK
+from .._choices import DEFAULT_METHODS, DEFAULT_METRICS, DEFAULT_NETWORK
 from . import _options as options
 from ._command import command
 
-METHODS = "integrative,gradcam,gradcam++,hirescam,layercam-fused"
+METHODS = ",".join(DEFAULT_METHODS)
 THUMBNAIL = 128
 
 app = typer.Typer(
@@ -109,7 +109,7 @@ def evaluate(
     models: list[str] | None = None,
     weights: list[str] | None = None,
     methods: str = METHODS,
-    metrics: str = "insertion,deletion,ins-del,drop,increase,area",
+    metrics: str = ",".join(DEFAULT_METRICS),
     target: str | None = None,
     regions: str | None = None,
     limit: Annotated[int | None, typer.Option(min=1)] = None,

@@ -67,7 +67,7 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
 
     flat.__doc__ = text
     flat.__signature__ = inspect.Signature(options)  # type: ignore[attr-defined]
-    flat.__annotations__ = {each.name: each.annotation for each in options}
+    flat.__annotations__ = {parameter.name: parameter.annotation for parameter in options}
     return flat
 
 

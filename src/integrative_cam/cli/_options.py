@@ -96,20 +96,20 @@ def _method(method: str, **ingredients: Any) -> Method:
     return replace(chosen, way=replace(chosen.recipe, **changes)) if changes else chosen
 
 
-def weights_by_model(given: Sequence[str], models: Sequence[str]) -> dict[str, Path]:
+def weights_by_model(options: Sequence[str], models: Sequence[str]) -> dict[str, Path]:
     """Of `--weights` where there may be several networks: MODEL=FILE pairs, or a FILE for the only network."""
-    if len(given) == len(models) == 1 and (Path(given[0]).exists() or "=" not in given[0]):
-        return {models[0]: Path(given[0])}
-    found = {}
-    for pair in given:
+    if len(options) == len(models) == 1 and (Path(options[0]).exists() or "=" not in options[0]):
+        return {models[0]: Path(options[0])}
+    files = {}
+    for pair in options:
         model, equals, file = pair.rpartition("=")
         if not equals or not model or not file:
             example = f"{models[0]}={file or 'FILE'}"
             raise InputError(f"--weights {pair}: must be MODEL=FILE for several networks, such as {example}.")
         if model not in models:
             raise InputError(f"--weights {pair}: {model} is not among the networks, {', '.join(models)}.")
-        found[model] = Path(file)
-    return found
+        files[model] = Path(file)
+    return files
 
 
 def _ingredients() -> Iterator[Parameter]:

@@ -145,6 +145,11 @@ def objects_in(classes: Int[Tensor, "height width"]) -> dict[str, int]:
     return {names[index - 1]: index for index in sorted(set(classes.flatten().tolist())) if 1 <= index <= len(names)}
 
 
+def is_named(label: str, name: str) -> bool:
+    """Whether a class's label is the name, or has it among its synonyms, in any case."""
+    return name.lower() in (label.lower(), *(synonym.strip() for synonym in label.lower().split(",")))
+
+
 def target_of(name: str, labels: Sequence[str], logits: Float[Tensor, "classes"], among: int = 20) -> int:
     """The network's class that stands for an object: the most probable one, if it is among the top `among`.
 
@@ -154,12 +159,9 @@ def target_of(name: str, labels: Sequence[str], logits: Float[Tensor, "classes"]
     Raises:
         InputError: no class stands for it, or none within the first `among`.
     """
-    wanted = name.lower()
-    classes = [
-        index for index, label in enumerate(labels) if wanted in [part.strip() for part in label.lower().split(",")]
-    ]
+    classes = [index for index, label in enumerate(labels) if is_named(label, name)]
     if not classes and len(logits) == IMAGENET_CLASSES:
-        classes = list(VOC_TO_IMAGENET.get(wanted, ()))
+        classes = list(VOC_TO_IMAGENET.get(name.lower(), ()))
     if not classes:
         raise InputError(f"no class of the network stands for {name}")
     ranked: list[int] = logits.argsort(descending=True, stable=True)[:among].tolist()

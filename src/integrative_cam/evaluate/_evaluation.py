@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from .._choices import DEFAULT_METHODS, DEFAULT_METRICS, DEFAULT_NETWORK
 from .._version import __version__
 from ..errors import CamError, ExplanationError, InputError, import_extra
 from ..integrations._libraries import named
-from ..models import DEFAULT
 from ..recipe import one_of
 from ..run import Progress
 from ..run._pool import Lost, run_parts
@@ -31,8 +31,6 @@ from ._summary import MethodScore, mean_ranks, summarise, tidy
 if TYPE_CHECKING:
     import polars as pl
 
-METHODS = ("integrative", "gradcam", "gradcam++", "hirescam", "layercam-fused")
-METRICS = ("insertion", "deletion", "ins-del", "drop", "increase", "area")
 TARGETS = ("top1", "label", "object")
 REGIONS = ("boxes", "masks")
 PARTS = "parts"
@@ -96,9 +94,9 @@ class Evaluation:
 
 def evaluate_dataset(
     dataset: str | Path,
-    models: Sequence[str] | Mapping[str, str | Path | None] = (DEFAULT,),
-    methods: Sequence[str] = METHODS,
-    metrics: Sequence[str] = METRICS,
+    models: Sequence[str] | Mapping[str, str | Path | None] = (DEFAULT_NETWORK,),
+    methods: Sequence[str] = DEFAULT_METHODS,
+    metrics: Sequence[str] = DEFAULT_METRICS,
     *,
     out: str | Path,
     target: str | None = None,

@@ -85,23 +85,21 @@ class Measured:
 def start_measuring(
     settings: Settings, out: str, _place: int, _tell: Callable[[int], None]
 ) -> AbstractContextManager[Callable[[Part], Measured]]:
-    """A worker for `run_parts`."""
-    return nullcontext(partial(_measure_and_store, settings, Store(out), lru_cache(maxsize=1)(load)))
+    """A worker for `run_parts`, which keeps the last network."""
+    store, load_cached = Store(out), lru_cache(maxsize=1)(load)
 
+    def measure_and_store(part: Part) -> Measured:
+        weights = settings.models[part.model]
+        network = load_cached(part.model, Path(weights) if weights else None)
+        try:
+            store.write(part.file, json.dumps(measure(network, part, settings)).encode())
+        except DestinationError:
+            raise
+        except (CamError, RuntimeError) as error:
+            return Measured(part, first_line(error), network.notes)
+        return Measured(part, None, network.notes)
 
-def _measure_and_store(
-    settings: Settings, store: Store, load_cached: Callable[[str, Path | None], Network], part: Part
-) -> Measured:
-    weights = settings.models[part.model]
-    network = load_cached(part.model, Path(weights) if weights else None)
-    try:
-        measured = measure(network, part, settings)
-        store.write(part.file, json.dumps(measured).encode())
-    except DestinationError:
-        raise
-    except (CamError, RuntimeError) as error:
-        return Measured(part, first_line(error), network.notes)
-    return Measured(part, None, network.notes)
+    return nullcontext(measure_and_store)
 
 
 def measure(network: Network, part: Part, settings: Settings) -> dict[str, Any]:

@@ -71,8 +71,8 @@ def infidelity(
     Raises:
         MissingExtraError: captum is not installed.
     """
-    measure = import_extra("captum.metrics", "infidelity", "peers").infidelity
-    _check(images, samples, batch_size)
+    metric = import_extra("captum.metrics", "infidelity", "peers").infidelity
+    sampling = _sampling(images, samples, batch_size)
     explanation = method(model, images, target_index)
     attributions = spread_over_channels(explanation.signed_map, images)
 
@@ -80,20 +80,13 @@ def infidelity(
         removed = torch.stack([perturbation(copy, generator) for copy in copies])
         return removed, copies - removed
 
-    values = []
+    def measure(image: Tensor, attribution: Tensor, index: int) -> Tensor:
+        draw = partial(perturb, torch.Generator().manual_seed(seed))
+        scores = partial(_scores, model, index)
+        return metric(scores, draw, image[None].detach(), attribution[None], normalize=True, **sampling)  # type: ignore[no-any-return]
+
     with left_as_it_was(model, images.device):
-        for image, attribution, index in zip(images, attributions, _classes(explanation), strict=True):
-            value = measure(
-                partial(_scores, model, index),
-                partial(perturb, torch.Generator().manual_seed(seed)),
-                image[None].detach(),
-                attribution[None],
-                n_perturb_samples=samples,
-                max_examples_per_batch=min(batch_size, samples),
-                normalize=True,
-            )
-            values.append(value)
-    return torch.cat(values)
+        return torch.cat(list(map(measure, images, attributions, _classes(explanation))))
 
 
 def max_sensitivity(
@@ -112,8 +105,8 @@ def max_sensitivity(
     the signed map of the same class (`Explanation.signed_map`) and Euclidean norms; a blank map(x) is divided by 1.
     `radius` is above 0, by default captum's; other arguments and errors as for `infidelity`.
     """
-    measure = import_extra("captum.metrics", "sensitivity_max", "peers").sensitivity_max
-    _check(images, samples, batch_size)
+    metric = import_extra("captum.metrics", "sensitivity_max", "peers").sensitivity_max
+    sampling = _sampling(images, samples, batch_size)
     if not 0 < radius < float("inf"):
         raise InputError(f"radius must be a finite number above 0, but got {radius!r}.")
 
@@ -121,18 +114,11 @@ def max_sensitivity(
         drawn = torch.stack([torch.rand(copy.shape, generator=generator) for copy in copies])
         return copies + radius * (2 * drawn.to(copies) - 1)
 
-    values = []
-    for image, index in zip(images, _classes(method(model, images, target_index)), strict=True):
-        value = measure(
-            Attribution(model, method).attribute,
-            image[None].detach(),
-            partial(shake, torch.Generator().manual_seed(seed)),
-            n_perturb_samples=samples,
-            max_examples_per_batch=min(batch_size, samples),
-            target=index,
-        )
-        values.append(value)
-    return torch.cat(values)
+    def measure(image: Tensor, index: int) -> Tensor:
+        draw = partial(shake, torch.Generator().manual_seed(seed))
+        return metric(Attribution(model, method).attribute, image[None].detach(), draw, target=index, **sampling)  # type: ignore[no-any-return]
+
+    return torch.cat(list(map(measure, images, _classes(method(model, images, target_index)))))
 
 
 def _classes(explanation: Explanation) -> list[int]:
@@ -148,7 +134,9 @@ def _scores(model: nn.Module, index: int, images: Tensor) -> Float[Tensor, "job"
     return scores
 
 
-def _check(images: Tensor, samples: int, batch_size: int) -> None:
+def _sampling(images: Tensor, samples: int, batch_size: int) -> dict[str, int]:
+    """The checked arguments that captum's two metrics share."""
     check_images(images)
     at_least_one("samples", samples)
     at_least_one("batch_size", batch_size)
+    return {"n_perturb_samples": samples, "max_examples_per_batch": min(batch_size, samples)}

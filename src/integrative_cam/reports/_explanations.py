@@ -36,8 +36,8 @@ def html(cases: Sequence[Case], unread: Sequence[str], title: str, run: str = ".
     pages = environment("integrative_cam.reports")
     pages.filters["percent"] = lambda value: f"{value:.0%}"
     pages.filters["link"] = lambda folder: quote(f"{run}/{folder}/panel.png")
-    found = [(case, reasons(case)) for case in cases]
-    found.sort(key=lambda pair: (-sum(reason.weight for reason in pair[1]), pair[0].image, pair[0].explained))
+    ranked = [(case, reasons(case)) for case in cases]
+    ranked.sort(key=lambda pair: (-sum(reason.weight for reason in pair[1]), pair[0].image, pair[0].explained))
     known = [case.right for case in cases if case.right is not None]
     return pages.get_template("explanations.html.jinja").render(
         title=title,
@@ -49,10 +49,10 @@ def html(cases: Sequence[Case], unread: Sequence[str], title: str, run: str = ".
                 "suspicion": sum(reason.weight for reason in why),
                 "verdict": {True: "right", False: "wrong", None: "unknown"}[case.right],
             }
-            for case, why in found
+            for case, why in ranked
         ],
         classes=sorted({case.prediction for case in cases if case.prediction}),
-        kinds=Counter(reason.kind for _, why in found for reason in why).most_common(),
+        kinds=Counter(reason.kind for _, why in ranked for reason in why).most_common(),
         models=sorted({f"{case.model}, {case.method}" for case in cases}),
         accuracy=sum(known) / len(known) if known else None,
         judged=len(known),

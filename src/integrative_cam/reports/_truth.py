@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..evaluate._dataset import Sample, read_boxes, read_dataset
+from ..evaluate._dataset import Sample, is_named, read_boxes, read_dataset
 from ..evaluate._voc import IMAGENET_CLASSES, VOC_TO_IMAGENET
 from ..models._network import index_in
 
@@ -66,7 +66,6 @@ def stands_for(truth: str, index: int, label: str, classes: int) -> bool:
     """Whether the true class is the network's: its index, a synonym of its name, or VOC's name for the kind it is."""
     if index_in(truth) is not None:
         return index_in(truth) == index
-    wanted = truth.strip().lower()
-    if wanted in (label.lower(), *(part.strip() for part in label.lower().split(","))):
-        return True
-    return classes == IMAGENET_CLASSES and index in VOC_TO_IMAGENET.get(wanted, ())
+    name = truth.strip()
+    is_kind = classes == IMAGENET_CLASSES and index in VOC_TO_IMAGENET.get(name.lower(), ())
+    return is_kind or is_named(label, name)

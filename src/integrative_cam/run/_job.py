@@ -101,19 +101,15 @@ class Job:
 
     def identity(self, network: Network, source: Source) -> dict[str, Any]:
         """What makes two runs the same; how the work is spread does not matter."""
+        same = ("model", "target", "threshold", "precision", "shard", "thumbnail")
         return {
             "format": FORMAT,
             "integrative_cam": __version__,
             "torch": torch.__version__,
-            "model": self.model,
+            **{name: getattr(self, name) for name in same},
             "model_fingerprint": fingerprint_of(network),
             "method": self.method.name,
             "recipe": self.recipe and self.recipe.described(),
-            "target": self.target,
-            "threshold": self.threshold,
-            "precision": self.precision,
-            "shard": self.shard,
-            "thumbnail": self.thumbnail,
             "source": self.source.rstrip("/"),
             "source_fingerprint": source.fingerprint,
             "parts": len(source.parts),

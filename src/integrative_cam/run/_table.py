@@ -43,40 +43,17 @@ def schema() -> pa.Schema:
     """The columns of a shard."""
     import pyarrow as pa
 
-    reals = pa.list_(pa.float32())
-    columns: dict[str, pa.DataType] = {
-        "image": pa.string(),
-        "rank": pa.int16(),
-        "target": pa.int32(),
-        "target_name": pa.string(),
-        "prediction": pa.int32(),
-        "prediction_name": pa.string(),
-        "probability": pa.float32(),
-        "score": pa.float32(),
-        "score_input": pa.float32(),
-        "score_bias": pa.float32(),
-        "score_remainder": pa.float32(),
-        "area": pa.float32(),
-        "centroid_x": pa.float32(),
-        "centroid_y": pa.float32(),
-        "box_left": pa.int32(),
-        "box_top": pa.int32(),
-        "box_right": pa.int32(),
-        "box_bottom": pa.int32(),
-        "image_width": pa.int32(),
-        "image_height": pa.int32(),
-        "guarded": pa.int64(),
-        "layer_weights": reals,
-        **{f"layer_{name}s": reals for name in _LAYER_SCORES},
-        "layer_activation": reals,
-        "layer_bias": reals,
-        "layer_is_cut": pa.list_(pa.bool_()),
-        "bias_layer_weights": reals,
-        "output": reals,
-        "map": pa.binary(),
-        "thumbnail": pa.binary(),
-    }
-    return pa.schema(list(columns.items()))
+    text, whole, real, content = pa.string(), pa.int32(), pa.float32(), pa.binary()
+    reals = pa.list_(real)
+    columns = {"image": text, "rank": pa.int16(), "target": whole, "target_name": text}
+    columns |= {"prediction": whole, "prediction_name": text, "probability": real}
+    columns |= dict.fromkeys(("score", "score_input", "score_bias", "score_remainder"), real)
+    columns |= dict.fromkeys(("area", "centroid_x", "centroid_y"), real)
+    columns |= dict.fromkeys(("box_left", "box_top", "box_right", "box_bottom", "image_width", "image_height"), whole)
+    columns |= {"guarded": pa.int64(), "layer_weights": reals}
+    columns |= dict.fromkeys((*(f"layer_{name}s" for name in _LAYER_SCORES), "layer_activation", "layer_bias"), reals)
+    columns |= {"layer_is_cut": pa.list_(pa.bool_()), "bias_layer_weights": reals, "output": reals}
+    return pa.schema(list({**columns, "map": content, "thumbnail": content}.items()))
 
 
 def rows_of(
