@@ -28,6 +28,7 @@ from ._plan.inputs import Call, Form, Inputs, call_of, check_finite, checked, fl
 from ._plan.model_state import undisturbed, unwrapped
 from ._plan.outputs import output_tensors, outputs_of
 from ._plan.plan import InputRoute, Outputs, Plan, Plans, Route, plans_of, study, without
+from ._plan.probabilities import FinalProbabilities
 from ._plan.taps import Taps, may_want
 from .errors import InputError, OutputError, TapError
 
@@ -183,15 +184,14 @@ class _Walk(Generic[TapT, SiteT]):
         """The traces by a plan; None where the run leaves it."""
         call = call_of(self.images, self.form, self.differentiable)
         watch = Replay(plan.steps, plan.batch, plan.taps, plan.sites, call.leaves, before_write, self.differentiable)
-        with watch:
+        with watch, FinalProbabilities() as final:
             output = call.run(self.model)
         watch.settle()
         if watch.is_off:
             return None
-        scored = targets.score_each(output, self.several, call.batch)
-        outputs = output_tensors(output)
+        scored, outputs = _scored(output, self.several, call, final)
         routes = [plan.routes.get(_outputs(each, outputs, call)) for each in scored]  # type: ignore[arg-type]
-        del output, outputs
+        del output, outputs, final
         traces = []
         for place, (scores, route) in enumerate(zip(scored, routes, strict=True)):
             if route is None:
@@ -216,12 +216,11 @@ class _Walk(Generic[TapT, SiteT]):
         """The traces, and the plan for later calls; None where none holds."""
         call = call_of(self.images, self.form, self.differentiable)
         watch = Capture(self.model, call.leaves, wanted, before_write, self.differentiable)
-        with watch:
+        with watch, FinalProbabilities() as final:
             output = call.run(self.model)
-        scored = targets.score_each(output, self.several, call.batch)
-        outputs = output_tensors(output)
+        scored, outputs = _scored(output, self.several, call, final)
         keys = [_outputs(scores, outputs, call) for scores in scored]
-        del output, outputs
+        del output, outputs, final
         self.hidden = _hidden(watch)
         traces: list[Trace[TapT, SiteT]] = []
         plan: Plan | None = None
@@ -246,7 +245,7 @@ class _Walk(Generic[TapT, SiteT]):
                 raise TapError("The score does not depend on any of the chosen taps. List them with cam.taps(images).")
             route = without(studied.route, sorted(parts.taps), sorted(parts.sites))
             traces.append(_trace(call, parts, route))
-            if key is not None and not watch.positions_depend_on_data:
+            if key is not None and studied.settled and not watch.positions_depend_on_data:
                 plan = Plan(
                     batch=call.batch,
                     modules=identities,
@@ -303,6 +302,15 @@ class _Parts(Generic[TapT, SiteT]):
     taps: dict[int, TapT]
     sites: dict[int, SiteT]
     gradients: list[Tensor | None]
+
+
+def _scored(
+    output: Any, several: targets.Targets, call: Call, final: FinalProbabilities
+) -> tuple[list[targets.Scored], list[Tensor]]:
+    """The scores of each target, and the tensors they may be computed from: the outputs, and logits behind these."""
+    whole = targets.Output(output, call.batch, call.leaves, final.logits, final.remain)
+    outputs = output_tensors(output)
+    return targets.score_each(whole, several, call.batch), [*outputs, *final.of(outputs)]
 
 
 def _outputs(scored: targets.Scored, outputs: Sequence[Tensor], call: Call) -> Outputs | None:

@@ -24,9 +24,10 @@ from ._maps.traced import BiasSite, Input, Tap, Trace
 from ._maps.weighting import LayerScores, adjust_for_resolution, coarseness, layer_scores, layer_weights, power, shares
 from ._plan.inputs import Inputs
 from ._plan.model_state import unwrapped
+from ._plan.outputs import output_tensors
 from ._plan.plan import Plans, plans_of
 from ._plan.taps import TapInfo
-from .errors import OutputError, RecipeError
+from .errors import OutputError, RecipeError, TargetError
 from .explanation import BiasLayer, Explanation, Layer
 from .recipe import PLAIN, Recipe, present_names
 from .targets import Scored, Target, Targets, logits_of
@@ -210,7 +211,7 @@ def finish(
         samples = range(len(explanation.score))
         verify_scores([next(read) for _ in samples])
         for of, _ in _maps_of(explanation):
-            _check([next(read) for _ in samples], of)
+            _check([next(read) for _ in samples], of, explanation)
         names = explanation.target_names
         if explanation.target is not None:
             names = tuple(str(int(next(read))) for _ in samples)
@@ -374,7 +375,7 @@ def _bias_layers(trace: Reduced, given: Input, recipe: Recipe) -> tuple[BiasLaye
     return tuple(BiasLayer(name, found, weights[:, index]) for index, (name, found, _) in enumerate(spatial))
 
 
-def _check(highest: Sequence[float], of: str) -> None:
+def _check(highest: Sequence[float], of: str, explanation: Explanation) -> None:
     undefined = [image for image, value in enumerate(highest) if not isfinite(value)]
     if undefined:
         raise OutputError(
@@ -382,15 +383,28 @@ def _check(highest: Sequence[float], of: str) -> None:
             "infinite or NaN values. Check the weights and, in half precision, the range."
         )
     blank = [image for image, value in enumerate(highest) if value == 0]
-    if blank:
-        warnings.warn(
-            f"The map{of} of image {', '.join(map(str, blank))} is blank: no layer holds evidence for its target.",
-            stacklevel=4,
-        )
+    if not blank:
+        return
+    masses = [layer.joint_score for layer in explanation.layers]
+    flat = torch.stack(masses, 1).sum(1).tolist() if masses else [1.0] * len(highest)
+    for images, why in (
+        ([image for image in blank if flat[image] > 0], "no layer holds evidence for its target."),
+        (
+            [image for image in blank if flat[image] == 0],
+            "the gradient of its score is 0 in every layer. The score is saturated, such as a probability next to 0 "
+            "or 1, or only inactive units lead to it. Explain the logit in place of a probability.",
+        ),
+    ):
+        if images:
+            warnings.warn(f"The map{of} of image {', '.join(map(str, images))} is blank: {why}", stacklevel=4)
 
 
 def _sum_of_output(output: Any) -> Tensor:
-    return logits_of(output).sum()
+    tensors = output_tensors(output)
+    try:
+        return logits_of(output).sum()
+    except TargetError:  # several, none of them the logits
+        return torch.stack([tensor.sum() for tensor in tensors]).sum()
 
 
 __getattr__ = deprecated_names(__name__)

@@ -386,10 +386,10 @@ def test_a_network_with_its_preprocessing_is_not_the_module() -> None:
         explain(network, IMAGES)  # type: ignore[arg-type]
 
 
-def test_results_listed_image_by_image_need_a_wrapper() -> None:
+def test_results_listed_image_by_image_need_a_callable() -> None:
     class Detector(nn.Module):
         def forward(self, x: Tensor) -> list[dict[str, Tensor]]:
             return [{"boxes": each.mean() * torch.ones(7, 4)} for each in x]
 
-    with pytest.raises(OutputError, match=r"shape \(7, 4\) for 2 images.* needs a wrapper"):
+    with pytest.raises(OutputError, match=r"shape \(7, 4\), \(7, 4\) for 2 images.* Give a callable on one image"):
         explain(Detector(), torch.ones(2, 3, 4, 4))

@@ -235,6 +235,21 @@ def test_no_evidence_for_the_target_is_shared_equally() -> None:
     assert streams.share.tolist() == [[0.5, 0.5]]
 
 
+def test_a_stream_without_influence_has_no_share() -> None:
+    """Where no stream has evidence for the target, those share equally that anything of the score came through."""
+
+    class Against(nn.Module):
+        def forward(self, x: Tensor, y: Tensor, z: Tensor) -> Tensor:
+            return -(x.relu() + 2 * y.relu()).sum(2) + 0 * z.relu().sum(2)
+
+    with pytest.warns(UserWarning, match=r"is blank"):
+        streams = streams_of(
+            explain(Against(), (torch.ones(2, 1, 4), torch.tensor([[[1.0] * 4], [[0.0] * 4]]), torch.ones(2, 1, 4)))
+        )
+    assert streams.evidence.tolist() == [[-4, -8, 0], [-4, 0, 0]]
+    assert streams.share.tolist() == [[0.5, 0.5, 0], [1, 0, 0]]
+
+
 def test_a_smooth_branch_is_split_where_it_enters_the_fusion() -> None:
     """GELU leaves gradient times input incomplete, but not at the last own activation, behind which all is linear."""
     option = networks.Options(seed=4)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from reference import methods as reference
 from reference.arrays import Array
 from torch import Tensor, nn
 
-from integrative_cam import Explanation, Recipe, explain, get_method, list_methods
+from integrative_cam import Explanation, IntegrativeCAM, Recipe, explain, get_method, list_methods
 from integrative_cam._maps.reduction import above_rounding
 from integrative_cam.errors import RecipeError
 
@@ -200,3 +201,70 @@ def test_names_and_sources() -> None:
         RecipeError, match=r"method must be one of integrative, .* but got 'gradcm'. Did you mean 'gradcam'"
     ):
         get_method("gradcm")
+
+
+class ReadAtToken(nn.Module):
+    """Two blocks on a class token and 16 patches; behind the last one only the token is read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(5)
+        self.patches, self.token = nn.Conv2d(3, 8, 4, 4), nn.Parameter(torch.randn(1, 1, 8))
+        self.blocks = nn.ModuleList(
+            nn.ModuleDict(
+                {
+                    "attend": nn.MultiheadAttention(8, 2, batch_first=True),
+                    "up": nn.Linear(8, 12),
+                    "act": nn.GELU(),
+                    "down": nn.Linear(12, 8),
+                }
+            )
+            for _ in range(3)
+        )
+        self.head = nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.cat([self.token.expand(len(x), -1, -1), self.patches(x).flatten(2).transpose(1, 2)], 1)
+        for block in self.blocks:
+            x = x + block["attend"](x, x, x)[0]
+            x = x + block["down"](block["act"](block["up"](x)))
+        return self.head(x[:, 0])
+
+
+@pytest.mark.filterwarnings("ignore:The map")
+@pytest.mark.parametrize(
+    "name",
+    [
+        "gradcam",
+        "gradcam++",
+        "hirescam",
+        "layercam",
+        "xgradcam",
+        "layercam-fused",
+        "refinecam",
+        "gradcam-elementwise",
+        "scorecam",
+        "ablationcam",
+    ],
+)
+def test_one_layer_of_a_vision_transformer_is_the_last_whose_patches_matter(name: str) -> None:
+    """The last block's patches have no gradient: nothing reads them."""
+    model, images = ReadAtToken().eval(), torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    for _ in range(2):  # planned, and on the plan
+        found = get_method(name)(model, images, 1)
+        assert [layer.name for layer in found.layers] == ["blocks.1.act"]
+    if isinstance(get_method(name).way, Recipe):
+        named = explain(model, images, 1, get_method(name).recipe, taps="blocks.1.act")
+        assert named.map.amax() > 0
+        torch.testing.assert_close(found.map, named.map)
+
+
+def test_a_saturated_first_image_settles_no_layer() -> None:
+    """Its score has no gradient anywhere: a later image finds the layer that matters all the same."""
+    model, images = ReadAtToken().eval(), torch.randn(1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    cam = IntegrativeCAM(model, get_method("hirescam").recipe)
+    with pytest.warns(UserWarning, match="the gradient of its score is 0 in every layer"):
+        cam(images, lambda output: output[1] * 0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert cam(images, lambda output: output[1]).layers[0].name == "blocks.1.act"

@@ -153,3 +153,60 @@ def test_a_step_is_one_of_the_outputs(model: nn.Module, file: Path) -> None:
 )
 def test_pictures_name_a_class_by_its_first_name(named: str, short: str) -> None:
     assert short_name(named) == short
+
+
+@pytest.mark.parametrize("end", [nn.Softmax(1), nn.Sigmoid(), nn.LogSoftmax(1)])
+def test_a_network_of_probabilities_has_its_own_probabilities(model: nn.Module, file: Path, end: nn.Module) -> None:
+    """Not their softmax; and its map is that of the logits."""
+    prediction = predict(file, Network("tiny", nn.Sequential(model, end), VIEW))
+    plain = predict(file, Network("tiny", model, VIEW))
+    torch.testing.assert_close(prediction.output, plain.output)
+    p = plain.output.double().sigmoid() if isinstance(end, nn.Sigmoid) else plain.output.double().softmax(0)
+    assert [entry.value for entry in prediction.ranking.classes] == pytest.approx(p.sort(descending=True)[0].tolist())
+    (found,), (expected,) = (
+        answer_question(Question(), each, get_method("integrative")) for each in (prediction, plain)
+    )
+    torch.testing.assert_close(found.explanation.map, expected.explanation.map)
+    assert found.explanation.score.item() == pytest.approx(float(plain.output.max()))
+
+
+def test_probabilities_out_of_reach_are_the_networks_own(model: nn.Module, file: Path) -> None:
+    """Made without softmax: of classes, and of labels behind thresholds."""
+
+    class Ending(nn.Module):
+        def __init__(self, of_labels: bool) -> None:
+            super().__init__()
+            self.model, self.of_labels = model, of_labels
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = self.model(x)
+            if not self.of_labels:
+                return x.exp() / x.exp().sum(1, keepdim=True)
+            p = x.sigmoid()
+            return torch.where(p < 0.3, p / 0.6, 1 - (1 - p) / 1.4)
+
+    for of_labels in (False, True):
+        network = Ending(of_labels).eval()
+        prediction = predict(file, Network("tiny", network, VIEW))
+        p = network(prediction.view.tensor)[0].detach().sort(descending=True)[0].tolist()
+        assert [entry.value for entry in prediction.ranking.classes] == pytest.approx(p, rel=1e-5)
+        (answer,) = answer_question(Question(), prediction, get_method("integrative"))
+        assert any("are probabilities" in note for note in answer.notes)
+
+
+def test_a_value_between_0_and_1_stays_a_value(model: nn.Module, file: Path) -> None:
+    network = nn.Sequential(model, nn.Sigmoid())
+    prediction = predict(file, Network("ages", network, VIEW, task="regression"))
+    assert torch.equal(prediction.output, network(prediction.view.tensor)[0].detach())
+
+
+def test_a_label_without_a_name_is_no_top_class(model: nn.Module, file: Path) -> None:
+    logits = predict(file, Network("tiny", model, VIEW)).output
+    first, second = logits.argsort(descending=True).tolist()[:2]
+    labels = tuple("" if index == first else f"finding {index}" for index in range(3))
+    prediction = predict(file, Network("tiny", model, VIEW, labels))
+    assert prediction.ranking.classes[0].index == second
+    (answer,) = answer_question(Question(), prediction, get_method("integrative"))
+    assert answer.target.index == second
+    (asked,) = answer_question(Question(str(first)), prediction, get_method("integrative"))
+    assert asked.target.index == first

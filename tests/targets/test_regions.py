@@ -48,6 +48,27 @@ def test_by_hand(target: Callable[[Any], Tensor], score: float, name: str) -> No
     assert part("out", target)({"out": OUTPUT, "aux": OUTPUT * 2}).item() == score
 
 
+def test_one_channel_is_found_where_its_logit_is_above_0() -> None:
+    """As of binary segmentation with a sigmoid behind."""
+    output = torch.tensor([[[-3.0, 2.0, 4.0], [-1.0, 0.0, -9.0]]])
+    assert segmentation(0)(output).item() == 3
+    with pytest.raises(TargetError, match="the network finds class 0 nowhere"):
+        segmentation(0)(output - 5)
+    with pytest.warns(UserWarning, match=r"between 0 and 1: they are taken for probabilities, .* above 0\.5"):
+        assert segmentation(0)(torch.tensor([[[0.25, 0.75, 1.0], [0.0, 0.5, 0.1]]])).item() == 0.875
+
+
+def test_binary_segmentation_behind_a_sigmoid_has_the_mean_logit_where_found() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 1, 1)).eval()
+    images = torch.randn(2, 1, 12, 12)
+    net[2].bias = nn.Parameter(net[2].bias - net(images).mean())
+    logits = net(images).detach()
+    expected = torch.stack([each[each > 0].mean() for each in logits])
+    for model in (net, nn.Sequential(net, nn.Sigmoid())):
+        torch.testing.assert_close(explain(model, images, segmentation(0)).score, expected)
+
+
 def test_slopes_by_hand() -> None:
     output = OUTPUT.clone().requires_grad_()
     (slope,) = torch.autograd.grad(segmentation(1)(output) * 3, output)
@@ -117,7 +138,7 @@ def test_each_image_has_its_own_found_region() -> None:
         (lambda: region(MASK, 2)(OUTPUT), "channel 2 is out of range: the output has 2 channels, 0 to 1"),
         (lambda: segmentation(2, MASK)(OUTPUT), "is out of range: the output has 2 channels"),
         (lambda: segmentation(-1)(OUTPUT), "index -1 is out of range"),
-        (lambda: segmentation(1)(-OUTPUT * torch.tensor([[[0.0]], [[1]]]) - 1), "ranks class 1 first nowhere"),
+        (lambda: segmentation(1)(-OUTPUT * torch.tensor([[[0.0]], [[1]]]) - 1), "finds class 1 nowhere"),
         (
             lambda: region(MASK)(OUTPUT[:, :1]),
             r"the space of the output, \(1, 3\), but has \(2, 3\); scale it, such as",

@@ -26,8 +26,8 @@ class Streams:
         names: the inputs' keywords, or what the model's forward calls them.
         maps: per input (batch, *space) of its own size, in [0, 1], each divided by its own maximum; None for one whose
             axes no tap keeps, as a vector.
-        share: how much of the evidence for the target entered through each input, in [0, 1]; rows sum to 1. Equal
-            shares where none has any.
+        share: how much of the evidence for the target entered through each input, in [0, 1]; rows sum to 1. Where none
+            has any, those have equal shares through which anything of the score came.
         evidence: the part of the score that entered through each input alone, before anything was fused; signed.
         shared: the part that the biases behind the fusion carry, which is no input's; signed. The score is the sum
             of `evidence`, `shared` and a remainder, which clipping, gates and smooth activations leave.
@@ -68,7 +68,7 @@ def streams_of(
     return Streams(
         names=tuple(each.name for each in trace.inputs),
         maps=maps,
-        share=stream_share(found * expand_like(direction, found)),
+        share=stream_share(found * expand_like(direction, found), _influence(trace, found)),
         evidence=found,
         shared=shared,
         reached=torch.tensor([[share > 0 for share in each.path_shares] for each in trace.inputs]).T,
@@ -90,9 +90,17 @@ def stream_evidence(trace: Trace[Any, Any]) -> tuple[Float[Tensor, "batch stream
     return found, _bias(trace, {site for site, count in enumerate(owners) if count > 1})
 
 
-def stream_share(evidence: Float[Tensor, "batch stream"]) -> Float[Tensor, "batch stream"]:
-    """Evidence for the target in shares of 1; equal ones where no stream has any."""
-    return shares(evidence.relu())
+def stream_share(
+    evidence: Float[Tensor, "batch stream"], influence: Bool[Tensor, "batch stream"]
+) -> Float[Tensor, "batch stream"]:
+    """Evidence for the target in shares of 1; where no stream has any, equal ones of those with influence."""
+    positive = evidence.relu()
+    return shares(torch.where(positive.sum(1, keepdim=True) > 0, positive, influence.to(evidence)))
+
+
+def _influence(trace: Trace[Any, Any], found: Float[Tensor, "batch stream"]) -> Bool[Tensor, "batch stream"]:
+    """Whether anything of each sample's score, for or against it, came through each input."""
+    return (found != 0) | torch.stack([(each.product != 0).reshape(len(found), -1).any(1) for each in trace.inputs], 1)
 
 
 def _evidence(trace: Trace[Any, Any], at: int) -> Float[Tensor, "batch"]:

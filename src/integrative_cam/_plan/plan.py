@@ -173,11 +173,15 @@ def plans_of(model: Any) -> Plans:
 
 @dataclass(frozen=True)
 class Study:
-    """What the autograd graph says of one score: what was chosen among all candidates and shifts, and the route."""
+    """What the autograd graph says of one score: what was chosen among all candidates and shifts, and the route.
+
+    `settled`: other images will have the same route; see `without_gradient`.
+    """
 
     candidates: tuple[int, ...]
     shifts: tuple[int, ...]
     route: Route
+    settled: bool
 
 
 def study(
@@ -199,7 +203,11 @@ def study(
     to_inputs = [graph.paths_to(order, torch.autograd.graph.get_gradient_edge(leaf).node) for leaf in leaves]
     if not any(to_input[order[-1]] for to_input in to_inputs):
         return None
-    reached = [[bool(to_input.get(candidate.edge.node)) for to_input in to_inputs] for candidate in candidates]
+    blind, settled = without_gradient(total, candidates, taps)
+    reached = [
+        [at not in blind and bool(to_input.get(candidate.edge.node)) for to_input in to_inputs]
+        for at, candidate in enumerate(candidates)
+    ]
     fused = select_for(candidates, reached, [leaf.ndim for leaf in leaves], taps, seen)
     chosen = sorted(set().union(*fused))
     acting = [
@@ -225,7 +233,38 @@ def study(
             for share, own, to_input in zip(shares, fused, to_inputs, strict=True)
         ),
     )
-    return Study(tuple(chosen), tuple(acting), route)
+    return Study(tuple(chosen), tuple(acting), route, settled)
+
+
+def without_gradient(total: Tensor, candidates: Sequence[Candidate], taps: Taps) -> tuple[set[int], bool]:
+    """The activations that "last" and "stages" pass over, since no position of them has a gradient.
+
+    Behind the last block of a vision transformer only the class token is read: no patch of it matters to the score.
+    Whether that is settled: not, where no activation has a gradient, as of a saturated score; none is passed over then.
+    """
+    patterns = {taps} if isinstance(taps, str) else set() if callable(taps) else set(taps)
+    passed: dict[tuple[int, ...], list[int]] = {}
+    ended: set[tuple[int, ...]] = set()
+    if not patterns & {"last", "stages"}:
+        return set(), True
+    for index in reversed(range(len(candidates))):
+        candidate = candidates[index]
+        space = candidate.shape[1:]
+        if candidate.kind != "activation" or space in ended:
+            continue
+        (gradient,) = torch.autograd.grad(total, [candidate.edge], retain_graph=True, allow_unused=True)
+        if gradient is None:
+            continue
+        fold = candidate.place.fold
+        if (gradient if fold is None else fold(gradient)).any():
+            ended.add(space)
+            if "stages" not in patterns:
+                break
+        else:
+            passed.setdefault(space, []).append(index)
+    if "stages" in patterns:
+        passed = {space: indices for space, indices in passed.items() if space in ended}
+    return set().union(*passed.values()) if ended else set(), bool(ended)
 
 
 def without(route: Route, taps: Sequence[int], sites: Sequence[int]) -> Route:

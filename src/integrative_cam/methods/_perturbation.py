@@ -21,6 +21,7 @@ from .._maps.fusion import by_range, resize
 from .._maps.traced import Trace
 from .._plan.capture import Capture
 from .._plan.model_state import undisturbed, unwrapped
+from .._plan.probabilities import FinalProbabilities
 from ..cam import explanation_from_slopes
 from ..errors import OutputError, TapError
 from ..explanation import Explanation
@@ -113,9 +114,10 @@ def _scores(
     with undisturbed(list(model.modules()), images.device) as state, saved_tensors_hooks(_forget, _forget):
         leaf = images.clone().requires_grad_()
         capture = Capture(model, [leaf], lambda called, _: called == name, state.buffers.before_write)
-        with capture, _Silence(capture, channel) as silence:
+        with capture, _Silence(capture, channel) as silence, FinalProbabilities() as final:
             output = model(leaf.clone())
-        scores = at_least_float32(targets.score(output, target, len(images)).score.detach())
+        whole = targets.Output(output, len(images), [leaf], final.logits)
+        scores = at_least_float32(targets.score(whole, target, len(images)).score.detach())
     if silent and not silence.done:
         raise TapError(f"The network called {name} once and not again: it does not do the same twice.")
     if not scores.isfinite().all():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,9 +14,11 @@ from PIL.Image import Image
 from torch import Tensor
 
 from .._choices import PROBABILITY_TASKS
+from .._plan.probabilities import FinalProbabilities
 from ..errors import MissingExtraError, TargetError
 from ..models import Network, View, read_image
-from ..targets import Decoder, Detections, fastestdet, logits_of, overlap, sample_of
+from ..targets import Decoder, Detections, Output, fastestdet, overlap
+from ..targets._output import tensor_of
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float
@@ -108,6 +110,7 @@ class Prediction:
         photograph: the whole photograph, 8-bit RGB.
         view: what the network sees of it.
         output: the network's output for the photograph, without the batch axis: (class,), (class, height, width), ...
+            Of classes the logits, also where the network returns probabilities.
         file: the photograph's file; empty for an image that was never one.
     """
 
@@ -130,7 +133,10 @@ class Prediction:
         if task == "image":
             return Ranking("value", ())
         if not self.is_dense:
-            return rank_outputs(self.output.reshape(-1), task)
+            ranking = rank_outputs(self.output.reshape(-1), task)
+            # What has no name among names is an output that is not in use.
+            named = tuple(entry for entry in ranking.classes if self.network.label(entry.index).strip())
+            return replace(ranking, classes=named or ranking.classes)
         self.output_size  # noqa: B018 - raises an error for a shape that is no segmentation
         areas = torch.stack([self.region_of(index).double().mean() for index in range(len(self.output))])
         return _ranked("area", areas, above=0.0)
@@ -198,7 +204,15 @@ def predict(photograph: str | Path | Image, network: Network, step: int | None =
     view = network.preprocessing(image)
     with torch.no_grad(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=ONNX_WARNING)
-        output = logits_of(sample_of(network.model(view.tensor), 0))
+        with FinalProbabilities() as final:
+            whole = network.model(view.tensor)
+        sample = Output(whole, 1, logits=final.logits).sample(0)
+        if network.task in PROBABILITY_TASKS:
+            output, made_by = final.logits_of_sample(sample)
+            if made_by == "sigmoid":
+                network = replace(network, task="multi-label")
+        else:
+            output = tensor_of(sample)
     if step is not None:
         if output.ndim < 2 or not -len(output) <= step < len(output):
             raise TargetError(

@@ -7,6 +7,7 @@ make such callables. Where they take a class index, they also take another targe
 from .._deprecation import deprecated_names
 from ._classes import contrast, log_odds, probability, total
 from ._detection import Decoder, Detections, detection, fastestdet, matching, overlap
+from ._output import Output, logits_of, sample_of
 from ._regions import region, segmentation
 from ._scoring import (
     SampleTarget,
@@ -15,8 +16,6 @@ from ._scoring import (
     Targets,
     check_targets,
     class_scores,
-    logits_of,
-    sample_of,
     score,
     score_each,
     top_classes,
@@ -26,6 +25,7 @@ from ._values import part, similarity, step, value
 __all__ = [
     "Decoder",
     "Detections",
+    "Output",
     "SampleTarget",
     "Scored",
     "Targets",

@@ -47,7 +47,7 @@ def log_odds(index: int) -> SampleTarget:
     index = as_integer(index, "index")
 
     def target(output: Any) -> Tensor:
-        probability = class_value(output, index, "index", f"log_odds({index})")
+        probability = class_value(output, index, "index", f"log_odds({index})", as_returned=True)
         if not 0 <= probability <= 1:
             raise TargetError(
                 f"log_odds({index}) needs outputs that are probabilities, 0 to 1, but got {float(probability):.4g}. "

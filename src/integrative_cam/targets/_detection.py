@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from ..errors import TargetError
-from ._scoring import SampleTarget, as_integer, check_box, check_index, logits_of, named
+from ._output import tensor_of
+from ._scoring import SampleTarget, as_integer, check_box, check_index, named
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -96,7 +97,7 @@ def fastestdet(output: Any) -> Detections:
     Raises:
         TargetError: another shape.
     """
-    cells = logits_of(output)
+    cells = tensor_of(output)
     if cells.ndim != 3 or len(cells) < 6:
         raise TargetError(
             "fastestdet reads (5 + classes, height, width) per sample, such as (85, 22, 22), "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +10,8 @@ import torch
 from torch import Tensor
 
 from ..errors import TargetError
-from ._scoring import SampleTarget, as_integer, check_box, check_index, logits_of, named
+from ._output import logits_of, tensor_of
+from ._scoring import SampleTarget, as_integer, check_box, check_index, named
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float
@@ -27,27 +29,27 @@ def segmentation(index: int, where: Where | None = None) -> SampleTarget:
 
     Args:
         index: the class.
-        where: a mask or a box, see `region`; None takes the pixels where the network itself ranks the class first.
+        where: a mask or a box, see `region`; None takes the pixels where the network itself finds the class: it ranks
+            first there or, of an output of one channel, its logit is above 0.
 
     Raises:
         TargetError: as for `region`; or the network finds the class nowhere.
     """
     index = as_integer(index, "index")
-    if where is not None:
-        return named(region(where, index), f"class {index} in {_kind(where)}")
+    place = None if where is None else _checked_region(where)
 
     def target(output: Any) -> Tensor:
-        scores = _dense(output)
-        check_index(index, len(scores), "index", CHANNELS)
-        inside = scores.argmax(0) == index
+        scores = _dense(logits_of(output))
+        own = scores[check_index(index, len(scores), "index", CHANNELS)]
+        inside = _found(scores, index) if place is None else _mask(place, scores)
         if not inside.any():
             raise TargetError(
-                f"segmentation({index}): the network ranks class {index} first nowhere in this image. Say where to "
-                "look, by a mask or a box."
+                f"segmentation({index}): the network finds class {index} nowhere in this image. Say where to look, by "
+                "a mask or a box."
             )
-        return scores[index][inside].mean()
+        return own[inside].mean()
 
-    return named(target, f"class {index} where found")
+    return named(target, f"class {index} where found" if where is None else f"class {index} in {_kind(where)}")
 
 
 def region(where: Where, channel: int | None = None) -> SampleTarget:
@@ -66,7 +68,7 @@ def region(where: Where, channel: int | None = None) -> SampleTarget:
     channel = None if channel is None else as_integer(channel, "channel", "an integer")
 
     def target(output: Any) -> Tensor:
-        values = _dense(output)
+        values = _dense(tensor_of(output))
         inside = _mask(where, values)
         if channel is not None:
             return values[check_index(channel, len(values), "channel", CHANNELS)][inside].mean()
@@ -75,8 +77,21 @@ def region(where: Where, channel: int | None = None) -> SampleTarget:
     return named(target, f"{'all' if channel is None else f'channel {channel}'} in {_kind(where)}")
 
 
-def _dense(output: Any) -> Float[Tensor, "channel *space"]:
-    values = logits_of(output)
+def _found(scores: Float[Tensor, "channel *space"], index: int) -> Bool[Tensor, "*space"]:
+    """Where the network finds a class."""
+    if len(scores) > 1:
+        return scores.argmax(0) == index
+    if scores.amin() >= 0 and scores.amax() <= 1:
+        warnings.warn(
+            "All values of the segmentation lie between 0 and 1: they are taken for probabilities, and the class is "
+            "found where they are above 0.5. If they are logits, say where to look, by a mask or a box.",
+            stacklevel=2,
+        )
+        return scores[0] > 0.5
+    return scores[0] > 0
+
+
+def _dense(values: Tensor) -> Float[Tensor, "channel *space"]:
     if values.ndim < 2:
         raise TargetError(
             "A region needs an output with space, (channel, *space) per sample, "

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
 
-from ..errors import OutputError, TargetError
+from ..errors import TargetError
+from ._output import Output, logits_of, tensor_of
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
@@ -38,26 +39,28 @@ class Scored:
 def score(output: Any, target: Target, batch: int) -> Scored:
     """Score each sample's target; None takes each sample's own highest logit.
 
+    Args:
+        output: what the network returned for a batch, or an `Output` that knows more of it.
+        target: as in `explain`.
+        batch: the number of images.
+
     Raises:
         OutputError: no tensor in the output, or its batch differs from the input's.
-        TargetError: too few or too many targets, an index out of range, a callable that gives no scalar or one
-            without gradient.
+        TargetError: too few or too many targets, an index out of range, a class where several tensors could hold the
+            classes, a callable that gives no scalar or one without gradient.
     """
-    logits = logits_of(output)
-    if logits.ndim == 0 or logits.shape[0] != batch:
-        raise OutputError(
-            f"The model's output has shape {tuple(logits.shape)} for {batch} images; its first axis must be the "
-            "batch. A model that lists results image by image, as torchvision's detectors do, needs a wrapper that "
-            "returns one tensor."
-        )
+    output = output if isinstance(output, Output) else Output(output, batch)
     targets = _per_sample(target, batch)
     if targets is not None and any(map(callable, targets)):
-        scores = [_scalar(own, output, logits, sample) for sample, own in enumerate(targets)]
-        return Scored(torch.stack(scores), logits, None, tuple(map(name_of, targets)))
+        scores = torch.stack([_scalar(own, output, sample) for sample, own in enumerate(targets)])
+        output.check_alone(scores[0], name_of(targets[0]))
+        logits = output.any_logits()
+        return Scored(scores, scores if logits is None else logits, None, tuple(map(name_of, targets)))
+    logits = output.class_logits()
     # A tensor is not put into words: that would read it.
     classes = class_scores(logits, "target" if isinstance(target, Tensor) else f"target={target}")
     if targets is None:
-        return _of_classes(logits, classes, classes.argmax(1))
+        return _of_classes(logits, classes, output.ranked(classes).argmax(1))
     checked = [check_index(cast(int, own), classes.shape[1], "target") for own in targets]
     return _of_classes(logits, classes, torch.tensor(checked, device=logits.device))
 
@@ -73,10 +76,11 @@ def score_each(output: Any, several: Targets, batch: int) -> list[Scored]:
         OutputError, TargetError: as `score`; no target, or a number below 1.
     """
     check_targets(several)
+    output = output if isinstance(output, Output) else Output(output, batch)
     if isinstance(several, int):
-        logits = score(output, None, batch).logits
+        logits = output.class_logits()
         classes = class_scores(logits, f"targets={several}")
-        return [_of_classes(logits, classes, index) for index in top_classes(logits, several)]
+        return [_of_classes(logits, classes, index) for index in top_classes(output.ranked(classes), several)]
     return [score(output, target, batch) for target in several]
 
 
@@ -132,72 +136,19 @@ def _per_sample(target: Target, batch: int) -> list[int | SampleTarget] | None:
     return targets
 
 
-def _scalar(target: int | SampleTarget, output: Any, logits: Tensor, sample: int) -> Tensor:
-    value = as_target(target, "target")(sample_of(output, sample))
+def _scalar(target: int | SampleTarget, output: Output, sample: int) -> Tensor:
+    value = as_target(target, "target")(output.sample(sample))
     if not isinstance(value, Tensor) or value.numel() != 1 or not value.is_floating_point():
         came = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
         raise TargetError(
             f"target {name_of(target)} must give one floating-point scalar tensor per sample, but gave {came}."
         )
-    if logits.requires_grad and not value.requires_grad:
+    if output.has_gradient and not value.requires_grad:
         raise TargetError(
             f"target {name_of(target)} gave a value without gradient for sample {sample}: it must be computed from the "
             "model's output by differentiable operations, without detach, item, argmax or comparison."
         )
     return value.reshape(())
-
-
-def logits_of(output: Any) -> Tensor:
-    """The tensor to explain: the output itself, its `logits`, or its first floating-point tensor.
-
-    Raises:
-        OutputError: there is none.
-    """
-    tensor = _first_tensor(output)
-    if tensor is None:
-        raise OutputError(
-            f"The model returned {type(output).__name__} without a floating-point tensor or `logits`. "
-            "Wrap the model so that it returns a tensor, or a tuple or dict that holds one."
-        )
-    return tensor
-
-
-def _first_tensor(output: Any) -> Tensor | None:
-    if isinstance(output, Tensor):
-        return output if output.is_floating_point() else None
-    values: Sequence[Any] = ()
-    if isinstance(output, Mapping):
-        values = [output.get("logits"), *output.values()]
-    elif isinstance(output, tuple | list):
-        values = output
-    elif _is_record(output):
-        values = [getattr(output, "logits", None), *(getattr(output, field.name) for field in fields(output))]
-    elif hasattr(output, "logits"):
-        values = [output.logits]
-    return next((tensor for value in values if (tensor := _first_tensor(value)) is not None), None)
-
-
-def sample_of(output: Any, sample: int) -> Any:
-    """One sample of a structured output: the same structure, without the tensors' batch axes.
-
-    Tensors without axes, such as a loss, stay as they are.
-    """
-    if isinstance(output, Tensor):
-        return output[sample] if output.ndim else output
-    if _is_record(output):
-        parts = {field.name: getattr(output, field.name) for field in fields(output) if field.init}
-        return replace(output, **{name: sample_of(value, sample) for name, value in parts.items()})
-    if isinstance(output, Mapping):
-        return {key: sample_of(value, sample) for key, value in output.items()}
-    if isinstance(output, tuple) and hasattr(output, "_fields"):
-        return type(output)(*(sample_of(value, sample) for value in output))
-    if isinstance(output, tuple | list):
-        return type(output)(sample_of(value, sample) for value in output)
-    return output
-
-
-def _is_record(output: Any) -> bool:
-    return is_dataclass(output) and not isinstance(output, type)
 
 
 def class_scores(logits: Tensor, asked: str, came: str = "") -> Float[Tensor, "batch classes"]:
@@ -223,15 +174,17 @@ def class_scores(logits: Tensor, asked: str, came: str = "") -> Float[Tensor, "b
     return logits.flatten(1)
 
 
-def class_values(output: Any, asked: str) -> Float[Tensor, "classes"]:
-    """One sample's value for each class; see `class_scores`."""
-    logits = logits_of(output)
-    return class_scores(logits[None], asked, f"a sample's output has shape {tuple(logits.shape)}")[0]
+def class_values(output: Any, asked: str, as_returned: bool = False) -> Float[Tensor, "classes"]:
+    """One sample's logit for each class, or the value that the network returned for it; see `class_scores`."""
+    values = tensor_of(output) if as_returned else logits_of(output)
+    return class_scores(values[None], asked, f"a sample's output has shape {tuple(values.shape)}")[0]
 
 
-def class_value(output: Any, index: int, argument: str, asked: str = "") -> Float[Tensor, ""]:
+def class_value(
+    output: Any, index: int, argument: str, asked: str = "", as_returned: bool = False
+) -> Float[Tensor, ""]:
     """One sample's value for a class, which `argument` names; a TargetError if there is no such class."""
-    values = class_values(output, asked or f"{argument}={index}")
+    values = class_values(output, asked or f"{argument}={index}", as_returned)
     return values[check_index(index, len(values), argument)]
 
 

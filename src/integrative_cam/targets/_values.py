@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from ..errors import TargetError
-from ._scoring import SampleTarget, as_integer, as_target, class_value, logits_of, name_of, named
+from ._output import selected, tensor_of
+from ._scoring import SampleTarget, as_integer, as_target, class_value, name_of, named
 
 
 def value(index: int = 0, sign: int = 1) -> SampleTarget:
@@ -23,7 +24,7 @@ def value(index: int = 0, sign: int = 1) -> SampleTarget:
         raise TargetError(f"sign must be 1 (what raises the value) or -1 (what lowers it), but got {sign!r}.")
 
     def target(output: Any) -> Tensor:
-        return sign * class_value(output, index, "index", f"value({index})")
+        return sign * class_value(output, index, "index", f"value({index})", as_returned=True)
 
     return named(target, f"{'-' if sign < 0 else ''}value {index}")
 
@@ -45,7 +46,7 @@ def similarity(reference: Tensor) -> SampleTarget:
     reference = reference.detach().clone()
 
     def target(output: Any) -> Tensor:
-        embedding = logits_of(output)
+        embedding = tensor_of(output)
         if embedding.shape != reference.shape:
             raise TargetError(
                 f"reference must have the shape of one sample's embedding, {tuple(embedding.shape)}, "
@@ -71,7 +72,7 @@ def step(number: int, of: int | SampleTarget, axis: int = 0) -> SampleTarget:
     wanted = as_target(of, "of")
 
     def target(output: Any) -> Tensor:
-        sequence = logits_of(output)
+        sequence = tensor_of(output)
         if not -sequence.ndim <= axis < sequence.ndim:
             raise TargetError(
                 f"axis {axis} is out of range: the output has {sequence.ndim} axes, shape {tuple(sequence.shape)}."
@@ -82,7 +83,7 @@ def step(number: int, of: int | SampleTarget, axis: int = 0) -> SampleTarget:
                 f"number {number} is out of range: axis {axis} of a sample's output, of shape {tuple(sequence.shape)}, "
                 f"has {steps} steps, 0 to {steps - 1}."
             )
-        return wanted(sequence.select(axis, number))
+        return wanted(selected(sequence, axis, number))
 
     return named(target, f"{name_of(wanted)} at step {number}")
 
