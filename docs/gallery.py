@@ -42,8 +42,8 @@ def cat(out: Path) -> None:
     view = network.preprocessing(photograph)
     explanation = explain(network.model, view.tensor)
     shown = presented(explanation)[0]
-    written(panel(explanation, photograph, "Why tiger cat", region=view.region), out / "panel.jpg")
-    written(plot(explanation, photograph, "Why tiger cat", region=view.region), out / "plot.jpg")
+    written(panel(explanation, photograph, "Why tiger cat"), out / "panel.jpg")
+    written(plot(explanation, photograph, "Why tiger cat"), out / "plot.jpg")
     written(profile(explanation), out / "profile.png")
     written(decomposition(explanation), out / "decomposition.png")
     strips = [

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ._plan.taps import TapInfo
     from .cam import IntegrativeCAM, explain, explain_trace
     from .errors import CamError, MissingExtraError
-    from .explanation import BiasLayer, Explanation, Layer
+    from .explanation import BiasLayer, Explanation, Layer, SeenRegion
     from .methods import Method, get_method, list_methods
     from .recipe import Recipe
 
@@ -36,6 +36,7 @@ __all__ = [
     "Method",
     "MissingExtraError",
     "Recipe",
+    "SeenRegion",
     "Streams",
     "TapInfo",
     "Trace",
@@ -57,7 +58,7 @@ _HOMES = {
     "._plan.taps": ("TapInfo",),
     ".cam": ("IntegrativeCAM", "explain", "explain_trace"),
     ".errors": ("CamError", "MissingExtraError"),
-    ".explanation": ("BiasLayer", "Explanation", "Layer"),
+    ".explanation": ("BiasLayer", "Explanation", "Layer", "SeenRegion"),
     ".methods": ("Method", "get_method", "list_methods"),
     ".recipe": ("Recipe",),
 }

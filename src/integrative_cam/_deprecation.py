@@ -63,11 +63,16 @@ _SKIPPED = (_ROOT, "importlib", "dataclasses", "copy")
 
 
 def warn_deprecated(message: str) -> None:
-    """Issue a DeprecationWarning that points at the user's line: the first frame outside of this package."""
+    """Issue a DeprecationWarning; see `warn_user`."""
+    warn_user(message, DeprecationWarning)
+
+
+def warn_user(message: str, category: type[Warning] = UserWarning) -> None:
+    """Issue a warning that points at the user's line: the first frame outside of this package."""
     level, frame = 2, sys._getframe(1)
     while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] in _SKIPPED:
         level, frame = level + 1, frame.f_back
-    warnings.warn(message, DeprecationWarning, stacklevel=level)
+    warnings.warn(message, category, stacklevel=level)
 
 
 def is_called_by_user() -> bool:

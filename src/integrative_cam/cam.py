@@ -28,7 +28,7 @@ from ._plan.outputs import output_tensors
 from ._plan.plan import Plans, plans_of
 from ._plan.taps import TapInfo
 from .errors import OutputError, RecipeError, TargetError
-from .explanation import BiasLayer, Explanation, Layer
+from .explanation import BiasLayer, Explanation, Layer, with_views
 from .recipe import PLAIN, Recipe, present_names
 from .targets import Scored, Target, Targets, logits_of
 
@@ -215,7 +215,8 @@ def finish(
         names = explanation.target_names
         if explanation.target is not None:
             names = tuple(str(int(next(read))) for _ in samples)
-        finished.append(replace(explanation, target_names=names))
+        explanation = replace(explanation, target_names=names)
+        finished.append(explanation if images is None else with_views(explanation, images))
     return finished
 
 

@@ -17,6 +17,7 @@ from ._maps.completeness import Completeness
 from ._maps.fusion import by_magnitude, fuse, signed_sum
 from ._maps.streams import Streams
 from ._maps.weighting import shares
+from ._plan.inputs import Inputs, floating
 from .errors import InputError, MissingExtraError
 from .recipe import Recipe
 
@@ -25,8 +26,49 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from PIL.Image import Image
 
+    from .models import View
+
+_VIEWS = "_seen_regions"
+"""The attribute of a tensor that says which parts of photographs it shows."""
 _PER_NETWORK = ("is_cut", "reached")
 """Tensors that have no batch axis: they say something about the network, not about an image."""
+
+
+@dataclass(frozen=True)
+class SeenRegion:
+    """The rectangle of a photograph that a network saw, scaled to its input.
+
+    Attributes:
+        size: (width, height) of the photograph in pixels.
+        box: (left, top, right, bottom) in its pixels, not rounded; beyond its borders where the input was padded.
+    """
+
+    size: tuple[int, int]
+    box: tuple[float, float, float, float]
+
+    def scaled_to(self, size: tuple[int, int]) -> SeenRegion:
+        """The same rectangle of the photograph scaled to another (width, height)."""
+        across, down = size[0] / self.size[0], size[1] / self.size[1]
+        left, top, right, bottom = self.box
+        return SeenRegion(size, (left * across, top * down, right * across, bottom * down))
+
+    def to_input(self, box: Sequence[float], size: tuple[int, int]) -> tuple[float, float, float, float]:
+        """A box in pixels of the photograph, in those of a network's input, or map, of `size` (width, height)."""
+        (left, top, right, bottom), (width, height) = self.box, size
+        across, down = width / (right - left), height / (bottom - top)
+        return (box[0] - left) * across, (box[1] - top) * down, (box[2] - left) * across, (box[3] - top) * down
+
+    def to_photograph(self, box: Sequence[float], size: tuple[int, int]) -> tuple[float, float, float, float]:
+        """A box in pixels of the network's input of `size` (width, height), in those of the photograph."""
+        (left, top, right, bottom), (width, height) = self.box, size
+        across, down = (right - left) / width, (bottom - top) / height
+        return left + box[0] * across, top + box[1] * down, left + box[2] * across, top + box[3] * down
+
+
+def remember_views(images: Tensor, views: Sequence[SeenRegion]) -> None:
+    """Note at a tensor (batch, channel, height, width) what it shows; tensors computed from it do not keep that."""
+    # Plain numbers, so that torch.save and torch.load(weights_only=True) still work on the tensor.
+    setattr(images, _VIEWS, tuple((view.size, view.box) for view in views))
 
 
 @dataclass(frozen=True)
@@ -88,6 +130,8 @@ class Explanation:
         completeness: the score's parts, at the input and at every tap.
         recipe: the ingredients; None where the map is made in another way, such as Score-CAM's.
         streams: each input's map and share of the evidence; None for a network of one floating-point input.
+        views: for each image, the part of its photograph that the network saw, so that pictures lie where it looked;
+            None where that is not known. Tensors that `Preprocessing` made bring it along.
 
     Its tensors are detached; with `differentiable=True` all those with floats keep their graphs.
     """
@@ -103,6 +147,7 @@ class Explanation:
     completeness: Completeness
     recipe: Recipe | None
     streams: Streams | None
+    views: tuple[SeenRegion, ...] | None = None
 
     @property
     def weights(self) -> Float[Tensor, "batch tap"]:
@@ -178,8 +223,7 @@ class Explanation:
         """The taps that `map` is made of: of several inputs, those that depend on the one that it is the map of."""
         if self.streams is None:
             return list(self.layers)
-        mapped = next(index for index, stream_map in enumerate(self.streams.maps) if stream_map is not None)
-        reached = self.streams.reached[:, mapped].tolist()
+        reached = self.streams.reached[:, mapped_input(self)].tolist()
         return [
             layer
             for layer, depends in zip(self.layers, reached, strict=True)
@@ -209,7 +253,7 @@ class Explanation:
             place %= len(self)
             index = slice(place, place + 1)
         part: Explanation = _with_tensors(self, lambda name, tensor: tensor if name in _PER_NETWORK else tensor[index])
-        return replace(part, target_names=self.target_names[index])
+        return replace(part, target_names=self.target_names[index], views=self.views and self.views[index])
 
     def __iter__(self) -> Iterator[Explanation]:
         """One explanation per image."""
@@ -221,12 +265,13 @@ class Explanation:
         return moved
 
     def plot(
-        self, images: Tensor | Image | Sequence[Image] | None = None, sample: int = 0, raw: bool = False
+        self, images: Tensor | Image | View | Sequence[Image | View] | None = None, sample: int = 0, raw: bool = False
     ) -> Figure:
-        """The image beside its map; without images the bare map; see `render.plot`.
+        """The image beside its map, where the network looked; without images the bare map; see `render.plot`.
 
         Args:
-            images: one per map, each of any size, or the input tensor (batch, channel, *space).
+            images: one per map: photographs, the views that `Preprocessing` made of them, or the input tensor (batch,
+                channel, *space).
             sample: which of them to draw.
             raw: the map without the smoothing for showing.
 
@@ -235,16 +280,22 @@ class Explanation:
         """
         from .render import plot
         from .render._drawing import check_sample
-        from .render._overlay import images_of
+        from .render._placement import images_of
 
         check_sample(self, sample)
         return plot(self, None if images is None else images_of(images, len(self))[sample], sample=sample, raw=raw)
 
-    def overlay(self, images: Tensor | Image | Sequence[Image]) -> list[Image]:
-        """The maps over the images, one picture each; see `render.overlay`."""
-        from .render import overlays
+    def overlay(self, images: Tensor | Image | View | Sequence[Image | View]) -> list[Image]:
+        """The maps over the images, where the network looked, one picture each; `images` as for `plot`.
 
-        return overlays(self.map, images)
+        Raises:
+            InputError: not one image per map, or an image of another shape than what the network saw of it.
+        """
+        from .render import overlay
+        from .render._placement import images_of, placed
+
+        pictures = (placed(self, sample, image) for sample, image in enumerate(images_of(images, len(self))))
+        return [overlay(saliency, *picture) for saliency, picture in zip(self.map, pictures, strict=True)]
 
     def save(self, folder: str | Path) -> Path:
         """Write the explanation to `folder`: tensors as safetensors, then the manifest, then all into place.
@@ -275,6 +326,20 @@ class Explanation:
             f"Explanation({len(self.map)} image(s), map {'x'.join(map(str, self.map.shape[1:]))}, "
             f"target {', '.join(self.target_names)}, {len(self.layers)} layers)"
         )
+
+
+def mapped_input(explanation: Explanation) -> int:
+    """Which of the inputs `Explanation.map` is of."""
+    maps = (explanation.map,) if explanation.streams is None else explanation.streams.maps
+    return next(index for index, stream_map in enumerate(maps) if stream_map is not None)
+
+
+def with_views(explanation: Explanation, images: Inputs) -> Explanation:
+    """The explanation with the views that its inputs bring along, if they do; see `Explanation.views`."""
+    given = floating(images)[mapped_input(explanation)]
+    noted = getattr(given, _VIEWS, ())
+    fits = len(noted) == len(explanation) and given.shape[2:] == explanation.map.shape[1:]
+    return replace(explanation, views=tuple(SeenRegion(*view) for view in noted)) if fits else explanation
 
 
 def tensors_in(value: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:

@@ -7,7 +7,7 @@ import os
 import shutil
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import fields
 from pathlib import Path
@@ -22,7 +22,7 @@ from ._maps.completeness import Completeness
 from ._maps.streams import Streams
 from ._version import __version__
 from .errors import ExplanationError
-from .explanation import BiasLayer, Explanation, Layer, tensors_in
+from .explanation import BiasLayer, Explanation, Layer, SeenRegion, tensors_in
 from .recipe import Recipe, present_names
 
 FORMAT = 1
@@ -124,6 +124,7 @@ def _manifest(explanation: Explanation) -> dict[str, Any]:
         "layers": [{"name": layer.name, "kind": layer.kind} for layer in explanation.layers],
         "bias_layers": [{"name": layer.name} for layer in explanation.bias_layers],
         "streams": explanation.streams and explanation.streams.names,
+        "views": explanation.views and [{"size": view.size, "box": view.box} for view in explanation.views],
     }
 
 
@@ -142,6 +143,9 @@ def _explanation(manifest: dict[str, Any], arrays: dict[str, Tensor]) -> Explana
     names = tuple(manifest["target_names"])
     if not all(isinstance(name, str) for name in names) or arrays["map"].ndim < 2 or len(arrays["map"]) != len(names):
         raise ValueError("target_names, one for each map,")
+    views = manifest.get("views") and tuple(_view(**view) for view in manifest["views"])  # 0.1.0 stored none
+    if views and len(views) != len(names):
+        raise ValueError("views, one for each map,")
     return Explanation(
         map=arrays["map"],
         layers=parts("layers", Layer),
@@ -154,7 +158,15 @@ def _explanation(manifest: dict[str, Any], arrays: dict[str, Tensor]) -> Explana
         completeness=part("completeness.", Completeness, {}),
         recipe=recipe_of(manifest["recipe"]),
         streams=part("streams.", Streams, streams_of(manifest["streams"])) if manifest.get("streams") else None,
+        views=views,
     )
+
+
+def _view(size: Sequence[int], box: Sequence[float]) -> SeenRegion:
+    (width, height), (left, top, right, bottom) = size, map(float, box)
+    if min(width, height) <= 0 or not (left < right and top < bottom):
+        raise ValueError(f"the view {list(size)}, {list(box)}")
+    return SeenRegion((int(width), int(height)), (left, top, right, bottom))
 
 
 def recipe_of(described: dict[str, Any] | None) -> Recipe | None:

@@ -72,6 +72,8 @@ def test_each_row_is_what_explain_gives_for_that_image_alone(photographs: Path, 
             assert row["prediction"] == ranked[0]
             assert row["probability"] == pytest.approx(chances[ranked[rank - 1]], rel=1e-5)
             assert (row["image_width"], row["image_height"]) == (24, 20)
+            ((view,), (expected,)) = found.views or (), wanted.views or ()
+            assert (view.size, view.box) == (expected.size, pytest.approx(expected.box))
             split = wanted.completeness
             assert row["score"] == pytest.approx(float(wanted.score), rel=1e-4)
             for part in ("input", "bias"):
@@ -511,6 +513,7 @@ def test_a_run_of_0_1_0_is_read(tmp_path: Path) -> None:
         torch.testing.assert_close(old.map, new.map, rtol=0, atol=1.01 / 255)
         torch.testing.assert_close(old.weights, new.weights, rtol=1e-4, atol=1e-6)
         assert old.clamped.tolist() == new.clamped.tolist()
+        assert old.views is None  # 0.1.0 did not store what the network saw
 
 
 # The command.

@@ -128,7 +128,7 @@ class Screen:
         figures = []
         for shown in self.maps:
             # The colours alone, transparent without evidence.
-            colours = coloured(shown.map(), size, signed=shown.signed)
+            colours = coloured(shown.map(), size, (0, 0, *size), shown.signed)
             uri = data_uri(colours, quality=80, method=0, alpha_quality=80)
             figures.append({"title": shown.title, "detail": shown.detail, "map": uri, "signed": shown.signed})
         return str(macros().stage(place, width / height, figures))

@@ -13,7 +13,7 @@ from .._maps.traced import Trace
 from .._plan.taps import Taps
 from ..cam import assemble, reduce
 from ..errors import InputError, ModelError
-from ..explanation import Explanation
+from ..explanation import Explanation, with_views
 from ..models import Network
 from ..query import Ranking, rank_outputs
 from ..recipe import Recipe
@@ -79,11 +79,8 @@ class Session:
         """What the network sees of the photograph."""
 
         def compute() -> Seen:
-            image = self.photograph.full()
-            view = self.network(name).preprocessing(image)
-            scale = self.photograph.shown.width / image.width
-            left, top, right, bottom = view.region
-            return Seen(view.tensor, (left * scale, top * scale, right * scale, bottom * scale))
+            view = self.network(name).preprocessing(self.photograph.full())
+            return Seen(view.tensor, view.seen.scaled_to(self.photograph.shown.size).box)
 
         return self._once(("seen", name), compute)
 
@@ -104,10 +101,11 @@ class Session:
         """The explanation of a choice."""
 
         def compute() -> Explanation:
+            images = self.seen(choice.network).tensor
             if choice.recipe is not None:
-                return assemble(self._reduced(choice.network, choice.target, choice.recipe), choice.recipe)
-            model = self.network(choice.network).model
-            return offered(choice.method)(model, self.seen(choice.network).tensor, choice.target)
+                reduced = self._reduced(choice.network, choice.target, choice.recipe)
+                return with_views(assemble(reduced, choice.recipe), images)
+            return offered(choice.method)(self.network(choice.network).model, images, choice.target)
 
         # `raw` is left out: smoothing for display changes no explanation.
         return self._once(("map", choice.network, choice.target, choice.method, choice.recipe), compute)

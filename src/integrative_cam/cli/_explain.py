@@ -106,9 +106,8 @@ def write_answer(answer: Answer, folder: Path) -> None:
 def enlarge(prediction: Prediction, saliency: torch.Tensor) -> Prediction:
     """The same, with a photograph that is large enough to draw the map on."""
     photograph, region = enlarged(prediction.photograph, saliency, prediction.view.region, MIN_SIDE)
-    return replace(
-        prediction, photograph=photograph, view=replace(prediction.view, region=region or prediction.view.region)
-    )
+    view = replace(prediction.view, photograph=photograph, region=region or prediction.view.region)
+    return replace(prediction, photograph=photograph, view=view)
 
 
 def outlined(picture: Image, prediction: Prediction, target: ResolvedTarget) -> Image:

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 from ..integrations._libraries import named
 from ..models import load, read_image
-from ..render import overlay
 from ..render._colours import INK
 from ..render._plots import Dot, dot_plot, svg
 from ..render._sheet import png
@@ -150,7 +149,7 @@ def _examples(evaluation: Evaluation, samples: Sequence[Sample]) -> tuple[str, l
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", message="The map of image")
                 explanation = named(method)(network.model, view.tensor, row["target"])
-            pictures[f"{method} {row[method]:.3f}"] = overlay(explanation.map[0], view.picture)
+            pictures[f"{method} {row[method]:.3f}"] = explanation.overlay(view.picture)[0]
         assert explanation.target is not None
         what = f"{row['object']}, as " if row["object"] else ""
         caption = f"{row['image']}: {what}{network.label(int(explanation.target[0]))}"

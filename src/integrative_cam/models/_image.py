@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 
 from ..errors import ImageError, MissingExtraError, first_line
+from ..explanation import SeenRegion, remember_views
 
 try:
     import numpy as np
@@ -32,6 +33,10 @@ _AVIF = ("AVIF",) if find_spec("PIL.AvifImagePlugin") else ()
 PHOTOGRAPHS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", *_AVIF)
 FORMATS = (*PHOTOGRAPHS, "PPM", "JPEG2000")
 """The formats that are read. Some of Pillow's other decoders start programs, as that of EPS starts Ghostscript."""
+SCALED_WHEN_READ = ("PPM", "JPEG2000")
+"""The formats that say their white; Pillow scales integers of theirs of more than 8 bits to 16."""
+UNSURE = 2**14 - 1
+"""Of 16 bits: where no value is above, it may be data of 10, 12 or 14 bits, as of scanners and sensors."""
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"})
 """Endings of the files in a folder that are taken for images."""
 is_file, is_folder = os.path.isfile, os.path.isdir
@@ -39,14 +44,23 @@ is_file, is_folder = os.path.isfile, os.path.isdir
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
 
 
-def read_image(path: str | Path) -> Image.Image:
+def read_image(path: str | Path, value_range: tuple[float, float] | None = None) -> Image.Image:
     """Read an image file as 8-bit RGB, turned upright by its EXIF orientation; transparency over white.
 
+    >>> read_image("scan.tif", value_range=(-1000, 400))     # Hounsfield units: -1000 becomes black, 400 white
+
+    Args:
+        path: the file.
+        value_range: of greyscale files with more than 8 bits: the values that become black and white; those beyond are
+            clipped. By default such a file is read only where its range is known: of 16-bit integers that use their
+            range, and where the format declares it. Other files are read as they are.
+
     Raises:
-        ImageError: no such file, not an image, truncated, or over MAX_PIXELS.
+        ImageError: no such file, not an image, truncated, over MAX_PIXELS, or deeper than 8 bits with a range that
+            must be said: floating-point, signed and 32-bit values, and 16 bits that hold no more than 14.
     """
     with _opened(Path(path)) as image:
-        return upright(image)
+        return as_rgb(image, value_range)
 
 
 def decode_image(
@@ -54,7 +68,7 @@ def decode_image(
 ) -> Image.Image:
     """`read_image` of a file's content in one of the formats; `name` stands for the file in errors."""
     with _opened(name, BytesIO(content), formats, max_pixels) as image:
-        return upright(image)
+        return as_rgb(image)
 
 
 def encode_image(image: Image.Image, format: str, **options: int) -> bytes:
@@ -85,8 +99,10 @@ def _opened(
                     f"{path}: {width} x {height} pixels is over the limit of {max_pixels // 10**6} megapixels; "
                     "scale it down first."
                 )
-            image.load()
-            yield image
+            try:
+                yield image
+            except ImageError as error:
+                raise ImageError(f"{path}: {error}") from None
     except FileNotFoundError:
         raise ImageError(f"{path}: no such file.") from None
     except IsADirectoryError:
@@ -111,36 +127,97 @@ def read_classes(path: str | Path) -> Int[Tensor, "height width"]:
     """
     with _opened(Path(path)) as image:
         if image.mode not in ("P", "L"):
-            raise ImageError(
-                f"{path}: must hold one class index per pixel (palette or greyscale), but is {image.mode}."
-            )
+            raise ImageError(f"must hold one class index per pixel (palette or greyscale), but is {image.mode}.")
         return torch.from_numpy(np.array(image)).long()
 
 
-def upright(image: Image.Image) -> Image.Image:
-    """The image as 8-bit RGB, turned upright by its EXIF orientation; transparency over white."""
+def as_rgb(image: Image.Image, value_range: tuple[float, float] | None = None) -> Image.Image:
+    """A Pillow image of any mode as 8-bit RGB, turned upright by its EXIF orientation; transparency over white.
+
+    For `value_range` see `read_image`.
+
+    Raises:
+        ImageError: deeper than 8 bits, and its range is not known.
+    """
+    layout = str(getattr(image, "tile", ""))  # empty once loaded
+    formats, bits, photometric = (_tag(image, name) for name in ("SampleFormat", "BitsPerSample", "Photometric"))
+    declared = image.format in SCALED_WHEN_READ
     image = ImageOps.exif_transpose(image)
-    if image.mode in ("I;16", "I;16B", "I;16L", "I;16N", "I"):
-        # 16-bit greyscale; Pillow's own conversion would clip at 255.
-        return Image.fromarray((np.asarray(image) // 257).clip(0, 255).astype(np.uint8)).convert("RGB")
+    if is_deep(image):
+        if value_range is None and image.mode != "F" and (declared or bits == (12,)):
+            value_range = (0, 4095 if bits == (12,) else 65535)
+        grey = _in_8_bits(image, value_range, sure=2 not in formats and 32 not in bits)
+        # Where white is 0, Pillow inverts images of up to 8 bits only.
+        return (ImageOps.invert(grey) if 0 in photometric else grey).convert("RGB")
+    if 2 in formats:
+        raise ImageError("the image holds signed 8-bit values; save it with 0 for black and 255 for white.")
+    if ";16" in layout and np.asarray(image)[..., :3].max() <= UNSURE >> 8:
+        raise ImageError(  # of colours, Pillow keeps the upper 8 bits alone
+            f"the image holds colours in 16 bits, but none above {UNSURE}, and does not say which value is white; save "
+            "it with 8 bits per channel."
+        )
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, "white")
-        return Image.alpha_composite(white, image).convert("RGB")
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
     return image.convert("RGB")
+
+
+def _tag(image: Image.Image, name: str) -> tuple[int, ...]:
+    """A number, or one for each channel, that a TIFF file says of itself; none for other files."""
+    tags = getattr(image, "tag_v2", {})
+    value = tags.get({"BitsPerSample": 258, "Photometric": 262, "SampleFormat": 339}[name], ())
+    return value if isinstance(value, tuple) else (value,)
+
+
+def is_deep(image: Image.Image) -> bool:
+    """Whether the image is greyscale with more than 8 bits."""
+    return image.mode == "F" or image.mode.startswith("I")
+
+
+def _in_8_bits(image: Image.Image, value_range: tuple[float, float] | None, sure: bool) -> Image.Image:
+    """A deep greyscale image with 8 bits. `sure`: integers of it are known to be 16 bits without sign."""
+    values = np.asarray(image).astype(np.float64)
+    if not np.isfinite(values).all():
+        raise ImageError("the image holds NaN or infinite values; replace them first.")
+    least, largest = float(values.min()), float(values.max())
+    if value_range is None:
+        # Data of 10, 12 or 14 bits is often stored in 16: from 0 on or, if it was signed, around 32768.
+        uses_them = UNSURE < largest <= 65535 and not 0 < largest - least <= 4095
+        if image.mode == "F" or not sure or least < 0 or not uses_them:
+            kind = "floating-point numbers" if image.mode == "F" else "integers of more than 8 bits"
+            raise ImageError(
+                f"the image holds {kind}, from {least:.6g} to {largest:.6g}, and does not say which value is black and "
+                "which is white. Say it, read_image(path, value_range=(black, white)), and save the result with 8 bits "
+                "where a file is needed: .save(path)."
+            )
+        value_range = (0, 65535)
+    low, high = value_range
+    if not low < high:
+        raise ImageError(f"value_range must be (black, white) with black < white, but got {value_range}.")
+    # Rounded down, as Pillow does with colours in 16 bits.
+    return Image.fromarray(((values - low) * 255 / (high - low)).clip(0, 255).astype(np.uint8))
 
 
 @dataclass(frozen=True)
 class View:
     """The part of an image that a network sees: as its input, and as a picture at the image's own resolution.
 
-    `region` is where it lies in the image, (left, top, right, bottom) in pixels, not rounded. Where the network's input
-    is larger than the scaled image, it reaches beyond the image.
+    `photograph` is the whole image as it is drawn, 8-bit RGB and upright. `region` is where the view lies in it, (left,
+    top, right, bottom) in pixels, not rounded; it reaches beyond where the network's input is larger than the scaled
+    image. Explanations of `tensor` know it, and pictures of them lie on the photograph where the network looked. A
+    tensor that is computed from it, as by `torch.cat`, does not bring it along; then draw on the views:
+    `explanation.plot(views)`.
     """
 
     tensor: Float[Tensor, "1 channel height width"]
     picture: Image.Image
     region: tuple[float, float, float, float]
+    photograph: Image.Image
+
+    @property
+    def seen(self) -> SeenRegion:
+        """`region`, with the photograph's size."""
+        return SeenRegion(self.photograph.size, self.region)
 
 
 @dataclass(frozen=True)
@@ -148,7 +225,8 @@ class Preprocessing:
     """Scale the shorter side to `resize`, crop the centre, scale values to [0, 1] and normalise.
 
     With `squash`, or where `resize` is a pair (height, width), both sides are scaled, whatever the image's shape.
-    `mean` and `std` have 3 values for RGB and 1 for greyscale.
+    `mean` and `std` have 3 values for RGB and 1 for greyscale; with other numbers, such as 4 for RGB and near infrared,
+    images must have as many bands.
     """
 
     resize: int | tuple[int, int] = 256
@@ -159,29 +237,49 @@ class Preprocessing:
     squash: bool = False
 
     def __call__(self, image: Image.Image) -> View:
-        """The network's view of an RGB image.
+        """The network's view of an image.
+
+        Args:
+            image: of any mode; see `read_image` for those of more than 8 bits. Where the network takes another number
+                of channels than 1 and 3, its bands, such as those of mode RGBA, are the channels.
 
         Raises:
-            ImageError: not a Pillow image, or so narrow that it would be scaled to more than MAX_PIXELS.
+            ImageError: not a Pillow image; so narrow that it would be scaled to more than MAX_PIXELS; deeper than 8
+                bits, of an unknown range; or of another number of bands than the network takes.
         """
         if not isinstance(image, Image.Image):
             raise ImageError(
                 f"image must be a Pillow image, such as read_image(path) gives, but got {type(image).__name__}."
             )
-        width, height = image.size
-        scaled, (left, top, right, bottom) = self._placed(image.size)
+        photograph, bands = self._channels(image)
+        width, height = photograph.size
+        scaled, (left, top, right, bottom) = self._placed(photograph.size)
         resample = Image.Resampling[self.interpolation.upper()]
-        seen = (
-            image.convert("RGB" if len(self.mean) == 3 else "L")
-            .resize(scaled, resample)
-            .crop((left, top, right, bottom))
-        )
-        values = torch.from_numpy(np.array(seen, dtype=np.float32) / 255).reshape(*self.crop, -1)
-        mean, std = torch.tensor(self.mean), torch.tensor(self.std)
+        # One by one: Pillow would multiply colours by what it takes for transparency.
+        seen = [band.resize(scaled, resample).crop((left, top, right, bottom)) for band in bands]
+        values = torch.from_numpy(np.stack([np.asarray(band, np.float32) for band in seen]) / 255)
+        mean, std = (torch.tensor(numbers)[:, None, None] for numbers in (self.mean, self.std))
         across, down = width / scaled[0], height / scaled[1]
         region = (left * across, top * down, right * across, bottom * down)
-        picture = image.crop((round(region[0]), round(region[1]), round(region[2]), round(region[3])))
-        return View(((values - mean) / std).permute(2, 0, 1)[None].contiguous(), picture, region)
+        tensor = ((values - mean) / std)[None].contiguous()
+        picture = photograph.crop((round(region[0]), round(region[1]), round(region[2]), round(region[3])))
+        view = View(tensor, picture, region, photograph)
+        remember_views(tensor, [view.seen])
+        return view
+
+    def _channels(self, image: Image.Image) -> tuple[Image.Image, tuple[Image.Image, ...]]:
+        """The image as 8-bit RGB, and an 8-bit image for each channel that the network takes."""
+        count, bands = len(self.mean), image.getbands()
+        if count in (1, 3):
+            photograph = as_rgb(image)
+            return photograph, (photograph.convert("L"),) if count == 1 else photograph.split()
+        if count != len(bands) or image.mode not in ("LA", "RGBA", "RGBX"):
+            raise ImageError(
+                f"the network takes {count} channels, but the image has {len(bands)} ({', '.join(bands)}). Give a "
+                "Pillow image of mode RGBA for 4 channels or LA for 2, or call explain() with a tensor of your own."
+            )
+        image = ImageOps.exif_transpose(image)
+        return image.convert("RGB"), image.split()
 
     def boxes(self, boxes: Float[Tensor, "box 4"], size: tuple[int, int]) -> Float[Tensor, "seen 4"]:
         """Boxes in pixels of the network's input, cut at its borders; boxes outside of it are left out.

@@ -174,18 +174,16 @@ class Prediction:
 
     def to_photograph(self, box: Box) -> Box:
         """Convert a box from pixels of the network's input to pixels of the photograph."""
-        left, top, across, down = self._scale()
-        return left + box[0] * across, top + box[1] * down, left + box[2] * across, top + box[3] * down
+        return self.view.seen.to_photograph(box, self._input_size)
 
     def to_input(self, box: Box) -> Box:
         """Convert a box from pixels of the photograph to pixels of the network's input."""
-        left, top, across, down = self._scale()
-        return (box[0] - left) / across, (box[1] - top) / down, (box[2] - left) / across, (box[3] - top) / down
+        return self.view.seen.to_input(box, self._input_size)
 
-    def _scale(self) -> tuple[float, float, float, float]:
-        left, top, right, bottom = self.view.region
+    @property
+    def _input_size(self) -> tuple[int, int]:
         height, width = self.view.tensor.shape[2:]
-        return left, top, (right - left) / width, (bottom - top) / height
+        return width, height
 
 
 def predict(photograph: str | Path | Image, network: Network, step: int | None = None) -> Prediction:

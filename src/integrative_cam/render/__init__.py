@@ -1,7 +1,8 @@
 """Pictures: Pillow and matplotlib live here only.
 
 Photographs with maps are Pillow images (`overlay`, `coloured`, `outline`, `contour`), everything else matplotlib
-figures, which `save` writes as PNG, SVG or PDF. `region` is where a map lies in a photograph, such as `View.region`.
+figures, which `save` writes as PNG, SVG or PDF. Pictures of an explanation lie where the network looked
+(`Explanation.views`); for maps alone, `region` says where they lie in a photograph, such as `View.region`.
 """
 
 from __future__ import annotations
@@ -11,8 +12,9 @@ from ._colours import ACTIVATION, GRADIENT, WEIGHT
 from ._comparison import comparison, contrast
 from ._drawing import curve, plot, presented, presented_layer, slices
 from ._notebook import viewer
-from ._overlay import Region, coloured, contour, outline, overlay, overlays
+from ._overlay import Region, coloured, contour, outline, overlay
 from ._parts import decomposition, panel, profile, streams
+from ._placement import overlays
 from ._sheet import save
 
 __all__ = [

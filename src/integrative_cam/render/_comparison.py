@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import InputError
 from ._overlay import Region, enlarged, overlay
+from ._placement import as_picture
 from ._sheet import bare, colour_bar, set_title, sheet, wrapped
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ def comparison(
         region: where the maps lie in it, such as `View.region`; None: all of it.
     """
     drawn = [(name, _over(saliency, image, region)) for name, saliency in maps.items()]
-    return side_by_side([("photograph", image), *drawn], title)
+    return side_by_side([("photograph", as_picture(image)), *drawn], title)
 
 
 def side_by_side(pictures: Sequence[tuple[str, Image]], title: str = "") -> Figure:

@@ -15,7 +15,8 @@ from torch import Tensor
 from .._maps.fusion import by_magnitude
 from ..errors import InputError
 from ._colours import EVIDENCE, INK, SIGNED, WEIGHT_MARKED
-from ._overlay import OPACITY, Region, coloured, enlarged, overlay, picture, stretched
+from ._overlay import OPACITY, Region, coloured, enlarged, overlay, shown_channels, stretched
+from ._placement import Drawable, Seen, as_picture, placed
 from ._sheet import bare, colour_bar, open_frame, set_title, sheet, wrapped
 
 if TYPE_CHECKING:
@@ -26,8 +27,6 @@ if TYPE_CHECKING:
 
     from ..explanation import Explanation
 
-Seen = Image.Image | Tensor | None
-"""What a map explains: a picture, or one sample of the input (channel, *space); None draws the bare map."""
 COLUMNS = 4
 """Slices of a volume in a row."""
 _MEAN = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
@@ -70,11 +69,11 @@ def plot(
 
     Args:
         explanation: of one to three spatial axes.
-        image: the photograph, or this sample's input (channel, *space), stretched to the full range of brightness. None
-            draws the bare map.
+        image: the photograph, the network's view of it, or this sample's input (channel, *space), stretched to the
+            full range of brightness. None draws the bare map.
         title: shown above the map; default "Why" and the target's name.
         sample: which image of the explanation.
-        region: where the map lies in the photograph, such as `View.region`; None: all of it.
+        region: where the map lies in the image; None: where the network looked, by the view or `Explanation.views`.
         raw: show the map without smoothing; see `presented`.
     """
     check_sample(explanation, sample)
@@ -84,12 +83,13 @@ def plot(
         return curve(saliency, image, title)
     if saliency.ndim == 3:
         return slices(saliency, image, title=title)
-    width = 5.2 if image is None else 9.4
-    height, across = saliency.shape if image is None else as_picture(image).size[::-1]
+    below = None if image is None else placed(explanation, sample, image, region)
+    width = 5.2 if below is None else 9.4
+    height, across = saliency.shape if below is None else below[0].size[::-1]
     # So that pictures fill the figure's width, whatever their shape; 1.2 inches are for the colour bar.
-    shown = (width - 1.2) / (1 if image is None else 2) * height / across
+    shown = (width - 1.2) / (1 if below is None else 2) * height / across
     figure = sheet(width, min(max(shown, 2.2), 7) + 0.5)
-    draw_beside(figure, saliency, image, title, region)
+    draw_beside(figure, saliency, below, title, "input" if isinstance(image, Tensor) else "photograph")
     return figure
 
 
@@ -153,15 +153,15 @@ def slices(
 
 
 def draw_beside(
-    part: Figure | SubFigure, saliency: Tensor, image: Seen, title: str, region: Region | None = None
+    part: Figure | SubFigure, saliency: Tensor, below: tuple[Image.Image, Region] | None, title: str, of: str
 ) -> None:
-    """Photograph, overlay and colour bar; without a photograph the bare map."""
-    cells = list(part.subplots(1, 1 if image is None else 2, squeeze=False).flat)
+    """What is below the map, named `of`, overlay and colour bar; the bare map if there is nothing below it."""
+    cells = list(part.subplots(1, 1 if below is None else 2, squeeze=False).flat)
     bare(*cells)
-    if image is not None:
-        cells[0].imshow(as_picture(image))
-        set_title(cells[0], "photograph" if isinstance(image, Image.Image) else "input")
-    draw(cells[-1], saliency, image, region)
+    if below is not None:
+        cells[0].imshow(below[0])
+        set_title(cells[0], of)
+    draw(cells[-1], saliency, *(below or ()))
     # The scale takes its share of the width.
     set_title(cells[-1], wrapped(title, 0.85 * part.bbox.width / part.dpi / len(cells)))
     colour_bar(part, cells)
@@ -194,7 +194,7 @@ def draw(
 def _draw_slice(
     axes: Axes, saliency: Float[Tensor, "height width"], below: Tensor | None, signed: bool = False
 ) -> None:
-    """A map in [0, 1], or [-1, 1] if signed, at its own resolution, over grey values in [0, 1] if there are any."""
+    """A map in [0, 1], or [-1, 1] if signed, at its own resolution, over grey or colours in [0, 1] if there are any."""
     axes.set_axis_off()
     values = numbers(saliency)
     if below is None:
@@ -208,7 +208,7 @@ def _draw_slice(
 
 def _draw_curve(axes: Axes, saliency: Float[Tensor, " length"], signal: Seen, signed: bool = False) -> None:
     """A signal's channels over the map's colours as a band; without the signal, the map as a filled curve."""
-    if isinstance(signal, Image.Image):
+    if not isinstance(signal, Tensor | None):
         raise InputError("image must be a tensor (channel, length) beneath a signal's map, but got a picture.")
     values = numbers(saliency)
     open_frame(axes)
@@ -240,21 +240,19 @@ def check_sample(explanation: Explanation, sample: int) -> None:
         raise InputError(f"sample must be from 0 to {len(explanation) - 1}, one of the images, but got {sample}.")
 
 
-def as_picture(image: Image.Image | Tensor) -> Image.Image:
-    """A picture; a tensor (channel, height, width) becomes one."""
-    return picture(image) if isinstance(image, Tensor) else image
-
-
-def _brightness(volume: Image.Image | Tensor, saliency: Float[Tensor, "depth height width"]) -> Tensor:
-    """One value in [0, 1] per position of a volume: the mean over channels, stretched to the full range."""
-    if isinstance(volume, Image.Image):
+def _brightness(volume: Drawable, saliency: Float[Tensor, "depth height width"]) -> Tensor:
+    """A volume (depth, height, width), or (..., 3) in colours, in [0, 1], stretched to the full range."""
+    if not isinstance(volume, Tensor):
         raise InputError(
             "image must be a tensor (channel, depth, height, width) beneath a volume's map, not a picture."
         )
-    values = volume.mean(0) if volume.ndim == 4 else volume
-    if values.shape != saliency.shape:
-        raise InputError(f"the volume's axes {tuple(values.shape)} are not those of its map, {tuple(saliency.shape)}.")
-    return stretched(values)
+    channels = volume[None] if volume.ndim == 3 else volume
+    if channels.shape[1:] != saliency.shape:
+        raise InputError(
+            f"the volume's axes {tuple(channels.shape[1:])} are not those of its map, {tuple(saliency.shape)}."
+        )
+    values = stretched(shown_channels(channels))
+    return values.movedim(0, -1) if len(values) == 3 else values[0]
 
 
 def numbers(values: Tensor) -> NDArray[np.float32]:

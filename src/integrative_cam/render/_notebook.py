@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 from ..errors import MissingExtraError
 from ..query import probabilities
 from ._colours import WEIGHT
-from ._drawing import Seen, draw, presented, presented_layer
+from ._drawing import draw, presented, presented_layer
 from ._overlay import Region
 from ._parts import check_layers, layer_facts, strongest_layers
+from ._placement import Seen, placed
 from ._sheet import colour_bar, png, sheet
 
 if TYPE_CHECKING:
@@ -90,9 +91,9 @@ def viewer(explanation: Explanation, image: Seen = None, sample: int = 0, region
 
     Args:
         explanation: with layers.
-        image: the photograph or this sample's input (channel, *space); None draws bare maps.
+        image: the photograph, the network's view of it, or this sample's input (channel, *space); None draws bare maps.
         sample: which image of the explanation.
-        region: where the map lies in the photograph, such as `View.region`; None: all of it.
+        region: where the map lies in the image; None: where the network looked, by the view or `Explanation.views`.
 
     Raises:
         MissingExtraError: ipywidgets is not installed (extra `notebook`).
@@ -114,6 +115,8 @@ def viewer(explanation: Explanation, image: Seen = None, sample: int = 0, region
     raw = widgets.Checkbox(value=False, description="without smoothing", indent=False)
     shown = widgets.Image(format="png", layout={"width": "32em", "object_fit": "contain"})
     facts = widgets.HTML()
+    if image is not None and explanation.map.ndim == 3:
+        image, region = placed(explanation, sample, image, region)
 
     def update(_change: Any = None) -> None:
         index = int(chosen.value)

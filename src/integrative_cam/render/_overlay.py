@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import InputError, MissingExtraError
@@ -18,6 +16,8 @@ except ImportError as error:
 
 from torch import Tensor
 
+from .._deprecation import warn_user
+from ..models._image import as_rgb
 from ._colours import EVIDENCE, SIGNED
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ LONGEST = 4096
 """The largest side, in pixels, that `enlarged` makes."""
 LIGHT_UNSEEN = 0.4
 """Of the photograph's brightness outside of what the network saw."""
+PLACE_IT = "say which part of it the network saw by region=(left, top, right, bottom), such as view.region."
 LINE, EDGE = (255, 194, 10), (0, 0, 0)
 """Of an outline: yellow beside black, one of which stands out on any photograph."""
 LINE_WIDTH = 1 / 150
@@ -60,7 +61,7 @@ def overlay(
         InputError: not a map of two dimensions, or a region without area.
     """
     check_photograph(image)
-    muted = ImageEnhance.Color(image.convert("RGB")).enhance(COLOUR_KEPT)
+    muted = ImageEnhance.Color(as_rgb(image)).enhance(COLOUR_KEPT)
     if region is not None:
         light = np.where(seen(image.size, region), 1, LIGHT_UNSEEN)[..., None]
         muted = Image.fromarray((np.asarray(muted) * light).round().astype(np.uint8))
@@ -108,6 +109,8 @@ def values_at_pixels(
 ) -> NDArray[np.float64]:
     """A map's values at the pixels of a picture of `size` (width, height), 0 outside of the region.
 
+    Without a region, the map lies over all of the picture, with a warning where their shapes differ.
+
     Interpolated linearly between the centres of the map's pixels, as in the fusion: without overshoot, no false sign
     appears beside a peak. Where the picture is smaller than the map, its pixels are means.
     """
@@ -115,6 +118,12 @@ def values_at_pixels(
         raise InputError(
             f"overlay draws maps of two dimensions, but this one has shape {tuple(saliency.shape)}; "
             "index the axis to show, or draw a signal's map with `curve` and a volume's with `slices`."
+        )
+    height, width = saliency.shape
+    if region is None and not alike(size, (width, height)):
+        warn_user(
+            f"The picture has {size[0]} x {size[1]} pixels, the map another shape, {width} x {height}, and it is "
+            f"stretched over all of the picture: {PLACE_IT}"
         )
     left, top, right, bottom = region or (0, 0, *size)
     if right <= left or bottom <= top:
@@ -126,6 +135,12 @@ def values_at_pixels(
     # Pillow adds the half pixel to the centres itself; what falls outside of the map becomes 0.
     shift = (across, 0, -left * across, 0, down, -top * down)
     return np.asarray(values.transform(size, Image.Transform.AFFINE, shift, Image.Resampling.BILINEAR), np.float64)
+
+
+def alike(first: tuple[int, int], second: tuple[int, int]) -> bool:
+    """Whether two sizes (width, height) are of one shape, but for less than a pixel of the smaller one."""
+    small, large = sorted((first, second), key=lambda size: size[0] * size[1])
+    return min(abs(small[0] - large[0] * small[1] / large[1]), abs(small[1] - large[1] * small[0] / large[0])) <= 1
 
 
 def check_photograph(image: object) -> None:
@@ -168,48 +183,27 @@ def seen(size: tuple[int, int], region: Region | None) -> NDArray[np.bool_]:
     return ((rows >= top) & (rows < bottom))[:, None] & ((columns >= left) & (columns < right))
 
 
-def overlays(
-    maps: Float[Tensor, "batch height width"], images: Tensor | Image.Image | Sequence[Image.Image]
-) -> list[Image.Image]:
-    """One overlay per map.
-
-    Args:
-        maps: (batch, height, width) in [0, 1].
-        images: one image per map, each of any size; or a tensor (batch, channel, height, width), which is
-            stretched to the full range of brightness for showing, since normalised inputs have no fixed one.
-
-    Raises:
-        InputError: not one image per map.
-    """
-    listed = images_of(images, len(maps))
-    pictures = [picture(image) if isinstance(image, Tensor) else image for image in listed]
-    return [overlay(saliency, image) for saliency, image in zip(maps, pictures, strict=True)]
-
-
-def images_of(
-    images: Tensor | Image.Image | Sequence[Image.Image], count: int
-) -> list[Image.Image] | list[Float[Tensor, "channel *space"]]:
-    """`count` images from one, several, or a tensor (batch, channel, *space).
-
-    Raises:
-        InputError: another number of images.
-    """
-    listed = [images] if isinstance(images, (Image.Image, str, Path)) else list(images)
-    for image in listed:
-        if not isinstance(image, Tensor):
-            check_photograph(image)
-    if len(listed) != count:
-        raise InputError(f"images must be one image per map: {count} maps, but got {len(listed)} images.")
-    return listed
-
-
 def picture(image: Float[Tensor, "channel height width"]) -> Image.Image:
-    """A tensor as a picture, stretched to the full range of brightness; grey unless it has three channels."""
+    """A tensor as a picture, stretched to the full range of brightness, since normalised inputs have no fixed one.
+
+    Raises:
+        InputError: it is no such sample.
+    """
     if image.ndim != 3:
         raise InputError(f"image must be one sample (channel, height, width), but got shape {tuple(image.shape)}.")
-    values = image.detach().float().cpu()
-    values = values if len(values) == 3 else values.mean(0, keepdim=True).expand(3, -1, -1)
+    values = shown_channels(image.detach().float().cpu()).expand(3, -1, -1)
     return Image.fromarray((stretched(values) * 255).permute(1, 2, 0).round().numpy().astype(np.uint8))
+
+
+def shown_channels(image: Float[Tensor, "channel *space"]) -> Float[Tensor, "shown *space"]:
+    """Three channels are colours and one is grey; of other numbers the mean is shown in grey, with a warning."""
+    if len(image) in (1, 3):
+        return image
+    warn_user(
+        f"The picture shows the mean of the input's {len(image)} channels in grey; to see some of them, give 1 or 3, "
+        "such as images[:, :3]."
+    )
+    return image.mean(0, keepdim=True)
 
 
 def stretched(values: Tensor) -> Tensor:
@@ -266,7 +260,7 @@ def _drawn(mask: NDArray[np.bool_], image: Image.Image) -> Image.Image:
     inner = np.asarray(padded.filter(ImageFilter.MinFilter(2 * width + 1)))
     outer = np.asarray(padded.filter(ImageFilter.MaxFilter(2 * max(1, width // 2) + 1)))
     inside = (slice(width, -width), slice(width, -width))
-    drawn = np.array(image.convert("RGB"))
+    drawn = np.array(as_rgb(image))
     drawn[(outer[inside] > 0) & ~mask] = EDGE
     drawn[mask & (inner[inside] == 0)] = LINE
     return Image.fromarray(drawn)

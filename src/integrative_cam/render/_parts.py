@@ -12,8 +12,9 @@ from matplotlib.ticker import MaxNLocator
 
 from ..errors import InputError
 from ._colours import ACTIVATION, BIAS, GRADIENT, INK, INPUT, REMAINDER, SERIES, WEIGHT, WEIGHT_MARKED
-from ._drawing import Seen, as_picture, check_sample, draw, draw_beside, numbers, presented, presented_layer
-from ._overlay import Region, check_photograph
+from ._drawing import check_sample, draw, draw_beside, numbers, presented, presented_layer
+from ._overlay import Region
+from ._placement import Seen, placed
 from ._sheet import bare, colour_bar, open_frame, set_title, sheet, wrapped
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
     from .._maps.streams import Streams
     from ..explanation import Explanation
+    from ..models import View
 
 LAYERS_SHOWN = 6
 PALE = 0.3
@@ -33,7 +35,7 @@ PALE = 0.3
 
 def panel(
     explanation: Explanation,
-    image: Image,
+    image: Image | View,
     title: str = "",
     sample: int = 0,
     region: Region | None = None,
@@ -45,23 +47,23 @@ def panel(
 
     Args:
         explanation: of one or more images with two spatial axes.
-        image: the photograph, at any size.
+        image: the photograph, at any size, or the network's view of it.
         title: shown above the overlay, such as the class and its probability.
         sample: which image of the explanation.
-        region: where the map lies in the photograph, such as `View.region`; None: all of it.
+        region: where the map lies in the image; None: where the network looked, by the view or `Explanation.views`.
         raw: show the maps without smoothing; see `presented`.
     """
     if explanation.map.ndim != 3:
         raise InputError(f"panel draws maps of two dimensions, but the map is {tuple(explanation.map.shape[1:])}.")
     check_sample(explanation, sample)
-    check_photograph(image)
-    top = min(max(5.2 * image.height / image.width, 2), 6) + 0.4
+    photograph, region = placed(explanation, sample, image, region)
+    top = min(max(5.2 * photograph.height / photograph.width, 2), 6) + 0.4
     heights = [top, 2.5, 2.7] if explanation.layers else [top]
     figure = sheet(12, sum(heights))
     grid = figure.add_gridspec(len(heights), 1, height_ratios=heights)
     parts = [figure.add_subfigure(grid[row]) for row in range(len(heights))]
     title = title or f"Why {explanation.target_names[sample]}"
-    draw_beside(parts[0], presented(explanation, raw)[sample], image, title, region)
+    draw_beside(parts[0], presented(explanation, raw)[sample], (photograph, region), title, "photograph")
     if explanation.layers:
         strongest = strongest_layers(explanation, sample)
         _layers(parts[1], explanation, sample, strongest, raw)
@@ -187,8 +189,8 @@ def streams(explanation: Explanation, images: Sequence[Seen], title: str = "", s
 
     Args:
         explanation: of a network of several inputs.
-        images: what each input shows, in order: a picture, or this sample's tensor (channel, *space); None draws the
-            bare map.
+        images: what each input shows, in order: a picture, the network's view of one, or this sample's tensor (channel,
+            *space); None draws the bare map.
         title: shown above all; default "Why" and the target's name.
         sample: which image of the explanation.
 
@@ -210,13 +212,15 @@ def streams(explanation: Explanation, images: Sequence[Seen], title: str = "", s
         first, second = cells[:, column]
         first.set_axis_off()
         set_title(first, name)
+        region = None
         if image is not None and saliency is not None and saliency.ndim == 3:
-            first.imshow(as_picture(image))
+            image, region = placed(explanation, sample, image, stream=column)
+            first.imshow(image)
         second.set_axis_off()
         if saliency is None:
             second.text(0.5, 0.5, "no layer keeps its axes:\nno map", ha="center", va="center", color=INK)
         else:
-            draw(second, saliency[sample], image)
+            draw(second, saliency[sample], image, region)
         set_title(second, f"{float(inputs.share[sample, column]):.0%} of the evidence")
     colour_bar(upper, list(cells.flat))
     _stream_parts(lower.subplots(), inputs, float(explanation.score[sample]), sample)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +12,7 @@ from safetensors import safe_open
 
 from ..errors import ExplanationError, first_line
 from ..evaluate._localisation import energy, mask_of_boxes
+from ..explanation import SeenRegion
 from ..models import read_image
 from ..query import RECORD, area_above_half, read_record
 from ..render._templates import data_uri
@@ -161,19 +162,17 @@ def _object(
     ]
     if not chosen:
         return None
-    inside = _in_map(torch.cat(chosen), record["seen"], saliency)
+    inside = _in_map(torch.cat(chosen), SeenRegion(record["size"], record["seen"]), saliency)
     mask = mask_of_boxes(inside, (saliency.shape[0], saliency.shape[1]))
     if not mask.any():
         return None
     return float(energy(saliency[None], mask[None])[0]), float(mask.double().mean())
 
 
-def _in_map(boxes: Float[Tensor, "box 4"], seen: Sequence[float], saliency: Tensor) -> Float[Tensor, "inside 4"]:
+def _in_map(boxes: Float[Tensor, "box 4"], seen: SeenRegion, saliency: Tensor) -> Float[Tensor, "inside 4"]:
     """Boxes in pixels of the map instead of the photograph, clipped to the region `seen` that the map covers."""
-    left, top, right, bottom = seen
     height, width = saliency.shape
-    scale = torch.tensor([width / (right - left), height / (bottom - top)] * 2)
-    moved = (boxes - torch.tensor([left, top] * 2)) * scale
+    moved = torch.tensor([seen.to_input(box, (width, height)) for box in boxes.tolist()])
     clipped = moved.clamp_min(0).minimum(torch.tensor([float(width), float(height)] * 2))
     return clipped[(clipped[:, 2:] > clipped[:, :2]).all(1)]
 

@@ -33,7 +33,8 @@ _Started = tuple[ProcessPoolExecutor, "Future[list[Sample | Failure]]"]
 
 @dataclass(frozen=True)
 class Sample:
-    """One decoded image: `values` (channel, height, width) as the network takes them, its own size, a small picture.
+    """One decoded image: `values` (channel, height, width) as the network takes them, its own size, the region of it
+    that the network sees, and a small picture of that.
 
     Arrays rather than tensors: those would be handed over in memory that dies with the process.
     """
@@ -42,6 +43,7 @@ class Sample:
     values: np.ndarray[Any, Any]
     width: int
     height: int
+    region: tuple[float, float, float, float]
     picture: bytes | None
 
 
@@ -95,7 +97,7 @@ def _sample(key: str, content: bytes, how: Decoding) -> Sample | Failure:
     try:
         image = decode_image(content, key)
         view = how.preprocessing(image)
-        return Sample(key, view.tensor[0].numpy(), *image.size, _picture(view.picture, how.thumbnail))
+        return Sample(key, view.tensor[0].numpy(), *image.size, view.region, _picture(view.picture, how.thumbnail))
     except (CamError, OSError, ValueError, RuntimeError, MemoryError) as error:
         return Failure(key, "image", first_line(error).removeprefix(f"{key}: "))
 

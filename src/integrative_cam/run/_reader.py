@@ -104,7 +104,7 @@ class Results(Sequence[Explanation]):
         return Image.open(io.BytesIO(content), formats=["JPEG"])
 
     def table(self, columns: Sequence[str] | None = None) -> pa.Table:
-        """All rows; by default all columns but those that are large (map, output, thumbnail)."""
+        """All rows; by default all columns but map, output, thumbnail and seen."""
         import pyarrow as pa
 
         wanted = columns or [name for name in schema().names if name not in HEAVY]

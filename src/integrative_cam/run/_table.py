@@ -14,7 +14,7 @@ from torch import Tensor
 
 from .._maps.blocks import at_least_float32
 from .._maps.completeness import Completeness
-from ..explanation import BiasLayer, Explanation, Layer
+from ..explanation import BiasLayer, Explanation, Layer, SeenRegion
 from ..models._image import encode_image
 from ..query import probabilities, score_parts
 from ..recipe import Recipe
@@ -33,7 +33,7 @@ META = b"integrative_cam"
 """Under which a shard's file keeps what its rows share."""
 GROUP = 32
 """Rows that are stored, and read, together."""
-HEAVY = ("output", "map", "thumbnail")
+HEAVY = ("output", "map", "thumbnail", "seen")
 """Columns that a table of results is better read without."""
 
 _LAYER_SCORES = ("gradient_score", "activation_score", "joint_score")
@@ -50,7 +50,7 @@ def schema() -> pa.Schema:
     columns |= dict.fromkeys(("score", "score_input", "score_bias", "score_remainder"), real)
     columns |= dict.fromkeys(("area", "centroid_x", "centroid_y"), real)
     columns |= dict.fromkeys(("box_left", "box_top", "box_right", "box_bottom", "image_width", "image_height"), whole)
-    columns |= {"guarded": pa.int64(), "layer_weights": reals}
+    columns |= {"seen": reals, "guarded": pa.int64(), "layer_weights": reals}
     columns |= dict.fromkeys((*(f"layer_{name}s" for name in _LAYER_SCORES), "layer_activation", "layer_bias"), reals)
     columns |= {"layer_is_cut": pa.list_(pa.bool_()), "bias_layer_weights": reals, "output": reals}
     return pa.schema(list({**columns, "map": content, "thumbnail": content}.items()))
@@ -79,6 +79,7 @@ def rows_of(
         **measured(maps, threshold),
         "image_width": [sample.width for sample in samples],
         "image_height": [sample.height for sample in samples],
+        "seen": [list(sample.region) for sample in samples],
         "guarded": explanation.clamped.tolist(),
         "layer_weights": explanation.weights.tolist(),
         **{f"layer_{name}s": _across(explanation.layers, name, len(samples)) for name in _LAYER_SCORES},
@@ -191,6 +192,8 @@ def explanation_of(row: Mapping[str, Any], about: Mapping[str, Any], recipe: Rec
         BiasLayer(name, absent, torch.tensor([weight]))
         for name, weight in zip(about["bias_layers"], row["bias_layer_weights"], strict=True)
     )
+    seen = row.get("seen")  # 0.1.0 did not store it
+    view = seen and SeenRegion((row["image_width"], row["image_height"]), tuple(seen))
     return Explanation(
         map=torch.from_numpy(levels)[None].float() / LEVELS,
         layers=layers,
@@ -210,4 +213,5 @@ def explanation_of(row: Mapping[str, Any], about: Mapping[str, Any], recipe: Rec
         ),
         recipe=recipe,
         streams=None,
+        views=(view,) if view else None,
     )

@@ -257,4 +257,5 @@ def _overlay(row: dict[str, Any]) -> bytes:
     from ..render import overlay
 
     picture = Image.open(io.BytesIO(row["thumbnail"]))
-    return encode_image(overlay(torch.from_numpy(row["map"]).float() / 255, picture), "JPEG", quality=85)
+    drawn = overlay(torch.from_numpy(row["map"]).float() / 255, picture, (0, 0, *picture.size))
+    return encode_image(drawn, "JPEG", quality=85)
