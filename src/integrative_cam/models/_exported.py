@@ -3,30 +3,20 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, cast
 
 import torch
-import torch.nn.functional as F
-from torch import fx, nn
+from torch import fx
 
-from .._plan.bias_sites import RULES
-from .._plan.capture import KINDS
 from ..errors import ModelError, first_line
+from ._calls import OP, find_function, replace_by_call
 from ._graph_file import graph_network, image_axes
 from ._image import is_file
+from ._logits import end_in_logits
 from ._network import Network
+from ._pieces import gather_pieces
 
 TRUSTED = ":trusted"
-
-# The function of torch.nn.functional for a norm of aten, and the places of its arguments among those of aten.
-_NORMS: Mapping[str, tuple[Callable[..., Any], tuple[int, ...]]] = {
-    "batch_norm": (F.batch_norm, (0, 3, 4, 1, 2, 5, 6, 7)),
-    "instance_norm": (F.instance_norm, (0, 3, 4, 1, 2, 5, 6, 7)),
-    "group_norm": (F.group_norm, (0, 1, 2, 3, 4)),
-    "layer_norm": (F.layer_norm, (0, 1, 2, 3, 4)),
-}
 
 
 def from_exported(name: str) -> Network:
@@ -53,37 +43,38 @@ def from_exported(name: str) -> Network:
     except Exception as error:  # files of other versions fail in many ways
         raise ModelError(f"model {name!r}: torch.export cannot load it ({first_line(error)}).") from error
     axes = image_axes(_input_shape(program, name), path)
-    return graph_network(path, as_functions(program), axes)
+    module = as_functions(program)
+    ending = end_in_logits(module)
+    task = "multi-label" if "Sigmoid" in ending.removed[:1] else "classification"
+    return graph_network(path, module, axes, (), ending.notes(path.name), task)
 
 
-class Scope(nn.Module):
-    """Takes the place of a module of the program, so that functions called in it are named after it."""
-
-    def forward(self, function: str, *arguments: Any, **options: Any) -> Any:
-        """Call a function of torch."""
-        return _function(function)(*arguments, **options)
-
-
-def as_functions(program: torch.export.ExportedProgram) -> nn.Module:
+def as_functions(program: torch.export.ExportedProgram) -> fx.GraphModule:
     """The program as a module that calls torch's functions instead of operators of the dispatcher.
 
-    Operators have their own names and orders of arguments; no activation and no bias would be recognised by them.
+    Operators have their own names and orders of arguments; no activation, no bias and no move of tokens would be
+    recognised by them. Activations that the program holds in pieces are put together.
 
     Raises:
         ModelError: exported in training mode.
     """
     module = program.module()
-    for node in list(module.graph.nodes):
-        if node.op != "call_function" or not isinstance(node.target, torch._ops.OpOverload):
-            continue
-        name = node.target._schema.name.rpartition("::")[2]
-        if _trains(name, node):
+    operators = [node for node in module.graph.nodes if isinstance(node.target, torch._ops.OpOverload)]
+    for node in operators:
+        if _trains(node):
             raise ModelError("The program was exported in training mode; export model.eval().")
-        if name in _NORMS:
-            node.args = tuple(node.args[place] for place in _NORMS[name][1] if place < len(node.args))
-        elif name.strip("_") not in KINDS and name.strip("_") not in RULES:
+        node.meta[OP] = _schema(node).name.rpartition("::")[2]
+    gather_pieces(module)
+    for node in list(module.graph.nodes):
+        name = node.meta.get(OP)
+        if name is None or not node.all_input_nodes:
             continue
-        _call(module, node, name)
+        if isinstance(node.target, torch._ops.OpOverload):
+            overloaded = f"{name}.{node.target._overloadname}"
+            name = overloaded if find_function(overloaded) else name
+        if find_function(name) is not None:
+            call = replace_by_call(module, node, _path(node), name, *node.args, **node.kwargs)
+            call.meta[OP] = node.meta[OP]
     module.recompile()
     # Exported modules refuse eval(): the mode is part of the program.
     for part in module.modules():
@@ -91,35 +82,24 @@ def as_functions(program: torch.export.ExportedProgram) -> nn.Module:
     return module
 
 
-def _call(module: fx.GraphModule, node: fx.Node, name: str) -> None:
-    """Let `node` call the function of that name, within the module that called it before the export."""
+def _schema(node: fx.Node) -> torch.FunctionSchema:
+    assert isinstance(node.target, torch._ops.OpOverload)
+    return node.target._schema
+
+
+def _path(node: fx.Node) -> str:
+    """Of the module that called the operator before the export."""
     stack = list((node.meta.get("nn_module_stack") or {}).values())
-    path = stack[-1][0] if stack else ""
-    if not path:
-        node.target = _function(name)
-        return
-    place = dict(module.named_modules()).get(path)
-    if place is None:
-        module.add_submodule(path, Scope())
-    else:
-        place.__class__ = Scope  # an empty shell around its parameters
-    with module.graph.inserting_before(node):
-        call = module.graph.call_module(path, (name, *node.args), node.kwargs)
-    node.replace_all_uses_with(call)
-    module.graph.erase_node(node)
+    return stack[-1][0] if stack else ""
 
 
-def _function(name: str) -> Callable[..., Any]:
-    """The function of torch with an operator's name and arguments; for a norm, that of _NORMS."""
-    if name in _NORMS:
-        return _NORMS[name][0]
-    homes = (torch._C._nn, torch, torch.Tensor)
-    return cast(Callable[..., Any], next(getattr(home, name) for home in homes if hasattr(home, name)))
-
-
-def _trains(name: str, node: fx.Node) -> bool:
-    places = {"batch_norm": 5, "dropout": 2}
-    return name in places and node.args[places[name]] is True
+def _trains(node: fx.Node) -> bool:
+    """Whether the operator does another thing in training than in evaluation."""
+    schema = _schema(node)
+    named = dict(zip((argument.name for argument in schema.arguments), node.args, strict=False)) | node.kwargs
+    # Without running statistics it normalises by those of its input in both, as standardised weights do.
+    trained = named.get("running_mean") is not None and named.get("training") is True
+    return trained or (schema.name == "aten::dropout" and named.get("train") is True)
 
 
 def _input_shape(program: torch.export.ExportedProgram, name: str) -> list[int | None]:

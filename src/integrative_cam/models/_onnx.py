@@ -7,15 +7,16 @@ import warnings
 from pathlib import Path
 from typing import Any, cast
 
-from torch import nn
+from torch import fx
 
 from ..errors import MissingExtraError, ModelError, first_line
+from ._calls import OP
 from ._graph_file import graph_network, image_axes
 from ._image import is_file
+from ._logits import end_in_logits
 from ._network import Network
+from ._pieces import gather_pieces
 
-FINAL = ("Softmax", "LogSoftmax", "Sigmoid")
-"""Functions that are removed from the end of a network, so that logits are explained and not probabilities."""
 NAMES = ("labels", "names", "classes", "class_names")
 """Keys under which exporters put class names into a file's metadata."""
 
@@ -42,19 +43,23 @@ def from_onnx(path: Path) -> Network:
     except Exception as error:  # protobuf's classes of errors differ between versions
         raise ModelError(f"model '{path}': not an ONNX file that can be read ({first_line(error)}).") from error
     axes = image_axes(_input_shape(proto, path), path)
-    final = _without_final(proto)
+    operations = {node.output[0]: node.op_type for node in proto.graph.node}
     try:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            model = cast(nn.Module, onnx2torch.convert(proto))
+            model = cast(fx.GraphModule, onnx2torch.convert(proto, attach_onnx_mapping=True)).eval()
     except Exception as error:  # a converter fails in many ways
         raise ModelError(f"model '{path}': onnx2torch cannot convert it ({first_line(error)}).") from error
     texts = dict.fromkeys(str(warning.message) for warning in caught)
     notes = [f"{path.name}: onnx2torch warns: {text}" for text in texts]
-    if final:
-        notes.append(f"{path.name} ends in {final}, which is removed: the logits before it are explained.")
-    task = "multi-label" if final == "Sigmoid" else "classification"
-    return graph_network(path, model.eval(), axes, _names(proto), tuple(notes), task)
+    for node in model.graph.nodes:
+        if node.op == "call_module":
+            mapping = cast(Any, model.get_submodule(node.target).onnx_mapping)
+            node.meta[OP] = operations[mapping.outputs[0]]
+    gather_pieces(model)
+    ending = end_in_logits(model)
+    task = "multi-label" if "Sigmoid" in ending.removed[:1] else "classification"
+    return graph_network(path, model, axes, _names(proto), (*notes, *ending.notes(path.name)), task)
 
 
 def _input_shape(proto: Any, path: Path) -> list[int | None]:
@@ -71,21 +76,6 @@ def _input_shape(proto: Any, path: Path) -> list[int | None]:
             "export it with a float32 input."
         )
     return [side.dim_value or None for side in kind.shape.dim]
-
-
-def _without_final(proto: Any) -> str | None:
-    """Remove the graph's last function, if it is one of FINAL, and return its name."""
-    made_by = {name: node for node in proto.graph.node for name in node.output}
-    if len(proto.graph.output) != 1:
-        return None
-    output = proto.graph.output[0]
-    last = made_by.get(output.name)
-    if last is None or last.op_type not in FINAL or not last.input or last.input[0] not in made_by:
-        return None
-    # Its type and shape stay; onnx2torch follows the name.
-    output.name = last.input[0]
-    proto.graph.node.remove(last)
-    return str(last.op_type)
 
 
 def _names(proto: Any) -> tuple[str, ...]:
