@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from typing import Any
 
 import torch
@@ -12,6 +11,9 @@ from torch import Tensor, fx, nn
 
 OP = "op"
 """The key of a node's `meta` under which loaders put the name of its operation: "Mul" of ONNX, "mul" of torch."""
+
+LINEAR_MAP = "linear_map"
+"""The name for `find_function` of the product with a layer's weight, (input features, output features)."""
 
 
 class Scope(nn.Module):
@@ -26,11 +28,10 @@ def replace_by_call(module: fx.GraphModule, node: fx.Node, path: str, name: str,
     """Put a call of a function in the place of `node`, named after the module of that path; "" is the whole."""
     with module.graph.inserting_before(node):
         if path:
-            place = dict(module.named_modules()).get(path)
-            if place is None:
+            try:
+                module.get_submodule(path).__class__ = Scope  # an empty shell around its parameters
+            except AttributeError:
                 module.add_submodule(path, Scope())
-            else:
-                place.__class__ = Scope  # an empty shell around its parameters
             call = module.graph.call_module(path, (name, *args), kwargs)
         else:
             call = module.graph.call_function(_function(name), args, kwargs)
@@ -90,10 +91,56 @@ def _norm(function: Callable[..., Tensor], order: Sequence[int], outputs: int = 
     return call
 
 
+def _batch_norm_without_statistics(
+    input: Tensor, weight: Tensor | None, bias: Tensor | None, training: bool, momentum: float, eps: float
+) -> Any:
+    return F.batch_norm(input, None, None, weight, bias, training, momentum, eps), None, None
+
+
+def _batch_norm_in_evaluation(
+    input: Tensor, weight: Tensor | None, bias: Tensor | None, mean: Tensor, var: Tensor, momentum: float, eps: float
+) -> Any:
+    return F.batch_norm(input, mean, var, weight, bias, False, momentum, eps), None, None
+
+
+def _softmax(input: Tensor, dim: int, *_: Any) -> Tensor:
+    return torch.softmax(input, dim)
+
+
+def _log_softmax(input: Tensor, dim: int, *_: Any) -> Tensor:
+    return torch.log_softmax(input, dim)
+
+
+def _logsigmoid(input: Tensor) -> Any:
+    return F.logsigmoid(input), None
+
+
+def _prelu(input: Tensor, weight: Tensor) -> Tensor:
+    """`weight` has the axes of the input."""
+    return F.prelu(input, weight.flatten())
+
+
+def _alias(input: Tensor) -> Tensor:
+    return input
+
+
 def _addmm(input: Tensor, left: Tensor, right: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
-    if input.ndim == 1 and beta == alpha == 1:
+    if input.ndim == 1 and beta == alpha == 1 and _is_weight(right):
         return F.linear(left, right.t(), input)
     return torch.addmm(input, left, right, beta=beta, alpha=alpha)
+
+
+def _linear_map(input: Tensor, weight: Tensor) -> Tensor:
+    return F.linear(input, weight.t())
+
+
+def _mm(left: Tensor, right: Tensor) -> Tensor:
+    return _linear_map(left, right) if _is_weight(right) else torch.matmul(left, right)
+
+
+def _is_weight(factor: Tensor) -> bool:
+    """Whether it is a layer's weight, transposed."""
+    return isinstance(factor._base, nn.Parameter)
 
 
 def _slice(input: Tensor, dim: int = 0, start: int | None = None, end: int | None = None, step: int = 1) -> Tensor:
@@ -110,15 +157,28 @@ def _to(input: Tensor, *args: Any, **options: Any) -> Tensor:
     return input.to(*args, **given) if args or given else input
 
 
-def _max_pool(axes: int, *args: Any) -> Any:
-    return getattr(F, f"max_pool{axes}d")(*args), None
+def _max_pool(axes: int) -> Callable[..., Any]:
+    def max_pool_with_indices(*args: Any) -> Any:
+        return getattr(F, f"max_pool{axes}d")(*args), None
+
+    return max_pool_with_indices
 
 
-def _resize(mode: str, input: Tensor, size: Sequence[int] | None, *args: Any) -> Tensor:
-    """`args`: whether corners are aligned, for modes that interpolate, and the factors."""
-    aligned = args[0] if len(args) > 1 else None
-    antialias = mode.endswith("_aa")
-    return F.interpolate(input, size, args[-1], mode.removesuffix("_aa"), aligned, antialias=antialias)
+def _resize(mode: str) -> Callable[..., Tensor]:
+    def resize(input: Tensor, size: Sequence[int] | None, *args: Any) -> Tensor:
+        """`args`: whether corners are aligned, for modes that interpolate, and the factors."""
+        aligned = args[0] if len(args) > 1 else None
+        antialias = mode.endswith("_aa")
+        return F.interpolate(input, size, args[-1], mode.removesuffix("_aa"), aligned, antialias=antialias)
+
+    return resize
+
+
+def _pad(mode: str) -> Callable[..., Tensor]:
+    def pad(input: Tensor, pad: Sequence[int], value: float = 0) -> Tensor:
+        return F.pad(input, pad, mode, value)
+
+    return pad
 
 
 def _grid_sample(input: Tensor, grid: Tensor, interpolation: int, padding: int, aligned: bool) -> Tensor:
@@ -139,34 +199,36 @@ _OWN: Mapping[str, Callable[..., Any]] = {
     "layer_norm": _norm(F.layer_norm, (0, 1, 2, 3, 4)),
     "native_batch_norm": _norm(F.batch_norm, (0, 3, 4, 1, 2, 5, 6, 7), 3),
     "_native_batch_norm_legit": _norm(F.batch_norm, (0, 3, 4, 1, 2, 5, 6, 7), 3),
-    "_native_batch_norm_legit.no_stats": lambda *args: _OWN["native_batch_norm"](*args[:3], None, None, *args[3:]),
-    "_native_batch_norm_legit_no_training": lambda *args: _OWN["native_batch_norm"](*args[:5], False, *args[5:]),
+    "_native_batch_norm_legit.no_stats": _batch_norm_without_statistics,
+    "_native_batch_norm_legit_no_training": _batch_norm_in_evaluation,
     "native_group_norm": _norm(F.group_norm, (0, 6, 1, 2, 7), 3),
     "native_layer_norm": _norm(F.layer_norm, (0, 1, 2, 3, 4), 3),
     "_fused_rms_norm": _norm(F.rms_norm, (0, 1, 2, 3), 2),
     "addmm": _addmm,
-    "mm": torch.matmul,
+    "mm": _mm,
+    LINEAR_MAP: _linear_map,
     "slice": _slice,
     "index": _index,
     "to": _to,
     "_to_copy": _to,
     "_unsafe_view": torch.Tensor.reshape,
-    "alias": lambda input: input,
-    "_softmax": lambda input, dim, *_: torch.softmax(input, dim),
-    "_log_softmax": lambda input, dim, *_: torch.log_softmax(input, dim),
-    "log_sigmoid_forward": lambda input: (F.logsigmoid(input), None),
-    "_prelu_kernel": lambda input, weight: F.prelu(input, weight.flatten()),
-    "constant_pad_nd": lambda input, pad, value=0: F.pad(input, pad, "constant", value),
+    "_unsafe_index": _index,
+    "alias": _alias,
+    "_softmax": _softmax,
+    "_log_softmax": _log_softmax,
+    "log_sigmoid_forward": _logsigmoid,
+    "_prelu_kernel": _prelu,
+    "constant_pad_nd": _pad("constant"),
     "_adaptive_avg_pool2d": F.adaptive_avg_pool2d,
     "_adaptive_avg_pool3d": F.adaptive_avg_pool3d,
-    "max_pool2d_with_indices": partial(_max_pool, 2),
-    "max_pool3d_with_indices": partial(_max_pool, 3),
+    "max_pool2d_with_indices": _max_pool(2),
+    "max_pool3d_with_indices": _max_pool(3),
     "grid_sampler": _grid_sample,
     "grid_sampler_2d": _grid_sample,
     "grid_sampler_3d": _grid_sample,
     "_scaled_dot_product_flash_attention_for_cpu": _attention,
     **{
-        f"{operator}{axes}d{aa}.vec": partial(_resize, mode + aa)
+        f"{operator}{axes}d{aa}.vec": _resize(mode + aa)
         for operator, mode, axes, aa in (
             *(("upsample_nearest", "nearest", axes, "") for axes in (1, 2, 3)),
             *(("_upsample_nearest_exact", "nearest-exact", axes, "") for axes in (1, 2, 3)),
@@ -176,7 +238,7 @@ _OWN: Mapping[str, Callable[..., Any]] = {
         )
     },
     **{
-        f"{operator}_pad{axes}d": partial(F.pad, mode=mode)
+        f"{operator}_pad{axes}d": _pad(mode)
         for operator, mode in (("reflection", "reflect"), ("replication", "replicate"))
         for axes in (1, 2, 3)
     },

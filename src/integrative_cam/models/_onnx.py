@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import warnings
+from collections.abc import Mapping
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, cast
 
-from torch import fx
+from torch import fx, nn
 
 from ..errors import MissingExtraError, ModelError, first_line
-from ._calls import OP
+from ._calls import LINEAR_MAP, OP, replace_by_call
 from ._graph_file import graph_network, image_axes
 from ._image import is_file
 from ._logits import end_in_logits
@@ -52,14 +54,27 @@ def from_onnx(path: Path) -> Network:
         raise ModelError(f"model '{path}': onnx2torch cannot convert it ({first_line(error)}).") from error
     texts = dict.fromkeys(str(warning.message) for warning in caught)
     notes = [f"{path.name}: onnx2torch warns: {text}" for text in texts]
-    for node in model.graph.nodes:
-        if node.op == "call_module":
-            mapping = cast(Any, model.get_submodule(node.target).onnx_mapping)
-            node.meta[OP] = operations[mapping.outputs[0]]
+    _as_layers(model, operations)
     gather_pieces(model)
     ending = end_in_logits(model)
     task = "multi-label" if "Sigmoid" in ending.removed[:1] else "classification"
     return graph_network(path, model, axes, _names(proto), (*notes, *ending.notes(path.name)), task)
+
+
+def _as_layers(model: fx.GraphModule, operations: Mapping[str, str]) -> None:
+    """Name the operation of each node by that of its first output, and repair what onnx2torch makes of layers."""
+    for node in list(model.graph.nodes):
+        if node.op != "call_module":
+            continue
+        module = model.get_submodule(node.target)
+        node.meta[OP] = operations[cast(Any, module).onnx_mapping.outputs[0]]
+        if isinstance(module, nn.LayerNorm):
+            # onnx2torch takes it from the inferred shape of the input, which may be unknown.
+            module.normalized_shape = tuple(module.weight.shape)
+        elif node.meta[OP] == "MatMul" and node.args[1].op == "get_attr":
+            weight = attrgetter(node.args[1].target)(model)
+            if weight.ndim == 2:
+                replace_by_call(model, node, node.target, LINEAR_MAP, *node.args)
 
 
 def _input_shape(proto: Any, path: Path) -> list[int | None]:

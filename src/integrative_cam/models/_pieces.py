@@ -173,7 +173,7 @@ def _recognised(elementwise: Elementwise, region: Sequence[fx.Node], source: fx.
     numbers = dict.fromkeys(_numbers(elementwise, region))
     candidates = chain(
         _PLAIN,
-        (Activation(name, (number,)) for name in _WITH_ONE_NUMBER for number in numbers),
+        (Activation(name, (number,)) for name in _WITH_ONE_NUMBER for number in numbers if number > 0),
         (Activation("threshold", pair) for pair in permutations(numbers, 2)),
     )
     return next((activation for activation in candidates if _equal(values, activation(_VALUES))), None)
