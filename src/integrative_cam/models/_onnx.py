@@ -17,8 +17,11 @@ from ._graph_file import graph_network, image_axes
 from ._image import is_file
 from ._logits import end_in_logits
 from ._network import Network
+from ._opset import lower_opset
 from ._pieces import gather_pieces
 
+CURE = "From torch, write it with torch.onnx.export(model, (image,), file, dynamo=False, opset_version=17)."
+"""What to do about an operation that cannot be converted."""
 NAMES = ("labels", "names", "classes", "class_names")
 """Keys under which exporters put class names into a file's metadata."""
 
@@ -45,13 +48,14 @@ def from_onnx(path: Path) -> Network:
     except Exception as error:  # protobuf's classes of errors differ between versions
         raise ModelError(f"model '{path}': not an ONNX file that can be read ({first_line(error)}).") from error
     axes = image_axes(_input_shape(proto, path), path)
-    operations = {node.output[0]: node.op_type for node in proto.graph.node}
     try:
+        proto = lower_opset(proto)
+        operations = {node.output[0]: node.op_type for node in proto.graph.node}
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             model = cast(fx.GraphModule, onnx2torch.convert(proto, attach_onnx_mapping=True)).eval()
     except Exception as error:  # a converter fails in many ways
-        raise ModelError(f"model '{path}': onnx2torch cannot convert it ({first_line(error)}).") from error
+        raise ModelError(f"model '{path}': onnx2torch cannot convert it ({first_line(error)}). {CURE}") from error
     texts = dict.fromkeys(str(warning.message) for warning in caught)
     notes = [f"{path.name}: onnx2torch warns: {text}" for text in texts]
     _as_layers(model, operations)

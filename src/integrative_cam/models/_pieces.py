@@ -29,7 +29,7 @@ ELEMENTWISE = frozenset(ACTIVATIONS) - {"glu"} | {
     *("Add", "Sub", "Mul", "Div", "Pow", "Neg", "Abs", "Sign", "Exp", "Log", "Sqrt", "Reciprocal", "Erf", "Max", "Min"),
     *("Clip", "Where", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Not", "And", "Or", "Cast", "Identity"),
     *("Sigmoid", "Tanh", "Softplus", "Softsign", "Relu", "LeakyRelu", "Elu", "Selu", "Celu", "HardSigmoid"),
-    *("HardSwish",),
+    *("HardSwish", "Sum"),
 }
 """Operations of torch and of ONNX that compute each entry of the output from those at the same place."""
 _CONSTANTS = ("Constant", "full", "scalar_tensor", "lift_fresh_copy", "view")
