@@ -12,7 +12,7 @@ from ..errors import ModelError, first_line
 from ._calls import OP, find_function, replace_by_call
 from ._graph_file import graph_network, image_axes
 from ._image import is_file
-from ._logits import end_in_logits
+from ._logits import describe_end, end_in_logits
 from ._network import Network
 from ._pieces import gather_pieces
 
@@ -44,9 +44,8 @@ def from_exported(name: str) -> Network:
         raise ModelError(f"model {name!r}: torch.export cannot load it ({first_line(error)}).") from error
     axes = image_axes(_input_shape(program, name), path)
     module = as_functions(program)
-    ending = end_in_logits(module)
-    task = "multi-label" if "Sigmoid" in ending.removed[:1] else "classification"
-    return graph_network(path, module, axes, (), ending.notes(path.name), task)
+    notes, task = describe_end(path.name, end_in_logits(module))
+    return graph_network(path, module, axes, (), notes, task)
 
 
 def as_functions(program: torch.export.ExportedProgram) -> fx.GraphModule:

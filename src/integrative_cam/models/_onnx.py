@@ -15,7 +15,7 @@ from ..errors import MissingExtraError, ModelError, first_line
 from ._calls import LINEAR_MAP, OP, replace_by_call
 from ._graph_file import graph_network, image_axes
 from ._image import is_file
-from ._logits import end_in_logits
+from ._logits import describe_end, end_in_logits
 from ._network import Network
 from ._opset import lower_opset
 from ._pieces import gather_pieces
@@ -60,9 +60,8 @@ def from_onnx(path: Path) -> Network:
     notes = [f"{path.name}: onnx2torch warns: {text}" for text in texts]
     _as_layers(model, operations)
     gather_pieces(model)
-    ending = end_in_logits(model)
-    task = "multi-label" if "Sigmoid" in ending.removed[:1] else "classification"
-    return graph_network(path, model, axes, _names(proto), (*notes, *ending.notes(path.name)), task)
+    ending, task = describe_end(path.name, end_in_logits(model))
+    return graph_network(path, model, axes, _names(proto), (*notes, *ending), task)
 
 
 def _as_layers(model: fx.GraphModule, operations: Mapping[str, str]) -> None:
