@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast check format docs dist bench fuzz evidence ablation survey licences audit test-lowest clean
+.PHONY: help demo test test-fast check format docs dist bench fuzz evidence ablation survey moved licences audit test-lowest clean
 
 help: ## List the targets.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -68,6 +68,9 @@ ablation: $(VENV)/.dev ## The tables of docs/ablation.md from SHARED=../shared, 
 
 survey: $(VENV)/.dev ## Explain every network of torchvision and every family of timm with random weights; OPTIONS=--help says more.
 	PYTHONPATH=benchmarks $(BIN)/python -m survey $(OPTIONS)
+
+moved: $(VENV)/.dev ## Explain 2,000 networks that move what they look at, and judge where the maps lie; OPTIONS=--help says more.
+	$(BIN)/python -m benchmarks.moved $(OPTIONS)
 
 licences: $(VENV)/.dev $(VENV)/.fuzz ## Write the tables of docs/project/licences.md; a licence that is not accepted is an error.
 	$(BIN)/python docs/project/licences.py --write

@@ -404,8 +404,9 @@ def _pointwise(draft: Draft) -> tuple[str, nn.Module]:
             draft.slack += draft.scale
         layers.append(draft.linear(width, outputs))
         names.append("Linear")
-        name = draft.draw.choice(["relu", "gelu", "nn.ReLU", "silu"])
-        layers.append(Function(KNOWN[name]()))
+        group = KNOWN if draft.draw.random() < 0.7 else UNNAMED
+        name = draft.draw.choice(list(group))
+        layers.append(Function(group[name]()))
         draft.activations += 1
         names.append(name)
         width = outputs
@@ -452,30 +453,34 @@ class ShiftedWindows(nn.Module):
 
 
 class Rows(nn.Module):
-    """A GRU over (batch, length, channel); of an image, over its rows, folded into the batch."""
+    """A recurrent layer over (batch, length, channel); of an image, over its rows, folded into the batch."""
 
-    def __init__(self, gru: nn.Module) -> None:
+    def __init__(self, layer: nn.Module) -> None:
         super().__init__()
-        self.gru = gru
+        self.layer = layer
 
     def forward(self, x: Tensor) -> Tensor:
         """(batch, channel, *space) to the same."""
         rows = x.movedim(1, -1)
-        out, _ = self.gru(rows.reshape(-1, *rows.shape[-2:]))
+        out, _ = self.layer(rows.reshape(-1, *rows.shape[-2:]))
         return out.reshape(*rows.shape[:-1], -1).movedim(-1, 1)
 
 
 def recurrent(draft: Draft) -> None:
-    """A GRU that forgets at once, so that the evidence stays where it is; then an activation."""
-    gru = nn.GRU(draft.channels, 4, batch_first=True)
+    """A recurrent layer that forgets at once, so that the evidence stays where it is; then an activation."""
+    name = draft.draw.choice(["GRU", "GRU", "LSTM", "RNN"])
+    both = draft.draw.random() < 0.3
+    layer: nn.Module = getattr(nn, name)(draft.channels, 4, batch_first=True, bidirectional=both)
+    gates = {"GRU": (slice(8, 12), slice(4, 8)), "LSTM": (slice(8, 12), slice(4, 8)), "RNN": (slice(0, 4), slice(0, 0))}
+    candidate, memory = gates[name]
     with torch.no_grad():
-        for name, weight in gru.named_parameters():
+        for parameter, weight in layer.named_parameters():
             weight.zero_()
-            if name == "weight_ih_l0":
-                weight[8:] = 2 * draft.positive(4, draft.channels) / draft.channels
-            if name == "bias_ih_l0":
-                weight[4:8] = -20.0
-    draft.add("GRU", "GRU", Rows(gru))
+            if parameter.startswith("weight_ih"):
+                weight[candidate] = 2 * draft.positive(4, draft.channels) / draft.channels
+            if parameter.startswith("bias_ih"):
+                weight[memory] = -20.0
+    draft.add(f"{'bidirectional ' if both else ''}{name}", "GRU, LSTM or RNN", Rows(layer))
     activation(draft)
 
 
@@ -868,7 +873,7 @@ def chosen_tokens(draft: Draft) -> None:
         return layer(kept).relu().transpose(1, 2)
 
     draft.activations += 1
-    draft.add("top half of the tokens(Linear, relu)", "tokens chosen by topk", chosen, is_local=False)
+    draft.add("top half of the tokens(Linear, relu)", "place depends on the tokens", chosen, is_local=False)
 
 
 def framed(draft: Draft) -> None:
@@ -918,9 +923,62 @@ def separable(draft: Draft) -> None:
     activation(draft)
 
 
+def activation_channels_last(draft: Draft) -> None:
+    """An activation on (batch, *space, channel), between convolutions that take the channels first, as in Keras."""
+    group = draft.draw.choice([KNOWN, UNNAMED])
+    name = draft.draw.choice(list(group))
+    draft.activations += 1
+    draft.add(f"{name}, channels last", "activation channels last", ChannelsLast(Function(group[name]())))
+
+
+def patches_folded(draft: Draft) -> None:
+    """Patches folded into the batch, a convolution on each of them, and back."""
+    sides = [side for side in (8, 10, 12, 14, 16) if all(length % side == 0 for length in draft.size)]
+    draft.require(draft.dims == 2 and bool(sides) and draft.is_local)
+    side, layer = draft.draw.choice(sides), draft.convolution(4, 3, padding=1)
+
+    def folded(x: Tensor) -> Tensor:
+        batch, _, height, width = x.shape
+        patches = x.unfold(2, side, side).unfold(3, side, side).permute(0, 2, 3, 1, 4, 5).flatten(0, 2)
+        patches = layer(patches).relu().reshape(batch, height // side, width // side, -1, side, side)
+        return patches.permute(0, 3, 1, 4, 2, 5).reshape(batch, -1, height, width)
+
+    draft.activations += 1
+    draft.add(f"patches of {side} in the batch(conv 3, relu)", "patches folded into the batch", folded, reach=1)
+
+
+def unfold_and_fold(draft: Draft) -> None:
+    """Overlapping patches, an activation on them, and F.fold."""
+    draft.require(draft.dims == 2 and draft.is_local and draft.channels <= 6)
+    draft.require(all(side % 2 == 0 and 12 <= side <= 64 for side in draft.size))
+    size = list(draft.size)
+    draft.activations += 1
+    draft.add(
+        "F.fold(relu(F.unfold))",
+        "unfold and fold",
+        lambda x: F.fold(F.unfold(x, 4, stride=2, padding=1).relu(), size, 4, stride=2, padding=1) / 4,
+        reach=3,
+    )
+
+
+def glimpse(draft: Draft) -> None:
+    """grid_sample around the brightest place of each image: where it looks depends on the image."""
+    draft.require(draft.dims == 2 and draft.is_local)
+
+    def centred(x: Tensor) -> Tensor:
+        height, width = x.shape[2:]
+        brightest = F.avg_pool2d(x.detach().sum(1, keepdim=True), 5, 1, 2).flatten(1).argmax(1)
+        theta = torch.eye(2, 3).repeat(len(x), 1, 1)
+        theta[:, 0, 2] = 2 * (brightest % width + 0.5) / width - 1
+        theta[:, 1, 2] = 2 * (brightest // width + 0.5) / height - 1
+        return F.grid_sample(x, F.affine_grid(theta, list(x.shape), align_corners=False), align_corners=False)
+
+    draft.add("grid_sample around the brightest place", "place depends on the image", centred, reach=0.5)
+
+
 IMAGE_MOVES: tuple[Step, ...] = (
     pad, pad, pad_to_multiple, pad_to_multiple, crop, crop, flip, rot90, transpose, roll, resize, resize, warp,
-    strided_slice, pixel_unshuffle, roi_align, patches, framed, unchanged, enlarged, repeated,
+    strided_slice, pixel_unshuffle, roi_align, patches, framed, unchanged, enlarged, repeated, glimpse,
 )  # fmt: skip
 FEATURE_MOVES: tuple[Step, ...] = (
     pad, crop, flip, rot90, transpose, roll, resize, warp, strided_slice, pixel_unshuffle, pixel_shuffle, roi_align,
@@ -928,6 +986,7 @@ FEATURE_MOVES: tuple[Step, ...] = (
     tokens, windows, windows, recurrent, dynamic_convolution, dynamic_convolution, gate, norm, residual, pool,
     mirrored_sum, repeated, enlarged, unchanged, unchanged, as_higher, rows_folded, columns_looped, space_to_batch,
     im2col, same_padding, unet, fourier_shift, deformed, chosen_tokens, framed, neighbours, adaptive_pool, separable,
+    activation_channels_last, activation_channels_last, patches_folded, unfold_and_fold,
 )  # fmt: skip
 
 

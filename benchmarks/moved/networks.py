@@ -39,6 +39,11 @@ class Composition:
     channel_axis: int | None
     activations: int
 
+    @property
+    def has_places(self) -> bool:
+        """Whether each position looks at one place, whatever the images."""
+        return not any(word in kind for kind in self.kinds for word in ("two places", "place depends"))
+
 
 def compose(seed: int, moves: int | None = None) -> Composition:
     """The composition of a seed, with so many moves besides the reference network's layers; default: 0 to 4."""
@@ -128,12 +133,13 @@ def merged(logits: Tensor, axis: int, how: str) -> Tensor:
 class Frames(nn.Module):
     """The body on each frame, instance or slice of (batch, frame, ...)."""
 
-    def __init__(self, body: nn.Module, taken: Callable[[Tensor], Tensor], how: str, merge: str) -> None:
+    def __init__(self, body: nn.Module, taken: Callable[[Tensor], Tensor], how: str, picked: str, merge: str) -> None:
         super().__init__()
-        self.body, self.taken, self.how, self.merge = body, taken, how, merge
+        self.body, self.taken, self.how, self.picked, self.merge = body, taken, how, picked, merge
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits (batch, class)."""
+        x = x[:, ::2] if self.picked == "every second" else x.flip(1) if self.picked == "reversed" else x
         batch, frames = x.shape[:2]
         if self.how == "flatten":
             logits = self.body(self.taken(x.flatten(0, 1))).unflatten(0, (batch, frames))
@@ -460,7 +466,9 @@ def _fold(draw: random.Random, kind: str, form: Form, size: tuple[int, ...]) -> 
         frames = draw.choice([3, 4, 5])
         how = draw.choice(["flatten", "reshape", "time first", "loop", "indexed loop", "permute, reshape"])
         merge = draw.choice(["mean", "sum", "maximum", "attention"])
-        return Fold((f"frames {how}", merge), size, lambda body: Frames(body, form.taken, how, merge), frames)
+        picked = draw.choice(["all", "all", "all", "every second", "reversed"])
+        names = (f"frames {how}", f"{picked} of {frames}", merge)
+        return Fold(names, size, lambda body: Frames(body, form.taken, how, picked, merge), frames)
     if kind == "siamese":
         how = draw.choice(["cat", "stack", "two calls"])
         return Fold((f"siamese {how}",), size, lambda body: Siamese(body, form.taken, how), inputs=2)
@@ -558,7 +566,7 @@ def _planted(
 def _are_inside(
     draft: Draft, model: nn.Module, head: Head, inputs: Sequence[Tensor], evidence: Sequence[Tensor], axis: int | None
 ) -> bool:
-    """Whether the features depend on whatever is around the spots: none is at the border of a crop."""
+    """Whether the features depend on all that is around the spots, on either side alike: none is at a cut border."""
     features: list[Tensor] = []
     hook = head.register_forward_pre_hook(lambda _, given: features.append(given[0]))
     leaves = [(0.5 + torch.rand(each.shape, generator=draft.generator)).requires_grad_() for each in inputs]
@@ -567,14 +575,20 @@ def _are_inside(
     gradients = torch.autograd.grad(torch.cat([each.flatten() for each in features]).sum(), leaves)
     far, slack = border(draft), math.ceil(draft.scale) - 1
     for gradient, spots in zip(gradients, evidence, strict=True):
-        reached = gradient != 0 if axis is None else (gradient != 0).any(axis)
-        for seen, spot in zip(reached, spots, strict=True):
-            places, around = spot.nonzero(), seen.nonzero()
+        dependence = gradient.abs() if axis is None else gradient.abs().sum(axis)
+        for seen, spot in zip(dependence, spots, strict=True):
+            places = spot.nonzero()
             low, high = places.amin(0), places.amax(0)
             low[-draft.dims :] -= far
             high[-draft.dims :] += far
-            around = around[((around >= low) & (around <= high)).all(1)]
-            if not len(around) or (around.amin(0) > low + slack).any() or (around.amax(0) < high - slack).any():
+            near = seen[tuple(slice(first, last + 1) for first, last in zip(low.tolist(), high.tolist(), strict=True))]
+            around = near.nonzero()
+            end = torch.tensor(near.shape) - 1
+            if not len(around) or (around.amin(0) > slack).any() or (around.amax(0) < end - slack).any():
+                return False
+            weights = near[tuple(around.T)][:, None]
+            centre = (around * weights).sum(0) / weights.sum()
+            if ((centre - end / 2).abs()[-draft.dims :] > 1 + draft.scale / 4).any():
                 return False
     return True
 

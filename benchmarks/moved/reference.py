@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from .networks import Composition
 
-MOST = 80
+MOST = 120
 """Positions of one layer, at most; those with most evidence."""
 
 
@@ -30,7 +30,7 @@ def reference_maps(composition: Composition) -> list[Tensor]:
         layer = [torch.zeros_like(each) for each in maps]
         for at in evidence.flatten().argsort(descending=True)[:MOST].tolist():
             value = float(evidence.flatten()[at])
-            if value <= 0.01 * float(evidence.max()):
+            if value <= 0.03 * float(evidence.max()):
                 break
             looks = torch.autograd.grad(seen.flatten()[at], dense_leaves, retain_graph=True, allow_unused=True)
             _draw(layer, looks, value, composition.channel_axis)

@@ -12,8 +12,10 @@ from integrative_cam import CamError, explain
 
 from .judge import fault
 from .networks import Composition, compose
+from .reference import reference_maps
 
-VERDICTS = ("right", "warned", "refused", "silently wrong", "false error", "crash")
+VERDICTS = ("right", "warned", "refused", "silently wrong", "false error", "crash", "unjudged")
+WRONG = ("silently wrong", "false error", "crash")
 """A false error says that there is no nonlinearity; each network here has one."""
 FALSE_ERROR = "calls no nonlinearity"
 FALSE_WARNING = "no layer holds evidence"
@@ -27,7 +29,8 @@ class Trial:
     """What the library made of a composition.
 
     Attributes:
-        verdict: one of `VERDICTS`; a map that is right is "right" with or without a warning.
+        verdict: one of `VERDICTS`; a map that is right is "right" with or without a warning. "unjudged": the slow
+            reference map is called wrong as well, so that the judge may be at fault.
         reason: what is wrong with the map, or the error.
         said: the library's warnings.
         vanished: activations that are not among the layers, without a warning.
@@ -51,7 +54,8 @@ def tried(seed: int, moves: int | None = None) -> Trial:
         warnings.simplefilter("always")
         try:
             if seed % 3 == 0:  # the plan is made on other images
-                maps(composition, tuple(torch.rand_like(each) for each in composition.inputs))
+                generator = torch.Generator().manual_seed(seed)
+                maps(composition, tuple(torch.rand(each.shape, generator=generator) for each in composition.inputs))
             reason, layers = fault_of(composition)
             verdict = "right" if not reason else ""
         except CamError as error:
@@ -59,11 +63,23 @@ def tried(seed: int, moves: int | None = None) -> Trial:
             verdict = "false error" if FALSE_ERROR in reason else "refused"
         except Exception as error:
             reason, verdict = f"{type(error).__name__}: {error}", "crash"
-    said = tuple(dict.fromkeys(str(each.message) for each in caught if each.category is UserWarning))
-    verdict = verdict or ("warned" if any(FALSE_WARNING not in each for each in said) else "silently wrong")
+    ours = [each for each in caught if each.filename == __file__ or "integrative_cam" in each.filename]
+    said = tuple(dict.fromkeys(str(each.message) for each in ours))
+    if not verdict:
+        verdict = "warned" if any(FALSE_WARNING not in each for each in said) else "silently wrong"
+    if verdict == "silently wrong" and "instead of" not in reason and not _is_fair(composition):
+        verdict = "unjudged"
     seconds = time.perf_counter() - start
     vanished = max(0, composition.activations - layers) if not said else 0
     return Trial(seed, composition.recipe, composition.kinds, verdict, reason, said, seconds, vanished)
+
+
+def _is_fair(composition: Composition) -> bool:
+    """Whether a map exists that the judge calls right; of what has no fixed place, none is asked for."""
+    if not composition.has_places:
+        return True
+    found = reference_maps(composition)
+    return not any(fault(values, truth) for values, truth in zip(found, composition.truths, strict=True))
 
 
 def fault_of(composition: Composition) -> tuple[str, int]:
