@@ -79,9 +79,8 @@ def main() -> None:
             objects.append(measured(saliency, mask_of_boxes(annotated.box[None], (SIDE, SIDE)), seed=number))
             if arguments.out:
                 arguments.out.mkdir(parents=True, exist_ok=True)
-                overlay(saliency[OURS], picture).save(
-                    arguments.out / f"{sample.path.stem}-{place}-{annotated.name}.png"
-                )
+                drawn = overlay(saliency[OURS], picture, (0, 0, *picture.size))  # the network saw all of it, squashed
+                drawn.save(arguments.out / f"{sample.path.stem}-{place}-{annotated.name}.png")
         if objects:
             results.append(objects)
     if results:

@@ -136,6 +136,27 @@ def test_colours_in_sixteen_bits_use_them_or_are_refused(colours: int, channels:
         read_image(write(4095))
 
 
+def test_colours_in_planes_of_sixteen_bits_are_refused(tmp_path: Path) -> None:
+    """Pillow reads them as planes of 8 bits, so that every row holds half of two."""
+    plane = (RAMP * 65535).astype("<u2")
+    data, count, height, width = plane.tobytes() * 3, 3, *plane.shape
+    lists = {258: (count, "HHH", (16,) * 3), 273: (count, "III", tuple(8 + at * plane.nbytes for at in range(3)))}
+    lists[279] = (count, "III", (plane.nbytes,) * 3)
+    beyond, places = b"", {}
+    for tag, (_, form, values) in lists.items():
+        places[tag] = 8 + len(data) + len(beyond)
+        beyond += struct.pack(f"<{form}", *values)
+    single = {256: width, 257: height, 259: 1, 262: 2, 277: count, 278: height, 284: 2}
+    entries = [struct.pack("<HHII", tag, 4, 1, value) for tag, value in single.items()]
+    entries += [struct.pack("<HHII", tag, 3 if "H" in lists[tag][1] else 4, count, at) for tag, at in places.items()]
+    head = struct.pack("<2sHI", b"II", 42, 8 + len(data) + len(beyond))
+    listed = struct.pack("<H", len(entries)) + b"".join(sorted(entries, key=lambda entry: entry[1::-1])) + bytes(4)
+    (tmp_path / "x.tif").write_bytes(head + data + beyond + listed)
+    assert Image.open(tmp_path / "x.tif").size == (64, 16)
+    with pytest.raises(ImageError, match=r"x.tif: the image holds 16 bits in a plane per colour"):
+        read_image(tmp_path / "x.tif")
+
+
 def seen(image: Image.Image, channels: int) -> torch.Tensor:
     return Preprocessing(8, (8, 8), mean=(0.0,) * channels, std=(1.0,) * channels)(image).tensor[0]
 

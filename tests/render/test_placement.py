@@ -241,6 +241,15 @@ def test_other_numbers_of_channels_are_named(channels: int) -> None:
     silently(lambda: found.plot(images[:, :1]))
 
 
+def test_an_overlay_is_of_two_axes() -> None:
+    model = nn.Sequential(nn.Conv1d(1, 1, 1, bias=False), nn.ReLU(), nn.AdaptiveAvgPool1d(1), nn.Flatten())
+    nn.init.ones_(model[0].weight)
+    signal = torch.rand(1, 1, 20)
+    for image in (signal, Image.new("RGB", (9, 9))):
+        with pytest.raises(InputError, match=r"maps of two dimensions, but this one has shape \(20,\)"):
+            explain(model, signal, 0).overlay(image)
+
+
 def test_each_input_of_several_is_drawn_where_the_network_looked_at_it() -> None:
     class Two(nn.Module):
         def forward(self, one: Tensor, other: Tensor) -> Tensor:

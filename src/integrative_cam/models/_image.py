@@ -33,6 +33,8 @@ _AVIF = ("AVIF",) if find_spec("PIL.AvifImagePlugin") else ()
 PHOTOGRAPHS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", *_AVIF)
 FORMATS = (*PHOTOGRAPHS, "PPM", "JPEG2000")
 """The formats that are read. Some of Pillow's other decoders start programs, as that of EPS starts Ghostscript."""
+TIFF_TAGS = (339, 258, 262, 284)
+"""SampleFormat (2: signed), BitsPerSample, PhotometricInterpretation (0: white is 0), PlanarConfiguration."""
 SCALED_WHEN_READ = ("PPM", "JPEG2000")
 """The formats that say their white; Pillow scales integers of theirs of more than 8 bits to 16."""
 UNSURE = 2**14 - 1
@@ -140,7 +142,7 @@ def as_rgb(image: Image.Image, value_range: tuple[float, float] | None = None) -
         ImageError: deeper than 8 bits, and its range is not known.
     """
     layout = str(getattr(image, "tile", ""))  # empty once loaded
-    formats, bits, photometric = (_tag(image, name) for name in ("SampleFormat", "BitsPerSample", "Photometric"))
+    formats, bits, photometric, planes = (_tag(image, tag) for tag in TIFF_TAGS)
     declared = image.format in SCALED_WHEN_READ
     image = ImageOps.exif_transpose(image)
     if is_deep(image):
@@ -151,7 +153,9 @@ def as_rgb(image: Image.Image, value_range: tuple[float, float] | None = None) -
         return (ImageOps.invert(grey) if 0 in photometric else grey).convert("RGB")
     if 2 in formats:
         raise ImageError("the image holds signed 8-bit values; save it with 0 for black and 255 for white.")
-    if ";16" in layout and np.asarray(image)[..., :3].max() <= UNSURE >> 8:
+    if 16 in bits and 2 in planes:
+        raise ImageError("the image holds 16 bits in a plane per colour, which Pillow misreads; save it with 8 bits.")
+    if (";16" in layout or 16 in bits) and np.asarray(image)[..., :3].max() <= UNSURE >> 8:
         raise ImageError(  # of colours, Pillow keeps the upper 8 bits alone
             f"the image holds colours in 16 bits, but none above {UNSURE}, and does not say which value is white; save "
             "it with 8 bits per channel."
@@ -162,10 +166,9 @@ def as_rgb(image: Image.Image, value_range: tuple[float, float] | None = None) -
     return image.convert("RGB")
 
 
-def _tag(image: Image.Image, name: str) -> tuple[int, ...]:
-    """A number, or one for each channel, that a TIFF file says of itself; none for other files."""
-    tags = getattr(image, "tag_v2", {})
-    value = tags.get({"BitsPerSample": 258, "Photometric": 262, "SampleFormat": 339}[name], ())
+def _tag(image: Image.Image, tag: int) -> tuple[int, ...]:
+    """The numbers that a TIFF file says of itself under a tag; none for other files."""
+    value = getattr(image, "tag_v2", {}).get(tag, ())
     return value if isinstance(value, tuple) else (value,)
 
 

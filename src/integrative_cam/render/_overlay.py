@@ -114,11 +114,7 @@ def values_at_pixels(
     Interpolated linearly between the centres of the map's pixels, as in the fusion: without overshoot, no false sign
     appears beside a peak. Where the picture is smaller than the map, its pixels are means.
     """
-    if saliency.ndim != 2:
-        raise InputError(
-            f"overlay draws maps of two dimensions, but this one has shape {tuple(saliency.shape)}; "
-            "index the axis to show, or draw a signal's map with `curve` and a volume's with `slices`."
-        )
+    check_two_dimensions(saliency)
     height, width = saliency.shape
     if region is None and not alike(size, (width, height)):
         warn_user(
@@ -141,6 +137,15 @@ def alike(first: tuple[int, int], second: tuple[int, int]) -> bool:
     """Whether two sizes (width, height) are of one shape, but for less than a pixel of the smaller one."""
     small, large = sorted((first, second), key=lambda size: size[0] * size[1])
     return min(abs(small[0] - large[0] * small[1] / large[1]), abs(small[1] - large[1] * small[0] / large[0])) <= 1
+
+
+def check_two_dimensions(saliency: Tensor) -> None:
+    """Raise InputError unless the map is (height, width)."""
+    if saliency.ndim != 2:
+        raise InputError(
+            f"overlay draws maps of two dimensions, but this one has shape {tuple(saliency.shape)}; "
+            "index the axis to show, or draw a signal's map with `curve` and a volume's with `slices`."
+        )
 
 
 def check_photograph(image: object) -> None:

@@ -14,7 +14,7 @@ from ..errors import InputError
 from ..explanation import SeenRegion, mapped_input
 from ..models import View
 from ..models._image import as_rgb
-from ._overlay import PLACE_IT, Region, alike, check_photograph, overlay, picture
+from ._overlay import PLACE_IT, Region, alike, check_photograph, check_two_dimensions, overlay, picture
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -87,16 +87,18 @@ def placed(
         stream: which input's map; None: that of `Explanation.map`.
 
     Raises:
-        InputError: the image has another shape than the photograph and than what the network saw of it.
+        InputError: the map has other axes, or the image another shape than the photograph and what was seen of it.
     """
+    main = mapped_input(explanation)
+    stream_map = None if stream is None or explanation.streams is None else explanation.streams.maps[stream]
+    saliency = (explanation.map if stream_map is None else stream_map)[sample]
+    check_two_dimensions(saliency)
     drawn = as_picture(image)
     if region is not None:
         return drawn, region
     if isinstance(image, View):
         return drawn, image.region
-    main = mapped_input(explanation)
-    stream_map = None if stream is None or explanation.streams is None else explanation.streams.maps[stream]
-    height, width = (explanation.map if stream_map is None else stream_map).shape[1:]
+    height, width = saliency.shape
     view = explanation.views[sample] if explanation.views and stream in (None, main) else None
     return drawn, _region(drawn.size, (width, height), view)
 
