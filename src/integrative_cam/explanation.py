@@ -186,12 +186,14 @@ class Explanation:
             change: what is done to each layer's signed map, (batch, *space), before the fusion.
 
         Returns:
-            (batch, *space) in [0, 1]. A map that is not made of layers is changed itself and divided by its maximum.
+            (batch, *space) in [0, 1]. A map that is not made of layers, or whose layers' maps were not stored, is
+            changed itself and divided by its maximum.
 
         Raises:
             InputError: no layers, or layers that `map` is not made of.
         """
-        if layers is None and (self.recipe is None or not self.layers):
+        # Those of a run do not hold their layers' maps.
+        if layers is None and (self.recipe is None or not any(layer.map.numel() for layer in self.layers)):
             return self.map if change is None else by_magnitude(change(self.map))
         maps, weights = self._fused_parts(layers)
         if change is not None:

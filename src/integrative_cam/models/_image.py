@@ -190,8 +190,8 @@ def _in_8_bits(image: Image.Image, value_range: tuple[float, float] | None, sure
             kind = "floating-point numbers" if image.mode == "F" else "integers of more than 8 bits"
             raise ImageError(
                 f"the image holds {kind}, from {least:.6g} to {largest:.6g}, and does not say which value is black and "
-                "which is white. Say it, read_image(path, value_range=(black, white)), and save the result with 8 bits "
-                "where a file is needed: .save(path)."
+                "which is white. Say it in Python, integrative_cam.models.read_image(path, value_range=(black, white))"
+                ", and save that with 8 bits where a file is needed."
             )
         value_range = (0, 65535)
     low, high = value_range
