@@ -23,11 +23,10 @@ from torch import Tensor, nn
 from integrative_cam import Explanation, explain, get_method
 from integrative_cam.app._choice import INGREDIENTS, Choice, methods_offered, python_lines, recipe_of
 from integrative_cam.app._guard import Guard, holds_address
-from integrative_cam.app._lru_cache import LruCache, bytes_of
 from integrative_cam.app._photograph import MAX_BYTES, photograph, safe_name
 from integrative_cam.app._screen import STEPS, Screen, Selection, screen_of
 from integrative_cam.app._server import offer_of
-from integrative_cam.app._session import Offered, Session, SessionStore
+from integrative_cam.app._session import LruCache, Offered, Session, SessionStore, bytes_of
 from integrative_cam.errors import CamError, ImageError, InputError, ModelError
 from integrative_cam.evaluate import deletion, insertion
 from integrative_cam.models import Network, Preprocessing

@@ -122,12 +122,13 @@ def offer_of(models: Sequence[str], weights: Mapping[str, Path]) -> dict[str, Of
 
 
 def example() -> Path | None:
-    """The cat in scikit-image's wheel, where it is installed."""
+    """The bundled photograph, where it is installed."""
+    from ..query import example_photograph
+
     try:
-        import skimage
-    except ImportError:
+        return example_photograph()
+    except MissingExtraError:
         return None
-    return Path(skimage.__file__).parent / "data" / "chelsea.png"
 
 
 def _shown(model: str) -> str:

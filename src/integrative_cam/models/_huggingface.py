@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from ..errors import MissingExtraError, ModelError, first_line
+from ..errors import ModelError, first_line, import_extra
 from ._image import Interpolation, Preprocessing, is_folder
 from ._network import Source
 
@@ -43,10 +43,7 @@ def huggingface(short: str) -> Source:
         MissingExtraError: transformers is not installed.
         ModelError: no such folder. The source's functions raise it for what they cannot find, read or mirror.
     """
-    try:
-        import transformers
-    except ImportError as error:
-        raise MissingExtraError.of(f"model 'hf/{short}'", "hf", error) from error
+    transformers = import_extra("transformers", f"model 'hf/{short}'", "hf")
     name = f"hf/{short}"
     folder = Path(os.path.expanduser(short))  # noqa: PTH111 - Path's own fails where there is no such user
     if not is_folder(folder) and (short.startswith((".", "/", "~")) or short.count("/") != 1):

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from .._choices import PROBABILITY_TASKS
 from .._plan.probabilities import FinalProbabilities
-from ..errors import MissingExtraError, TargetError
+from ..errors import TargetError, import_extra
 from ..models import Network, View, read_image
 from ..targets import Decoder, Detections, Output, fastestdet, overlap
 from ..targets._output import tensor_of
@@ -227,10 +227,7 @@ def example_photograph() -> Path:
     Raises:
         MissingExtraError: scikit-image is not installed.
     """
-    try:
-        import skimage
-    except ImportError as error:
-        raise MissingExtraError.of("The bundled photograph", "demo", error) from error
+    skimage = import_extra("skimage", "The bundled photograph", "demo")
     return Path(skimage.__file__).parent / "data" / "chelsea.png"
 
 

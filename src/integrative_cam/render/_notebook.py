@@ -6,7 +6,7 @@ import base64
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-from ..errors import MissingExtraError
+from ..errors import import_extra
 from ..query import probabilities
 from ._colours import WEIGHT
 from ._drawing import draw, presented, presented_layer
@@ -98,11 +98,7 @@ def viewer(explanation: Explanation, image: Seen = None, sample: int = 0, region
     Raises:
         MissingExtraError: ipywidgets is not installed (extra `notebook`).
     """
-    try:
-        import ipywidgets as widgets
-    except ImportError as error:
-        raise MissingExtraError.of("The viewer", "notebook", error) from error
-
+    widgets = import_extra("ipywidgets", "The viewer", "notebook")
     check_layers(explanation, sample)
     names = [f"{number} of {len(explanation.layers)}" for number in range(1, len(explanation.layers) + 1)]
     chosen = widgets.SelectionSlider(

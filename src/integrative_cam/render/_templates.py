@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 from typing import TYPE_CHECKING
 
-from ..errors import MissingExtraError
+from ..errors import import_extra
 from ..models._image import encode_image
 
 if TYPE_CHECKING:
@@ -19,17 +19,10 @@ def environment(package: str) -> Environment:
     Raises:
         MissingExtraError: jinja2 is not installed.
     """
-    try:
-        from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
-    except ImportError as error:
-        raise MissingExtraError.of("The report", "evaluate", error) from error
-    return Environment(
-        loader=ChoiceLoader([PackageLoader(package, "."), PackageLoader("integrative_cam.render", ".")]),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    jinja2 = import_extra("jinja2", "The report", "evaluate")
+    folders = [jinja2.PackageLoader(name, ".") for name in (package, "integrative_cam.render")]
+    options = {"autoescape": True, "undefined": jinja2.StrictUndefined, "trim_blocks": True, "lstrip_blocks": True}
+    return jinja2.Environment(loader=jinja2.ChoiceLoader(folders), **options)  # type: ignore[no-any-return]
 
 
 def data_uri(picture: Image, format: str = "webp", **options: int) -> str:

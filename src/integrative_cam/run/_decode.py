@@ -71,23 +71,13 @@ def _content(item: Item, patience: RetryPolicy) -> bytes | Failure:
         return item.data
     if not item.place:
         return Failure(item.key, "image", "has no content")
-
+    part = {} if item.stop is None else {"start": item.start, "end": item.stop}
     try:
         files, path = filesystem(item.place)
+        content = patience(lambda: bytes(files.cat_file(path, **part)), item.place)
     except CamError as error:
-        return Failure(item.key, "missing", first_line(error))
-
-    def read() -> bytes:
-        if item.stop is None:
-            return bytes(files.cat_file(path))
-        return bytes(files.cat_file(path, start=item.start, end=item.stop))
-
-    try:
-        content = patience(read, item.place)
-    except MissingError as error:
-        return Failure(item.key, "missing", first_line(error))
-    except SourceError as error:
-        return Failure(item.key, "source", first_line(error))
+        is_answered = isinstance(error, MissingError) or not isinstance(error, SourceError)
+        return Failure(item.key, "missing" if is_answered else "source", first_line(error))
     if item.stop is not None and len(content) < item.stop - item.start:
         return Failure(item.key, "image", f"breaks off after {len(content)} of {item.stop - item.start} bytes")
     return content

@@ -69,10 +69,6 @@ class Store:
             for draft in Path(self.root).rglob(f".*{DRAFT}"):
                 draft.unlink(missing_ok=True)
 
-    def _others(self) -> list[str]:
-        """What is here, apart from a manifest that a kill left half written."""
-        return [name for name in self.files.ls(self.root, detail=False) if not name.endswith(DRAFT)]
-
     def claim(self, wanted: Mapping[str, Any], kind: str = "run") -> None:
         """Write the manifest, or check that what was begun here is the same; `kind` names what is written here.
 
@@ -94,7 +90,10 @@ class Store:
                     "command to continue it, or choose another --out."
                 )
             return
-        if self.files.exists(self.root) and (not self.files.isdir(self.root) or self._others()):
+        # A manifest that a kill left half written is nothing.
+        if self.files.exists(self.root) and not (
+            self.files.isdir(self.root) and all(name.endswith(DRAFT) for name in self.files.ls(self.root, detail=False))
+        ):
             raise InputError(f"{self.place} exists and holds no {kind}; choose another --out.")
         self.write(MANIFEST, (json.dumps(wanted, indent=2) + "\n").encode())
 
