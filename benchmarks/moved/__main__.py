@@ -5,13 +5,13 @@ from __future__ import annotations
 import argparse
 import multiprocessing as mp
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import partial
 
 import torch
 from rich.progress import track
 
-from .trial import VERDICTS, WRONG, Trial, tried
+from .trial import VERDICTS, WRONG, Trial, rejudged, tried
 
 
 def table(trials: Sequence[Trial]) -> str:
@@ -60,12 +60,14 @@ def main() -> int:
     torch.set_num_threads(1)
     seeds = options.only or range(options.seed, options.seed + options.n)
     trial_of = partial(tried, moves=options.moves)
-    found: Iterable[Trial]
+    found: list[Trial]
     if options.jobs > 1:
         with mp.get_context("fork").Pool(options.jobs) as pool:
             found = list(track(pool.imap(trial_of, seeds, 8), total=len(seeds), disable=not sys.stderr.isatty()))
     else:
         found = [trial_of(seed) for seed in track(seeds, disable=not sys.stderr.isatty())]
+    if sum(trial.verdict == "silently wrong" for trial in found) <= max(5, 0.05 * len(found)):  # a second each
+        found = [rejudged(trial, options.moves) for trial in found]
     for trial in found:
         if options.only or trial.verdict in options.show:
             print(described(trial))

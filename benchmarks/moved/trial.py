@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -67,19 +67,21 @@ def tried(seed: int, moves: int | None = None) -> Trial:
     said = tuple(dict.fromkeys(str(each.message) for each in ours))
     if not verdict:
         verdict = "warned" if any(FALSE_WARNING not in each for each in said) else "silently wrong"
-    if verdict == "silently wrong" and "instead of" not in reason and not _is_fair(composition):
-        verdict = "unjudged"
     seconds = time.perf_counter() - start
     vanished = max(0, composition.activations - layers) if not said else 0
     return Trial(seed, composition.recipe, composition.kinds, verdict, reason, said, seconds, vanished)
 
 
-def _is_fair(composition: Composition) -> bool:
-    """Whether a map exists that the judge calls right; of what has no fixed place, none is asked for."""
+def rejudged(trial: Trial, moves: int | None = None) -> Trial:
+    """A trial that is silently wrong, as "unjudged" where the judge calls the slow reference map wrong as well."""
+    if trial.verdict != "silently wrong" or "instead of" in trial.reason:
+        return trial
+    composition = compose(trial.seed, moves)
     if not composition.has_places:
-        return True
+        return trial
     found = reference_maps(composition)
-    return not any(fault(values, truth) for values, truth in zip(found, composition.truths, strict=True))
+    is_fair = not any(fault(values, truth) for values, truth in zip(found, composition.truths, strict=True))
+    return trial if is_fair else replace(trial, verdict="unjudged")
 
 
 def fault_of(composition: Composition) -> tuple[str, int]:

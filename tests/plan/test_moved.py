@@ -8,11 +8,11 @@ import torch
 from moved.judge import Truth, fault
 from moved.networks import Composition, compose
 from moved.reference import reference_maps
-from moved.trial import WRONG, tried
+from moved.trial import WRONG, rejudged, tried
 
 FULL_CLAIM = False
 """True: no map is silently wrong, and 85 of 100 are right. False: only what holds before taps have exact places."""
-SAMPLE = range(100 if FULL_CLAIM else 20)
+SAMPLE = range(100)
 JUDGED = tuple(range(12))
 
 
@@ -112,5 +112,5 @@ def test_no_map_is_silently_wrong():
     trials = [tried(seed) for seed in SAMPLE]
     assert not [trial for trial in trials if trial.verdict == "crash"]
     if FULL_CLAIM:
-        assert not [trial for trial in trials if trial.verdict in WRONG]
+        assert not [trial for trial in map(rejudged, trials) if trial.verdict in WRONG]
         assert sum(trial.verdict == "right" for trial in trials) >= 0.85 * len(trials)
