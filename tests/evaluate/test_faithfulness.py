@@ -425,3 +425,12 @@ def test_unusable_options_are_refused(call: Callable[[], Tensor], message: str) 
 def test_unusable_outputs_are_refused(function: Callable[[Tensor], Tensor], message: str) -> None:
     with pytest.raises(OutputError, match=message):
         insertion(Function(function), IMAGE, MAP, 0)
+
+
+@pytest.mark.parametrize("last", [nn.Softmax(1), nn.Sigmoid()])
+def test_probabilities_that_the_model_makes_itself_are_taken_as_they_are(last: nn.Module) -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(4, 3), last).double()
+    image, target = torch.rand(1, 1, 2, 2, dtype=torch.float64), 2
+    curve = deletion_curve(model, image, image[:, 0], target, steps=1)
+    with torch.no_grad():
+        torch.testing.assert_close(curve[0], model(torch.cat([image, 0 * image]))[:, target])

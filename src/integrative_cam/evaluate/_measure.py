@@ -11,24 +11,21 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from .._choices import PROBABILITY_TASKS
 from ..errors import CamError, InputError, first_line
 from ..integrations._libraries import named
-from ..models import Network, load, read_image
+from ..models import Network, load
 from ..models._image import read_classes
+from ..query import Prediction, predict
 from ..run._failures import DestinationError
 from ..run._store import Store
-from ..targets import class_scores, logits_of
+from ..targets import class_scores
 from ._benchmark import LOCALISATION, MAX_BOX, Regions, evaluate
 from ._dataset import Sample, objects_in, read_boxes, target_of
 from ._localisation import mask_of_boxes
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
-
-    from ..models import View
+    pass
 
 CONTROLS = ("center", "uniform", "random")
 """Methods that look at no network; any method should locate objects better than they do."""
@@ -111,8 +108,8 @@ def measure(network: Network, part: Part, settings: Settings) -> dict[str, Any]:
     if network.task not in PROBABILITY_TASKS:
         tasks = " and ".join(PROBABILITY_TASKS)
         raise InputError(f"model {part.model!r}: its task is {network.task}; metrics are for {tasks}.")
-    photograph = read_image(part.sample.path)
-    view = network.preprocessing(photograph)
+    prediction = predict(part.sample.path, network)
+    network, view = prediction.network, prediction.view
     evaluate_maps = partial(
         evaluate, network.model, view.tensor, steps=settings.steps, seed=settings.seed, task=network.task
     )
@@ -121,7 +118,7 @@ def measure(network: Network, part: Part, settings: Settings) -> dict[str, Any]:
     with warnings.catch_warnings():
         # A blank map needs no warning here: its metrics show it.
         warnings.filterwarnings("ignore", message="The map of image")
-        for name, target, regions in _objects_to_explain(network, photograph, view, part.sample, settings, left_out):
+        for name, target, regions in _objects_to_explain(prediction, part.sample, settings, left_out):
             for method, metrics in settings.metrics_by_method.items():
                 values = evaluate_maps(named(method), metrics, target=target, regions=regions)
                 about = {"model": part.model, "image": part.sample.name, "object": name, "target": target}
@@ -133,7 +130,7 @@ def measure(network: Network, part: Part, settings: Settings) -> dict[str, Any]:
 
 
 def _objects_to_explain(
-    network: Network, photograph: Image, view: View, sample: Sample, settings: Settings, left_out: list[str]
+    prediction: Prediction, sample: Sample, settings: Settings, left_out: list[str]
 ) -> Iterator[tuple[str | None, int | None, Regions | None]]:
     """Each object's name, target and regions; why objects cannot be used is added to `left_out`."""
     if settings.target == "top1":
@@ -141,27 +138,26 @@ def _objects_to_explain(
     elif settings.target == "label":
         if not sample.label:
             raise InputError(f"{sample.path}: has no label.")
-        yield None, network.index(sample.label), None
+        yield None, prediction.network.index(sample.label), None
     else:
-        with torch.no_grad():
-            logits = class_scores(logits_of(network.model(view.tensor)), "target")[0]
-        for name, regions in _regions_of_objects(network, photograph, sample, settings.regions).items():
+        logits = class_scores(prediction.output[None], "target")[0]
+        for name, regions in _regions_of_objects(prediction, sample, settings.regions).items():
             share = regions.masks.double().mean().item()
             try:
                 if share == 0:
                     raise InputError(f"{name} is cropped away")
                 if share >= LARGEST_SHARE:
                     raise InputError(f"{name} covers half of the view or more")
-                target = target_of(name, network.labels, logits)
+                target = target_of(name, prediction.network.labels, logits)
             except InputError as reason:
                 left_out.append(str(reason))
             else:
                 yield name, target, regions
 
 
-def _regions_of_objects(network: Network, photograph: Image, sample: Sample, kind: str | None) -> dict[str, Regions]:
+def _regions_of_objects(prediction: Prediction, sample: Sample, kind: str | None) -> dict[str, Regions]:
     """Where each class of objects is in the network's view; nowhere, if it was cropped away."""
-    preprocessing = network.preprocessing
+    preprocessing, photograph = prediction.network.preprocessing, prediction.photograph
     if kind == "boxes":
         assert sample.boxes is not None
         boxes = {

@@ -173,7 +173,7 @@ def check_together(images: Tensor, maps: Tensor, dims: int | None = None) -> Non
     if tuple(maps.shape) != wanted:
         raise InputError(
             f"maps must have shape (batch, *space) = {wanted}, as the images, but got {tuple(maps.shape)}; "
-            "torch.nn.functional.interpolate brings maps to the images' size."
+            "torch.nn.functional.interpolate resizes them."
         )
     if maps.device != images.device:
         raise InputError(f"maps are on {maps.device}, the images on {images.device}; move one of them.")

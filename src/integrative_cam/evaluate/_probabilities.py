@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from .._maps.blocks import at_least_float32
-from .._plan.model_state import evaluation, preserved_buffers, preserved_randomness
+from .._plan.model_state import eager, evaluation, preserved_buffers, preserved_randomness
+from .._plan.probabilities import FinalProbabilities
 from ..errors import InputError, OutputError
 from ..query import probabilities
 from ..targets import class_scores, logits_of
@@ -41,12 +42,20 @@ def target_probabilities(
     jobs = torch.arange(len(images) * points, device=images.device)
     values = []
     run = _in_fast_layout(model) if images.device.type == "cpu" and images.ndim == 4 else model
-    with torch.no_grad(), left_as_it_was(model, images.device):
+    with torch.no_grad(), left_as_it_was(model, images.device), eager(model.modules()):
         for chunk in torch.split(jobs, min(batch_size, _at_once(images))):
             image = chunk // points
-            logits = class_scores(logits_of(run(perturb(image, chunk % points))), "target_index")
-            values.append(_probability(at_least_float32(logits), index[image]))
+            logits, last_step = class_logits(run, perturb(image, chunk % points))
+            values.append(_probability(at_least_float32(logits), last_step, index[image]))
     return torch.cat(values).reshape(len(images), points)
+
+
+def class_logits(model: Callable[[Tensor], Any], images: Tensor) -> tuple[Float[Tensor, "batch classes"], str | None]:
+    """The logits of a run, and what the model makes of them in its last step, if it does not return them."""
+    with FinalProbabilities() as final:
+        output = logits_of(model(images))
+    logits = final.logits(output)
+    return class_scores(output if logits is None else logits, "target_index"), final.kind(output)
 
 
 class TargetAgainstNone(nn.Module):
@@ -60,8 +69,8 @@ class TargetAgainstNone(nn.Module):
         self.model, self.target, self.task = model, target, task
 
     def forward(self, images: Tensor) -> Float[Tensor, "batch 2"]:
-        outputs = class_scores(logits_of(self.model(images)), "target")
-        logit = probabilities(outputs, self.task)[:, self.target].logit(torch.finfo(torch.float64).eps)
+        logits, _ = class_logits(self.model, images)
+        logit = probabilities(logits, self.task)[:, self.target].logit(torch.finfo(torch.float64).eps)
         return torch.stack([torch.zeros_like(logit), logit], 1)
 
 
@@ -85,13 +94,15 @@ def _at_once(images: Tensor) -> int:
     return max(1, _PIXELS_AT_ONCE // images[0, 0].numel()) if images.device.type == "cpu" else sys.maxsize
 
 
-def _probability(logits: Float[Tensor, "job classes"], index: Int[Tensor, "job"]) -> Float[Tensor, "job"]:
+def _probability(
+    logits: Float[Tensor, "job classes"], last_step: str | None, index: Int[Tensor, "job"]
+) -> Float[Tensor, "job"]:
     if len(logits) != len(index):
         raise OutputError(
             f"The model's output has {len(logits)} rows for {len(index)} images; its first axis must be the batch."
         )
     classes = logits.shape[1]
-    if classes < 2:
+    if classes < 2 and last_step != "sigmoid":
         raise InputError(
             "model gives one value per image, whose softmax is always 1; wrap it so that it returns two logits, "
             "such as torch.cat([-logit, logit], 1) / 2."
@@ -103,7 +114,8 @@ def _probability(logits: Float[Tensor, "job classes"], index: Int[Tensor, "job"]
         )
     if not logits.isfinite().all():
         raise OutputError("The model's output holds NaN or infinite values for a perturbed image; run it in float32.")
-    return logits.softmax(1).gather(1, index[:, None])[:, 0]
+    values = logits.sigmoid() if last_step == "sigmoid" else logits.softmax(1)
+    return values.gather(1, index[:, None])[:, 0]
 
 
 @contextmanager

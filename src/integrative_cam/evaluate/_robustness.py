@@ -14,9 +14,8 @@ from ..errors import InputError, OutputError, import_extra
 from ..explanation import Explanation
 from ..integrations._attribution import Attribution, spread_over_channels
 from ..methods._registry import Explainer
-from ..targets import class_scores, logits_of
 from ._perturbation import check_images
-from ._probabilities import TargetIndex, at_least_one, left_as_it_was
+from ._probabilities import TargetIndex, at_least_one, class_logits, left_as_it_was
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -128,7 +127,7 @@ def _classes(explanation: Explanation) -> list[int]:
 
 
 def _scores(model: nn.Module, index: int, images: Tensor) -> Float[Tensor, "job"]:
-    scores = at_least_float32(class_scores(logits_of(model(images)), "target_index"))[:, index]
+    scores = at_least_float32(class_logits(model, images)[0])[:, index]
     if not scores.isfinite().all():
         raise OutputError("The score of a perturbed image is NaN or infinite; run the model in float32.")
     return scores
