@@ -15,7 +15,7 @@ from PIL import Image
 from integrative_cam.app._photograph import photograph
 from integrative_cam.errors import ImageError
 from integrative_cam.models import Preprocessing, read_image
-from integrative_cam.render import overlay
+from integrative_cam.render import comparison, contour, overlay
 
 RAMP = np.repeat(np.linspace(0, 1, 64)[None], 16, 0)
 UNSIGNED, SIGNED, FLOAT = 1, 2, 3
@@ -194,6 +194,20 @@ def test_a_photograph_that_is_turned_by_its_exif_is_seen_and_drawn_upright(tmp_p
         assert view.tensor[0, 0].mean(1).tolist() == [1] * 6 + [0] * 6
         drawn = overlay(torch.zeros(12, 12), opened)
         assert np.array_equal(np.asarray(drawn), np.asarray(view.photograph))
+    exif[0x0112] = 6  # taken with the camera turned: to be shown turned clockwise
+    Image.new("RGB", (40, 20)).save(tmp_path / "side.png", exif=exif)
+    turned = Image.open(tmp_path / "side.png")
+    spot = torch.zeros(40, 20)
+    spot[30:, :] = 1  # at the bottom of the upright photograph
+    lowest = [
+        np.asarray(overlay(spot, turned)).max(2),
+        np.asarray(contour(spot, turned)).max(2),
+        np.asarray(comparison({"spot": spot}, turned).axes[1].images[0].get_array()).max(2),
+    ]
+    for values in lowest:
+        assert values.shape[0] == 2 * values.shape[1]
+        rows = np.nonzero(values > 100)[0] / len(values)
+        assert rows.min() > 0.7
 
 
 def test_a_pillow_image_in_floats_is_not_black() -> None:

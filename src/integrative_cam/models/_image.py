@@ -155,7 +155,7 @@ def as_rgb(image: Image.Image, value_range: tuple[float, float] | None = None) -
         raise ImageError("the image holds signed 8-bit values; save it with 0 for black and 255 for white.")
     if 16 in bits and 2 in planes:
         raise ImageError("the image holds 16 bits in a plane per colour, which Pillow misreads; save it with 8 bits.")
-    if (";16" in layout or 16 in bits) and np.asarray(image)[..., :3].max() <= UNSURE >> 8:
+    if (";16" in layout or 16 in bits) and np.asarray(image.convert("RGB")).max() <= UNSURE >> 8:
         raise ImageError(  # of colours, Pillow keeps the upper 8 bits alone
             f"the image holds colours in 16 bits, but none above {UNSURE}, and does not say which value is white; save "
             "it with 8 bits per channel."

@@ -33,8 +33,9 @@ def comparison(
         title: shown above all, such as the class.
         region: where the maps lie in it, such as `View.region`; None: all of it.
     """
+    image = as_picture(image)
     drawn = [(name, _over(saliency, image, region)) for name, saliency in maps.items()]
-    return side_by_side([("photograph", as_picture(image)), *drawn], title)
+    return side_by_side([("photograph", image), *drawn], title)
 
 
 def side_by_side(pictures: Sequence[tuple[str, Image]], title: str = "") -> Figure:
@@ -75,6 +76,7 @@ def contrast(
         sizes = ", ".join(f"{name} {tuple(saliency.shape)}" for name, saliency in maps.items())
         raise InputError(f"contrast draws two maps of one size, but got {sizes or 'none'}.")
     (first, one), (second, other) = maps.items()
+    image = as_picture(image)
     figure = sheet(12, _down(image, 3.4) + 1)
     figure.suptitle(wrapped(title, 12))
     cells = list(figure.subplots(1, 3))

@@ -60,8 +60,8 @@ def overlay(
     Raises:
         InputError: not a map of two dimensions, or a region without area.
     """
-    check_photograph(image)
-    muted = ImageEnhance.Color(as_rgb(image)).enhance(COLOUR_KEPT)
+    image = checked_photograph(image)
+    muted = ImageEnhance.Color(image).enhance(COLOUR_KEPT)
     if region is not None:
         light = np.where(seen(image.size, region), 1, LIGHT_UNSEEN)[..., None]
         muted = Image.fromarray((np.asarray(muted) * light).round().astype(np.uint8))
@@ -148,29 +148,30 @@ def check_two_dimensions(saliency: Tensor) -> None:
         )
 
 
-def check_photograph(image: object) -> None:
-    """Raise InputError unless it is a Pillow image."""
+def checked_photograph(image: object) -> Image.Image:
+    """A Pillow image as 8-bit RGB, upright; InputError for anything else."""
     if not isinstance(image, Image.Image):
         raise InputError(
             f"image must be a Pillow image, such as integrative_cam.models.read_image(path) gives, but got "
             f"{type(image).__name__}."
         )
+    return as_rgb(image)
 
 
 def enlarged(
     image: Image.Image, saliency: Float[Tensor, "height width"], region: Region | None = None, least: int = 1
 ) -> tuple[Image.Image, Region | None]:
-    """A small photograph, each pixel enlarged to a square, and the region in the result.
+    """A small photograph as 8-bit RGB, each pixel enlarged to a square, and the region in the result.
 
     Drawn over fewer pixels than it has, a map would lose its maximum between them.
 
     Args:
-        image: a photograph; returned unchanged where the region has about the map's size, or more.
+        image: a photograph; not enlarged where the region has about the map's size, or more.
         saliency: the map.
         region: where the map lies in it, in pixels of `image`; None: all of it.
         least: about how many pixels the shorter side should have.
     """
-    check_photograph(image)
+    image = checked_photograph(image)
     left, top, right, bottom = region or (0, 0, *image.size)
     height, width = saliency.shape
     lost = max(width / max(right - left, 1e-6), height / max(bottom - top, 1e-6))
@@ -235,6 +236,7 @@ def outline(
     """
     if not 0 < top < 1:
         raise InputError(f"top must be between 0 and 1, a share of the pixels, but got {top!r}.")
+    image = checked_photograph(image)
     return _drawn(top_mask(saliency, image.size, top, region), image)
 
 
@@ -244,6 +246,7 @@ def contour(
     """Draw a line around all pixels that reach the share `level`, in (0, 1], of the map's maximum; see `outline`."""
     if not 0 < level <= 1:
         raise InputError(f"level must be above 0 and at most 1, a share of the maximum, but got {level!r}.")
+    image = checked_photograph(image)
     values = values_at_pixels(saliency, image.size, region)
     return _drawn((values >= level * values.max()) & (values > 0), image)
 
@@ -265,7 +268,7 @@ def _drawn(mask: NDArray[np.bool_], image: Image.Image) -> Image.Image:
     inner = np.asarray(padded.filter(ImageFilter.MinFilter(2 * width + 1)))
     outer = np.asarray(padded.filter(ImageFilter.MaxFilter(2 * max(1, width // 2) + 1)))
     inside = (slice(width, -width), slice(width, -width))
-    drawn = np.array(as_rgb(image))
+    drawn = np.array(image)
     drawn[(outer[inside] > 0) & ~mask] = EDGE
     drawn[mask & (inner[inside] == 0)] = LINE
     return Image.fromarray(drawn)

@@ -13,8 +13,7 @@ from .._deprecation import warn_user
 from ..errors import InputError
 from ..explanation import SeenRegion, mapped_input
 from ..models import View
-from ..models._image import as_rgb
-from ._overlay import PLACE_IT, Region, alike, check_photograph, check_two_dimensions, overlay, picture
+from ._overlay import PLACE_IT, Region, alike, check_two_dimensions, checked_photograph, overlay, picture
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -57,8 +56,8 @@ def images_of(
     """
     listed = [images] if isinstance(images, (Image.Image, View, str, Path)) else list(images)
     for image in listed:
-        if not isinstance(image, (Tensor, View)):
-            check_photograph(image)
+        if not isinstance(image, (Tensor, View, Image.Image)):
+            checked_photograph(image)
     if len(listed) != count:
         raise InputError(f"images must be one image per map: {count} maps, but got {len(listed)} images.")
     return listed
@@ -70,8 +69,7 @@ def as_picture(image: Drawable) -> Image.Image:
         return picture(image)
     if isinstance(image, View):
         return image.photograph
-    check_photograph(image)
-    return as_rgb(image)
+    return checked_photograph(image)
 
 
 def placed(
