@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from integrative_cam import IntegrativeCAM
 from integrative_cam.errors import ModelError
-from integrative_cam.models import Network, load
+from integrative_cam.models import Network, _calls, load
 
 FILES = ("onnx", "pt2", "decomposed")
 """ONNX; a program of torch.export; and one in the operators of Core ATen, which has fewer and smaller ones."""
@@ -286,6 +286,13 @@ def test_tokens_keep_their_places(step: str, kind: str, tmp_path: Path) -> None:
     assert len(same_map(load(write(kind, model, images_of(), tmp_path)), model, images_of())) == 2
 
 
+def test_a_function_that_computes_something_else_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    name = write("pt2", Tokens(lambda tokens: tokens[:, 2:]).eval(), images_of(), tmp_path)
+    monkeypatch.setitem(_calls._OWN, "slice", lambda tokens, *_: tokens.flip(1)[:, 2:])
+    with pytest.raises(ModelError, match=r"could not be replaced by functions of torch: its output would be .* off"):
+        load(name)
+
+
 class Ends(nn.Module):
     """A classifier with something behind its logits."""
 
@@ -406,11 +413,22 @@ def test_the_default_export_of_torch_loads(tmp_path: Path) -> None:
     assert len(same_map(load(str(tmp_path / "net.onnx")), model, images_of())) == 2
 
 
+def published(name: str) -> nn.Module:
+    models = pytest.importorskip("torchvision").models
+    torch.manual_seed(0)
+    if name == "efficientnet_b0":
+        return randomised(models.efficientnet_b0(weights=None))
+    sizes = {"patch_size": [4, 4], "embed_dim": 24, "depths": [2, 2], "num_heads": [2, 4], "window_size": [4, 4]}
+    return randomised(models.SwinTransformer(**sizes))
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Using a non-tuple sequence")
-@pytest.mark.parametrize(("name", "kind", "taps"), [("efficientnet_b0", "onnx", 33), ("swin_t", "pt2", 12)])
+@pytest.mark.parametrize(
+    ("name", "kind", "taps"),
+    [("efficientnet_b0", "onnx", 33), ("swin", "onnx", 4), ("swin", "pt2", 4), ("swin", "decomposed", 4)],
+)
 def test_published_architectures(name: str, kind: str, taps: int, tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    model = randomised(getattr(pytest.importorskip("torchvision").models, name)(weights=None))
+    model = published(name)
     network = load(write(kind, model, images_of(64), tmp_path))
     assert len(same_map(network, model, images_of(64))) == taps

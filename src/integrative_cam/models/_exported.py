@@ -6,7 +6,8 @@ import zipfile
 from pathlib import Path
 
 import torch
-from torch import fx
+from torch import Tensor, fx
+from torch.utils import _pytree as pytree
 
 from ..errors import ModelError, first_line
 from ._calls import OP, find_function, replace_by_call
@@ -55,7 +56,7 @@ def as_functions(program: torch.export.ExportedProgram) -> fx.GraphModule:
     recognised by them. Activations that the program holds in pieces are put together.
 
     Raises:
-        ModelError: exported in training mode.
+        ModelError: exported in training mode, or the functions do not compute what the operators do.
     """
     module = program.module()
     operators = [node for node in module.graph.nodes if isinstance(node.target, torch._ops.OpOverload)]
@@ -63,6 +64,7 @@ def as_functions(program: torch.export.ExportedProgram) -> fx.GraphModule:
         if _trains(node):
             raise ModelError("The program was exported in training mode; export model.eval().")
         node.meta[OP] = _schema(node).name.rpartition("::")[2]
+    expected = _outputs(module, program)
     gather_pieces(module)
     for node in list(module.graph.nodes):
         name = node.meta.get(OP)
@@ -78,7 +80,26 @@ def as_functions(program: torch.export.ExportedProgram) -> fx.GraphModule:
     # Exported modules refuse eval(): the mode is part of the program.
     for part in module.modules():
         part.training = False
+    for before, after in zip(expected, _outputs(module, program), strict=True):
+        if not torch.allclose(before, after, rtol=1e-3, atol=1e-4 * float(before.abs().max()), equal_nan=True):
+            raise ModelError(
+                "The program's operators could not be replaced by functions of torch: its output would be "
+                f"{float((after - before).abs().max()):.2g} off. Explain the module itself, from FILE.py:FACTORY."
+            )
     return module
+
+
+def _outputs(module: fx.GraphModule, program: torch.export.ExportedProgram) -> list[Tensor]:
+    """What the module returns for the inputs that the program was exported with, if the file has them.
+
+    Nothing of a program that writes to its buffers: it may return something else the next time.
+    """
+    if program.example_inputs is None or program.graph_signature.buffers_to_mutate:
+        return []
+    args, options = pytree.tree_map_only(Tensor, Tensor.clone, program.example_inputs)
+    with torch.no_grad():
+        leaves, _ = pytree.tree_flatten(module(*args, **options))
+    return [leaf.double() for leaf in leaves if isinstance(leaf, Tensor) and leaf.numel()]
 
 
 def _schema(node: fx.Node) -> torch.FunctionSchema:
