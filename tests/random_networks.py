@@ -193,7 +193,12 @@ def _target(draw: random.Random, batch: int, model: Network) -> Any:
         targets.contrast(index, "rest"),
     ]
     if model.wrapped == "plain":
-        choices += [lambda output: output[index] - 0.5 * output[0]]
+
+        def pulled(output: Tensor) -> Tensor:
+            return output[index] - 0.5 * output[0]
+
+        pulled.has_unit = True  # type: ignore[attr-defined]
+        choices += [pulled]
     return draw.choice(choices)
 
 

@@ -222,9 +222,15 @@ def difference(output: Tensor) -> Tensor:
     return output[1] - 0.5 * output[2] ** 2
 
 
+difference.has_unit = True  # type: ignore[attr-defined]  # a score as it is, as 0.1.0 took every one
+
+
 def centre(output: Tensor) -> Tensor:
     """The sum of a class's logits in the middle of the picture."""
     return output[3, 8:24, 8:24].sum()
+
+
+centre.has_unit = True  # type: ignore[attr-defined]
 
 
 # ---- Cases

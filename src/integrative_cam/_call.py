@@ -9,7 +9,7 @@ on the way; `finish` does that once, when all maps are there.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import partial
@@ -22,7 +22,7 @@ from torch.autograd.graph import GradientEdge
 
 from . import targets
 from ._maps.blocks import at_least_float32
-from ._maps.traced import BiasSite, Input, SiteT, Tap, TapT, Trace
+from ._maps.traced import BiasSite, Input, SiteT, Tap, TapT, Trace, with_rest
 from ._plan.capture import Candidate, Capture, Replay, Shift
 from ._plan.inputs import Call, Form, Inputs, call_of, check_finite, checked, floating, shape_of_call
 from ._plan.model_state import undisturbed, unwrapped
@@ -34,6 +34,10 @@ from .errors import InputError, OutputError, TapError
 
 _HALF_GRADIENT_SCALE = 2.0**10
 """float16 gradients of early layers fall below its smallest number; a power of two is undone exactly."""
+
+EVIDENCE = 10.0
+"""What |gradient * activation| of a trained network's top class sum up to at its last activation, in logits: 11 for the
+bundled network on its photograph. A score without a unit is scaled to it."""
 
 Reducers = Callable[[targets.Scored], tuple[Callable[[Tap], TapT], Callable[[BiasSite], SiteT]]]
 """Takes the scores and gives what to make of each tap and of each bias site."""
@@ -271,6 +275,7 @@ class _Walk(Generic[TapT, SiteT]):
         gradients. Empties `candidates`: at the last target nothing but the network's own graph holds a feature map.
         """
         total = scored.score.sum()
+        scored = replace(scored, unit=_unit(scored, total, candidates, self.differentiable))
         if not self.differentiable:
             scored = replace(scored, score=scored.score.detach(), logits=scored.logits.detach())
         reduce_tap, reduce_site = self.reducers(scored)
@@ -320,6 +325,34 @@ def _outputs(scored: targets.Scored, outputs: Sequence[Tensor], call: Call) -> O
     return outputs_of(scored.score, outputs, call.leaves)
 
 
+def _unit(
+    scored: targets.Scored, total: Tensor, candidates: Mapping[int, Candidate], differentiable: bool
+) -> Tensor | None:
+    """What each score is divided by before the read-out: 1 where it is in logits or probabilities; else, so that it
+    has the size of a logit in whatever unit it is, sum|g A| at the last tap over EVIDENCE (method.md, Units).
+    """
+    if all(scored.has_unit):
+        return None
+    scale = _HALF_GRADIENT_SCALE if any(each.value.dtype == torch.float16 for each in candidates.values()) else 1.0
+    for at in sorted(candidates, reverse=True):
+        candidate = candidates[at]
+        (gradient,) = torch.autograd.grad(
+            total * scale, [candidate.edge], retain_graph=True, create_graph=differentiable, allow_unused=True
+        )
+        if gradient is None:
+            continue
+        tap = _tap(replace(candidate, outside=None), at_least_float32(gradient) / scale, Fraction(1))
+        terms = (at_least_float32(tap.gradient) * at_least_float32(tap.activation)).abs()
+        mass, fold = terms.flatten(1).sum(1), candidate.place.fold
+        if fold is not None and candidate.outside is not None:
+            whole = (at_least_float32(gradient) / scale * at_least_float32(candidate.outside)).abs()
+            mass = with_rest(mass, fold.rest(whole, terms))
+        mass = mass / EVIDENCE
+        own = torch.tensor(scored.has_unit, device=mass.device)
+        return torch.where(own | (mass == 0), 1, mass)
+    return None
+
+
 def _trace(call: Call, parts: _Parts[TapT, SiteT], route: Route) -> Trace[TapT, SiteT]:
     leaves = call.leaves if parts.scored.score.requires_grad else [leaf.detach() for leaf in call.leaves]
     return Trace(
@@ -329,6 +362,7 @@ def _trace(call: Call, parts: _Parts[TapT, SiteT], route: Route) -> Trace[TapT, 
         output=parts.scored.logits,
         index=parts.scored.index,
         names=parts.scored.names,
+        unit=parts.scored.unit,
         behind=route.behind_tensor,
         inputs=tuple(
             _input(name, leaf, gradient, entry)

@@ -118,7 +118,8 @@ class IntegrativeCAM:
 
     def _reducers(self, scored: Scored) -> tuple[Callable[[Tap], TapMap], Callable[[BiasSite], SiteMap]]:
         return reducers(
-            self.recipe, *curvature(self.recipe, at_least_float32(scored.score), scored.logits, scored.index)
+            self.recipe,
+            *curvature(self.recipe, at_least_float32(scored.score), scored.logits, scored.index, scored.unit),
         )
 
     def taps(self, images: Inputs) -> list[TapInfo]:
@@ -169,7 +170,7 @@ def reduce(trace: Trace, recipe: Recipe) -> Reduced:
     bias="layers", any bias.
     """
     with _of_maps(trace):
-        of_tap, of_site = reducers(recipe, *curvature(recipe, trace.score, trace.output, trace.index))
+        of_tap, of_site = reducers(recipe, *curvature(recipe, trace.score, trace.output, trace.index, trace.unit))
         taps, sites = tuple(map(of_tap, trace.taps)), tuple(map(of_site, trace.sites))
         return cast(Reduced, replace(cast(Any, trace), taps=taps, sites=sites))
 
@@ -240,7 +241,7 @@ def _of_maps(trace: Trace[Any, Any]) -> Iterator[None]:
 def _integrate(trace: Reduced, recipe: Recipe) -> Explanation:
     split = completeness(trace)
     scores = layer_scores(trace)
-    _, direction = curvature(recipe, trace.score, trace.output, trace.index)
+    _, direction = curvature(recipe, trace.score, trace.output, trace.index, trace.unit)
     sites = [site.map for site in trace.sites if site.map is not None]
     maps, biases = [], []
     for index, tap in enumerate(trace.taps):

@@ -79,7 +79,9 @@ def reducers(
             found, clamped, sums = evidence_and_sums(*given, tap.is_positive, can_fall)
             sums = replace(sums, product=directed(sums.product))
         part = with_rest(sums.product, tap.rest)
-        found = above_rounding(found, sums.magnitude, recipe.aggregation)
+        # A channel's evidence saturates at 1 / rho: terms of that size cancel, however large the score is.
+        most = tap.shape[0] / rho.abs().to(sums.magnitude)
+        found = above_rounding(found, torch.minimum(sums.magnitude, most), recipe.aggregation)
         return TapMap(tap.name, tap.kind, tap.shape, tap.path_share, sums, part, found, clamped)
 
     def site_map(site: BiasSite) -> SiteMap:
@@ -105,12 +107,21 @@ def above_rounding(
 
 
 def curvature(
-    recipe: Recipe, score: Float[Tensor, "batch"], output: Tensor, index: Int[Tensor, "batch"] | None
+    recipe: Recipe,
+    score: Float[Tensor, "batch"],
+    output: Tensor,
+    index: Int[Tensor, "batch"] | None,
+    unit: Float[Tensor, "batch"] | None,
 ) -> tuple[Float[Tensor, "batch"], Float[Tensor, "batch"]]:
-    """Rho of the recipe's read-out for direction * S, and the direction: -1 where the read-out falls with S."""
+    """Rho of the recipe's read-out for direction * S, and the direction: -1 where the read-out falls with S.
+
+    With a unit u, the read-out is of S / u: d^n f(S / u) / dS^n has a factor u^-n, so that rho is divided by u.
+    """
     of_margin = recipe.readout in USES_MARGIN
-    rho, direction = rho_of(recipe.readout, score, margin(score, output, index) if of_margin else None)
-    return (rho * direction).to(score), direction
+    in_units = score if unit is None else score / unit
+    rho, direction = rho_of(recipe.readout, in_units, margin(score, output, index) if of_margin else None)
+    rho = rho * direction if unit is None else rho * direction / to_float64(unit)
+    return rho.to(score), direction
 
 
 def margin(

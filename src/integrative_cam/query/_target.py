@@ -15,7 +15,7 @@ from torch import Tensor
 from .. import targets
 from ..errors import TargetError
 from ..models import Network
-from ..targets._scoring import as_target, name_of, named
+from ..targets._scoring import as_target, has_unit, name_of, named
 from ._prediction import DECODERS, Box, Prediction, RankedClass, as_box, predict
 from ._region import check_region, region_as_box, region_as_mask, region_name
 
@@ -246,7 +246,13 @@ def _classes(question: Question, prediction: Prediction) -> list[ResolvedTarget]
     if question.probability and question.versus in RIVALS:
         raise TargetError(f"--versus {question.versus} is of logits; leave out --probability, or name the rival.")
     exclusive = network.task != "multi-label" and count > 1
-    score: ClassTarget = partial(targets.probability, exclusive=exclusive) if question.probability else int
+    score: ClassTarget = (
+        partial(targets.probability, exclusive=exclusive)
+        if question.probability
+        else targets.value
+        if network.task == "regression"
+        else int
+    )
     chosen = _choose(question, network, count, [entry.index for entry in ranking.classes])
     return [_resolved(question, network, classes, score, ranking.find(classes[0])) for classes in chosen]
 
@@ -333,5 +339,5 @@ def _at_step(resolved: ResolvedTarget, step: int | None, negate: bool) -> Resolv
     if not negate:
         return resolved
     score = as_target(resolved.target, "--target")
-    negated = named(lambda output: -score(output), f"-({name_of(score)})")
+    negated = named(lambda output: -score(output), f"-({name_of(score)})", has_unit(score))
     return replace(resolved, target=negated, label=f"not {resolved.label}")

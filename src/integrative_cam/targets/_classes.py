@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..errors import TargetError
-from ._scoring import SampleTarget, as_integer, as_target, class_value, class_values, name_of, named
+from ._scoring import SampleTarget, as_integer, as_target, class_value, class_values, has_unit, name_of, named
 
 Rival = Literal["runner-up", "rest"]
 
@@ -32,7 +32,7 @@ def probability(index: int, exclusive: bool = True) -> SampleTarget:
         logit = class_value(output, index, "index", f"probability({index})")
         return class_values(output, "").softmax(0)[index] if exclusive else logit.sigmoid()
 
-    return named(target, f"probability of {index}")
+    return named(target, f"probability of {index}", has_unit=True)
 
 
 def log_odds(index: int) -> SampleTarget:
@@ -55,7 +55,7 @@ def log_odds(index: int) -> SampleTarget:
             )
         return probability.logit(torch.finfo(probability.dtype).eps)
 
-    return named(target, f"log-odds of {index}")
+    return named(target, f"log-odds of {index}", has_unit=True)
 
 
 def contrast(this: int | SampleTarget, that: int | SampleTarget | Rival = "runner-up") -> SampleTarget:
@@ -75,7 +75,8 @@ def contrast(this: int | SampleTarget, that: int | SampleTarget | Rival = "runne
         second = as_target(that, "that")
         if this is that or (not callable(this) and not callable(that) and name_of(first) == name_of(second)):
             raise TargetError(f"this and that are both {name_of(first)}, whose difference is always 0; take two.")
-        return named(lambda output: first(output) - second(output), f"{_term(first)} - {_term(second)}")
+        both = has_unit(first) and has_unit(second)
+        return named(lambda output: first(output) - second(output), f"{_term(first)} - {_term(second)}", both)
     if that not in ("runner-up", "rest"):
         raise TargetError(f"that must be a class index, a callable, 'runner-up' or 'rest', but got {that!r}.")
     if callable(this):
@@ -92,7 +93,7 @@ def contrast(this: int | SampleTarget, that: int | SampleTarget | Rival = "runne
             raise TargetError(f"contrast({index}, {that!r}) needs another class, but the model has 1 output.")
         return own - (others.amax() if that == "runner-up" else others.logsumexp(0))
 
-    return named(target, f"{index} - {that}")
+    return named(target, f"{index} - {that}", has_unit=True)
 
 
 def total(of: Sequence[int | SampleTarget]) -> SampleTarget:
@@ -109,7 +110,9 @@ def total(of: Sequence[int | SampleTarget]) -> SampleTarget:
     if twice is not None:
         raise TargetError(f"The sum holds class {twice} more than once: {classes}.")
     return named(
-        lambda output: torch.stack([part(output).reshape(()) for part in parts]).sum(), " + ".join(map(_term, parts))
+        lambda output: torch.stack([part(output).reshape(()) for part in parts]).sum(),
+        " + ".join(map(_term, parts)),
+        all(map(has_unit, parts)),
     )
 
 

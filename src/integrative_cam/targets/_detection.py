@@ -59,7 +59,7 @@ def detection(box: Sequence[float] | Tensor, index: int, decode: Decoder, least:
         scores = detections.scores[:, check_index(index, classes, "index", "the decoder gives {} classes")]
         return scores[matching(wanted, detections.boxes.detach(), scores.detach(), least)]
 
-    return named(target, f"class {index} in box")
+    return named(target, f"class {index} in box", has_unit=True)
 
 
 def matching(

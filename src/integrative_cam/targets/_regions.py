@@ -49,7 +49,8 @@ def segmentation(index: int, where: Where | None = None) -> SampleTarget:
             )
         return own[inside].mean()
 
-    return named(target, f"class {index} where found" if where is None else f"class {index} in {_kind(where)}")
+    name = f"class {index} where found" if where is None else f"class {index} in {_kind(where)}"
+    return named(target, name, has_unit=True)
 
 
 def region(where: Where, channel: int | None = None) -> SampleTarget:
@@ -74,7 +75,7 @@ def region(where: Where, channel: int | None = None) -> SampleTarget:
             return values[check_index(channel, len(values), "channel", CHANNELS)][inside].mean()
         return values[:, inside].mean()
 
-    return named(target, f"{'all' if channel is None else f'channel {channel}'} in {_kind(where)}")
+    return named(target, f"{'all' if channel is None else f'channel {channel}'} in {_kind(where)}", has_unit=False)
 
 
 def _found(scores: Float[Tensor, "channel *space"], index: int) -> Bool[Tensor, "*space"]:

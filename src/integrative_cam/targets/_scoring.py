@@ -28,12 +28,18 @@ Targets = Sequence[Target] | int
 
 @dataclass(frozen=True)
 class Scored:
-    """The scores to differentiate, the logits, the class indices; `names` of callables, none for classes."""
+    """The scores to differentiate, the logits, the class indices; `names` of callables, none for classes.
+
+    `has_unit`: of callables, whether each sample's score is in logits or probabilities; see `named`. `unit`: what the
+    score is divided by before the read-out; None for scores as they are.
+    """
 
     score: Float[Tensor, "batch"]
     logits: Tensor
     index: Int[Tensor, "batch"] | None
     names: tuple[str, ...]
+    has_unit: tuple[bool, ...] = ()
+    unit: Float[Tensor, "batch"] | None = None
 
 
 def score(output: Any, target: Target, batch: int) -> Scored:
@@ -55,7 +61,8 @@ def score(output: Any, target: Target, batch: int) -> Scored:
         scores = torch.stack([_scalar(own, output, sample) for sample, own in enumerate(targets)])
         output.check_alone(scores[0], name_of(targets[0]))
         logits = output.any_logits()
-        return Scored(scores, scores if logits is None else logits, None, tuple(map(name_of, targets)))
+        logits = scores if logits is None else logits
+        return Scored(scores, logits, None, tuple(map(name_of, targets)), tuple(map(has_unit, targets)))
     logits = output.class_logits()
     # A tensor is not put into words: that would read it.
     classes = class_scores(logits, "target" if isinstance(target, Tensor) else f"target={target}")
@@ -211,7 +218,7 @@ def as_target(target: int | SampleTarget, argument: str) -> SampleTarget:
     if callable(target):
         return target
     index = as_integer(target, argument, "a class index or a callable")
-    return named(lambda output: class_value(output, index, argument), str(index))
+    return named(lambda output: class_value(output, index, argument), str(index), has_unit=True)
 
 
 def as_integer(value: Any, argument: str, wanted: str = "a class index") -> int:
@@ -224,10 +231,20 @@ def as_integer(value: Any, argument: str, wanted: str = "a class index") -> int:
     raise TargetError(f"{argument} must be {wanted}, but got {value!r}.")
 
 
-def named(target: SampleTarget, name: str) -> SampleTarget:
-    """The callable with a name that says what it explains; it becomes `Explanation.target_names`."""
+def named(target: SampleTarget, name: str, has_unit: bool) -> SampleTarget:
+    """The callable with a name that says what it explains; it becomes `Explanation.target_names`.
+
+    `has_unit`: its scores are in logits or probabilities and are explained as they are. Others, such as a price, could
+    as well be in another unit: see method.md, "Units".
+    """
     target.__name__ = name
+    target.has_unit = has_unit  # type: ignore[attr-defined]
     return target
+
+
+def has_unit(target: int | SampleTarget) -> bool:
+    """Whether a target's scores are in logits or probabilities; of a callable, what its attribute `has_unit` says."""
+    return not callable(target) or bool(getattr(target, "has_unit", False))
 
 
 def name_of(target: int | SampleTarget) -> str:

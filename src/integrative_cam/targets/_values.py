@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..errors import TargetError
 from ._output import selected, tensor_of
-from ._scoring import SampleTarget, as_integer, as_target, class_value, name_of, named
+from ._scoring import SampleTarget, as_integer, as_target, class_value, has_unit, name_of, named
 
 
 def value(index: int = 0, sign: int = 1) -> SampleTarget:
@@ -26,7 +26,7 @@ def value(index: int = 0, sign: int = 1) -> SampleTarget:
     def target(output: Any) -> Tensor:
         return sign * class_value(output, index, "index", f"value({index})", as_returned=True)
 
-    return named(target, f"{'-' if sign < 0 else ''}value {index}")
+    return named(target, f"{'-' if sign < 0 else ''}value {index}", has_unit=False)
 
 
 def similarity(reference: Tensor) -> SampleTarget:
@@ -54,7 +54,7 @@ def similarity(reference: Tensor) -> SampleTarget:
             )
         return torch.cosine_similarity(embedding.flatten(), reference.to(embedding).flatten(), 0)
 
-    return named(target, "similarity")
+    return named(target, "similarity", has_unit=False)
 
 
 def step(number: int, of: int | SampleTarget, axis: int = 0) -> SampleTarget:
@@ -85,7 +85,7 @@ def step(number: int, of: int | SampleTarget, axis: int = 0) -> SampleTarget:
             )
         return wanted(selected(sequence, axis, number))
 
-    return named(target, f"{name_of(wanted)} at step {number}")
+    return named(target, f"{name_of(wanted)} at step {number}", has_unit(wanted))
 
 
 def part(key: str | int, of: int | SampleTarget) -> SampleTarget:
@@ -103,7 +103,7 @@ def part(key: str | int, of: int | SampleTarget) -> SampleTarget:
     def target(output: Any) -> Tensor:
         return wanted(_part(output, key))
 
-    return named(target, f"{name_of(wanted)} of {key}")
+    return named(target, f"{name_of(wanted)} of {key}", has_unit(wanted))
 
 
 def _part(output: Any, key: str | int) -> Any:
