@@ -126,7 +126,9 @@ class Network(nn.Module):
                 y = block(y)
             x = y.flatten(2).mean(2)
         logits = self.head(self.hidden(x))
-        return {"plain": logits, "tuple": (logits, x), "dict": {"logits": logits, "features": x}}[self.wrapped]
+        return {"plain": logits, "tuple": (logits, logits.mean()), "dict": {"logits": logits, "features": x}}[
+            self.wrapped
+        ]
 
 
 @dataclass(frozen=True)

@@ -151,13 +151,13 @@ def _traces(
             if traces is not None:
                 state.drew = plan.draws
         if traces is not None:
-            return _announced(traces, plan.hidden)
+            return _announced(traces, plan.hidden, plan.training)
     with undisturbed(modules, device) as state:
         traces, new = walk.planning(wanted, state.buffers.before_write, identities)
     if new is not None:
         new = replace(new, draws=state.drew is not False)
         plans.put(key, new.joined(plan))
-    return _announced(traces, walk.hidden)
+    return _announced(traces, walk.hidden, walk.training)
 
 
 def _key(images: Inputs, form: Form, taps: Taps) -> Any:
@@ -165,9 +165,11 @@ def _key(images: Inputs, form: Form, taps: Taps) -> Any:
     return choice, shape_of_call(images, form)
 
 
-def _announced(traces: list[Trace[TapT, SiteT]], hidden: str) -> list[Trace[TapT, SiteT]]:
+def _announced(traces: list[Trace[TapT, SiteT]], hidden: str, training: str) -> list[Trace[TapT, SiteT]]:
     if hidden:
         warnings.warn(f"Some layers are not in the map. {hidden}", stacklevel=6)
+    if training:
+        warnings.warn(training, stacklevel=6)
     return traces
 
 
@@ -183,6 +185,7 @@ class _Walk(Generic[TapT, SiteT]):
     reducers: Reducers[TapT, SiteT]
     differentiable: bool
     hidden: str = ""
+    training: str = ""
 
     def on_plan(self, plan: Plan, before_write: Callable[[Tensor], bool]) -> list[Trace[TapT, SiteT]] | None:
         """The traces by a plan; None where the run leaves it."""
@@ -225,7 +228,7 @@ class _Walk(Generic[TapT, SiteT]):
         scored, outputs = _scored(output, self.several, call, final)
         keys = [_outputs(scores, outputs, call) for scores in scored]
         del output, outputs, final
-        self.hidden = _hidden(watch)
+        self.hidden, self.training = _hidden(watch), _training(watch)
         traces: list[Trace[TapT, SiteT]] = []
         plan: Plan | None = None
         places = [candidate.place for candidate in watch.candidates]
@@ -259,6 +262,7 @@ class _Walk(Generic[TapT, SiteT]):
                     routes={key: route},
                     draws=False,
                     hidden=self.hidden,
+                    training=self.training,
                 ).joined(plan)
         return traces, plan
 
@@ -485,6 +489,17 @@ def _hidden(capture: Capture) -> str:
             "layer is recognised. Give the module that was exported, or integrative_cam.models.as_functions(program)."
         )
     return ""
+
+
+def _training(capture: Capture) -> str:
+    """What ran as in training although the model is in evaluation mode; empty where nothing did."""
+    if not capture.in_training:
+        return ""
+    return (
+        f"In evaluation mode the model runs {', '.join(dict.fromkeys(capture.in_training))} as in training: with the "
+        "batch's statistics, so that a map depends on the other images, or with random numbers. Set its training "
+        "argument to self.training."
+    )
 
 
 def _check(model: Any) -> None:

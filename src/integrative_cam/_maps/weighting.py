@@ -105,7 +105,7 @@ def adjust_for_resolution(
     at_ends[:, last] = weights[:, last]
     total = at_ends.sum(1, keepdim=True)
     # Where none of them has a weight, all keep theirs.
-    part = torch.where(total > 0, stage_share, 0)
+    part = stage_share * (total > 0).to(weights)
     return (1 - part) * weights + part * at_ends / torch.where(total > 0, total, 1)
 
 

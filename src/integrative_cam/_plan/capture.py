@@ -43,6 +43,26 @@ KINDS: Mapping[str, str] = {
 }
 
 
+_TRAINING = {
+    "batch_norm": ("training", 5),
+    "rrelu": ("training", 3),
+    "scaled_dot_product_attention": ("dropout_p", 4),
+    **dict.fromkeys(("dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout"), ("training", 2)),
+    **dict.fromkeys(("feature_dropout", "feature_alpha_dropout"), ("training", 2)),
+}
+"""Functions with an argument that makes them run as in training: its name and place."""
+
+
+def _is_training(func: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], batch: int) -> bool:
+    """Whether a call of one of _TRAINING runs as in training; a batch norm without statistics of its own has to, and
+    does no harm to a single image.
+    """
+    name, place = _TRAINING[func]
+    if func == "batch_norm" and batch == 1 and not any(isinstance(each, Tensor) for each in args[1:3]):
+        return False
+    return bool(kwargs.get(name, args[place] if len(args) > place else "dropout" in func))
+
+
 @dataclass(frozen=True)
 class Place:
     """What is taken at one step of a run, or written to there.
@@ -160,6 +180,7 @@ class Capture(Watch):
         super().__init__(leaves, before_write, keep_graph)
         self.steps: list[Step] = []
         self.seen: list[str] = []
+        self.in_training: list[str] = []
         self.modules = dict(model.named_modules())
         self.has_operators = False
         self._follower = Follower(self._batch, self._is_data)
@@ -207,6 +228,9 @@ class Capture(Watch):
                 self._data_storages.add(storage_of(written))
         if is_layer:
             self._record(name, kind or "", args, kwargs, output)
+        if name in _TRAINING and _is_training(name, args, kwargs, self._batch):
+            behind = self.seen[-1] if self.seen else "the input"
+            self.in_training.append(behind if is_layer else f"{name} behind {behind}")
         return output
 
     def _is_data(self, tensor: Tensor) -> bool:

@@ -70,6 +70,13 @@ def call_of(images: Inputs, form: Form, differentiable: bool = False) -> Call:
     return Call(args, kwargs, tuple(name for name, _ in streams), tuple(each for _, each in streams))
 
 
+def plain(given: Any) -> Any:
+    """The plain tensor of a subclass such as MONAI's MetaTensor, whose functions torch calls one level deeper and whose
+    results are its like; anything else as it is.
+    """
+    return given.as_subclass(Tensor) if isinstance(given, Tensor) and type(given) is not Tensor else given
+
+
 def _cloned(given: Any) -> Any:
     if isinstance(given, dict):
         return {name: each.clone() for name, each in given.items()}
@@ -144,10 +151,10 @@ def shape_of_call(images: Inputs, form: Form) -> Hashable:
 def _listed(images: Any) -> dict[str, Any]:
     """Every input under the words that name it in an error."""
     if isinstance(images, Mapping):
-        return {f"images[{key!r}]": each for key, each in images.items()}
+        return {f"images[{key!r}]": plain(each) for key, each in images.items()}
     if isinstance(images, tuple | list):
-        return {f"images[{index}]": each for index, each in enumerate(images)}
-    return {"images": images}
+        return {f"images[{index}]": plain(each) for index, each in enumerate(images)}
+    return {"images": plain(images)}
 
 
 def _form(model: nn.Module, images: Mapping[str, Tensor] | Sequence[Tensor]) -> Form:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import operator
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
@@ -99,34 +101,83 @@ def preserved_randomness(device: torch.device, state: Disturbance | None = None)
 
 
 class Buffers:
-    """The buffers of some modules, and the values of those that are written to."""
+    """The buffers of some modules, and other tensors that they keep: attributes, and entries of lists and dicts there.
+
+    All values are copied beforehand: what writes to a buffer, as batch norm and fused observers do, need not say so.
+    """
 
     def __init__(self, modules: Iterable[nn.Module]) -> None:
-        self._assigned = [(module, dict(module._buffers)) for module in modules if module._buffers]
-        self._by_storage: dict[int, Tensor] | None = None
-        self._before: list[tuple[Tensor, Tensor]] = []
+        modules = list(modules)
+        known = set(map(id, modules))
+        self._containers: list[tuple[Any, Any]] = []
+        tensors: list[Tensor] = []
+        for module in modules:  # grows by modules that are kept in plain lists
+            attributes = vars(module)
+            held: list[Any] = [attributes, module._buffers] if module._buffers else [attributes]
+            own = [attributes[name] for name in attributes.keys() - _OF_EVERY_MODULE]
+            containers = [each for each in own if isinstance(each, dict | list | tuple) and each]
+            held += [each for each in containers if not isinstance(each, tuple)]
+            self._containers += [(each, each.copy()) for each in held]
+            entries = [*module._buffers.values(), *own]
+            for each in containers:
+                entries += each.values() if isinstance(each, dict) else each
+            for entry in entries:
+                if isinstance(entry, Tensor):
+                    tensors.append(entry)
+                elif isinstance(entry, nn.Module):
+                    modules += [each for each in entry.modules() if id(each) not in known]
+                    known.update(map(id, entry.modules()))
+        self._tensors = [each for each in tensors if _can_be_copied(each)]
+        with torch.no_grad():
+            self._values = [each.detach().clone() for each in self._tensors]
+        self._storages: set[int] | None = None
 
     def before_write(self, tensor: Tensor) -> bool:
-        """To be called just before a tensor is written to in place; whether it is a buffer's memory."""
-        if self._by_storage is None:
-            buffers = [buffer for _, named in self._assigned for buffer in named.values() if buffer is not None]
-            self._by_storage = {storage_of(buffer): buffer for buffer in buffers}
-        buffer = self._by_storage.get(storage_of(tensor))
-        if buffer is None:
-            return False
-        if not any(buffer is saved for saved, _ in self._before):
-            self._before.append((buffer, buffer.detach().clone()))
-        return True
+        """Whether a tensor that is about to be written to is a buffer's memory."""
+        if self._storages is None:
+            self._storages = set(map(storage_of, self._tensors))
+        return storage_of(tensor) in self._storages
 
     def restore(self) -> None:
-        """Give buffers that were written to or assigned their values back."""
+        """Give all of them their tensors and these their values back."""
+        for container, before in self._containers:
+            if len(container) != len(before) or not all(map(operator.is_, _entries(container), _entries(before))):
+                _put_back(container, before)
         with torch.no_grad():
-            for buffer, value in self._before:
-                buffer.copy_(value)
-        for module, buffers in self._assigned:
-            for name, original in buffers.items():
-                if module._buffers.get(name) is not original:
-                    module._buffers[name] = original
+            for tensor, value in zip(self._tensors, self._values, strict=True):
+                if tensor.shape != value.shape:
+                    tensor.data = value
+            # Values are not compared, which would read them; and `data` counts no write, so that a graph of the caller
+            # that holds a buffer stays valid.
+            if self._tensors:
+                torch._foreach_copy_([each.data for each in self._tensors], self._values)
+
+
+_OF_EVERY_MODULE = frozenset(vars(nn.Module()))
+
+
+def _entries(container: Any) -> Any:
+    return container.values() if isinstance(container, dict) else container
+
+
+def _can_be_copied(tensor: Tensor) -> bool:
+    """Not parameters, which are not written to, and what has no values of its own or a graph behind it."""
+    is_plain = tensor.layout == torch.strided and tensor.device.type != "meta"
+    return is_plain and tensor.grad_fn is None and not isinstance(tensor, nn.Parameter)
+
+
+def _put_back(container: Any, before: Any) -> None:
+    """Give a container the tensors back that it had, and what they took the place of."""
+    if isinstance(container, list):
+        container[:] = before
+        return
+    for name in [*before, *(container.keys() - before.keys())]:
+        old, new = before.get(name), container.get(name)
+        if old is not new and (isinstance(old, Tensor) or isinstance(new, Tensor)):
+            if name in before:
+                container[name] = old
+            else:
+                del container[name]
 
 
 @contextmanager

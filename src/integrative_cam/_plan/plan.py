@@ -88,6 +88,7 @@ class Plan:
         routes: how a score depends on them, by the output tensors it is computed from.
         draws: the network draws random numbers.
         hidden: a sentence on parts that cannot be looked into; empty where there are none.
+        training: a sentence on what runs as in training; likewise.
     """
 
     batch: int
@@ -98,6 +99,7 @@ class Plan:
     routes: Mapping[Outputs, Route]
     draws: bool
     hidden: str
+    training: str
 
     def joined(self, earlier: Plan | None) -> Plan:
         """With the routes of an earlier plan of the same modules and steps, where another output was explained."""

@@ -51,7 +51,7 @@ def centre_map(size: Sequence[int]) -> Float[Tensor, "*space"]:
 
 def random_maps(n: int, size: Sequence[int], generator: torch.Generator) -> Float[Tensor, "n *space"]:
     """Uniform noise in [0, 1), on the generator's device."""
-    return torch.rand(n, *size, generator=generator, device=generator.device)
+    return torch.rand(n, *size, generator=generator, device=generator.device, dtype=torch.float32)
 
 
 def _seed(image: Tensor) -> int:

@@ -55,13 +55,14 @@ class Method:
                 f"images must be one tensor for {self.name}, but got a {type(images).__name__}: only methods that are "
                 "recipes explain networks of several inputs."
             )
+        from .._plan.inputs import plain
         from ..explanation import with_views
 
         way = self.way
         if isinstance(way, str):
             module, _, function = way.rpartition(".")
             way = cast(Explainer, getattr(import_module(f".{module}", __package__), function))
-        return with_views(way(model, images, target), images)
+        return with_views(way(model, plain(images), target), images)
 
     def explain_targets(self, model: nn.Module, images: Inputs, targets: Targets) -> list[Explanation]:
         """Explain several targets of each image; a recipe runs the network once. See

@@ -112,7 +112,7 @@ class Output:
 
     def _warn_of_probabilities(self, values: Tensor) -> None:
         """Values are read only behind functions that may make probabilities."""
-        if values.ndim != 2 or (not self.made_probabilities and _is_of_layer(values)):
+        if values.ndim != 2 or _is_of_layer(values):
             return
         if are_probabilities(values, self.made_probabilities):
             warnings.warn(
