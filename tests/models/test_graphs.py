@@ -110,6 +110,16 @@ def test_activations_and_norms_are_whole(at: int, name: str, kind: str, tmp_path
         assert all(each.partition("#")[0].endswith(f":{function}") for each in names), names
 
 
+@pytest.mark.parametrize("kind", FILES)
+def test_activations_of_channels_are_whole(kind: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    body = nn.Conv2d(3, 6, 3), nn.PReLU(6, init=0.2), nn.Conv2d(6, 8, 3), nn.GLU(1), nn.Conv2d(4, 8, 3), nn.GLU(-1)
+    model = randomised(nn.Sequential(*body, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4)))
+    names = same_map(load(write(kind, model, images_of(), tmp_path)), model, images_of())
+    assert [name.partition(":")[2] for name in names][1:] == ["glu", "glu"]
+    assert "prelu" in names[0].lower()
+
+
 def test_every_norm_keeps_its_bias_in_a_decomposed_program(tmp_path: Path) -> None:
     model = nn.Sequential(*(part for norm in NORMS for part in (nn.Conv2d(6, 6, 1), norm(), nn.SiLU())))
     model = randomised(nn.Sequential(nn.Conv2d(3, 6, 1), *model, nn.AvgPool2d(16), nn.Flatten(), nn.Linear(6, 2)))

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import chain, permutations
-from operator import attrgetter
+from operator import attrgetter, getitem
 from typing import Any, NamedTuple
 
 import torch
@@ -83,8 +83,14 @@ class Elementwise:
         if node not in self._scalars:
             value = self._constant(node)
             is_scalar = isinstance(value, Tensor) and value.numel() == 1
-            self._scalars[node] = value.detach().reshape(()) if is_scalar else None
+            self._scalars[node] = value.detach().cpu().reshape(()) if is_scalar else None
         return self._scalars[node]
+
+    def halves(self, split: fx.Node) -> bool:
+        """Whether an ONNX Split gives two parts of one size."""
+        sizes = [self._constant(each) for each in split.all_input_nodes[1:]]
+        module = self.module.get_submodule(str(split.target))
+        return bool(module.num_splits == 2) and all(size is not None and size.unique().numel() == 1 for size in sizes)
 
     def run(self, node: fx.Node, known: dict[fx.Node, Tensor]) -> Tensor:
         """The node's output, where those of some nodes that it depends on are known."""
@@ -137,7 +143,59 @@ def gather_pieces(module: fx.GraphModule) -> None:
                 if not piece.users:
                     module.graph.erase_node(piece)
             break
+    for node in list(module.graph.nodes):
+        found = _glu(elementwise, node) or _prelu(node)
+        if found is not None:
+            name, source, argument, nodes = found
+            if _may_be_one_call(nodes):
+                path = str(node.target) if node.op == "call_module" else ""
+                replace_by_call(module, node, path, name, source, argument)
+                for piece in nodes[1:]:
+                    if not piece.users:
+                        module.graph.erase_node(piece)
     module.recompile()
+
+
+Found = tuple[str, fx.Node, Any, Sequence[fx.Node]]
+"""A function's name, its input, its other argument, and the nodes that compute it, the last first."""
+
+
+def _glu(elementwise: Elementwise, node: fx.Node) -> Found | None:
+    """One half of the channels times the sigmoid of the other half."""
+    if node.meta.get(OP) not in ("mul", "Mul") or len(node.all_input_nodes) != 2:
+        return None
+    half, gate = node.all_input_nodes
+    if gate.meta.get(OP) not in ("sigmoid", "Sigmoid"):
+        half, gate = gate, half
+    if gate.meta.get(OP) not in ("sigmoid", "Sigmoid"):
+        return None
+    other = gate.all_input_nodes[0]
+    region = [node, gate, other, half]
+    if half.meta.get(OP) == other.meta.get(OP) == "slice":
+        whole, axis, *first = half.args
+        same, same_axis, *second = other.args
+        if isinstance(whole, fx.Node) and "val" in whole.meta and (whole, axis) == (same, same_axis):
+            size = whole.meta["val"].shape[axis]
+            if [*first[:2], *second[:2]] == [0, size // 2, size // 2, size]:
+                return "glu", whole, axis, region
+    if half.target is other.target is getitem and half.args[0] is other.args[0]:
+        split = half.all_input_nodes[0]
+        if split.meta.get(OP) == "Split" and (half.args[1], other.args[1]) == (0, 1) and elementwise.halves(split):
+            module = elementwise.module.get_submodule(str(split.target))
+            return "glu", split.all_input_nodes[0], module.axis, [*region, split]
+    return None
+
+
+def _prelu(node: fx.Node) -> Found | None:
+    """Where x is positive x, elsewhere x times a weight of its channel."""
+    if node.meta.get(OP) != "where" or len(node.all_input_nodes) != 3:
+        return None
+    positive, source, product = node.all_input_nodes
+    weights = [each for each in product.all_input_nodes if each is not source]
+    is_one = positive.meta.get(OP) == "gt" and positive.args == (source, 0) and product.meta.get(OP) == "mul"
+    if not is_one or len(weights) != 1:
+        return None
+    return "_prelu_kernel", source, weights[0], [node, positive, product]
 
 
 def _is_whole(node: fx.Node) -> bool:
