@@ -54,13 +54,14 @@ def from_onnx(path: Path) -> Network:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             model = cast(fx.GraphModule, onnx2torch.convert(proto, attach_onnx_mapping=True)).eval()
+        _as_layers(model, operations)
+        gather_pieces(model)
+        removed = end_in_logits(model)
     except Exception as error:  # a converter fails in many ways
         raise ModelError(f"model '{path}': onnx2torch cannot convert it ({first_line(error)}). {CURE}") from error
     texts = dict.fromkeys(str(warning.message) for warning in caught)
     notes = [f"{path.name}: onnx2torch warns: {text}" for text in texts]
-    _as_layers(model, operations)
-    gather_pieces(model)
-    ending, task = describe_end(path.name, end_in_logits(model))
+    ending, task = describe_end(path.name, removed)
     return graph_network(path, model, axes, _names(proto), (*notes, *ending), task)
 
 

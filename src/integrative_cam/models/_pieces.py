@@ -21,6 +21,8 @@ from ._calls import OP, find_function, replace_by_call
 
 _VALUES = torch.cat((torch.linspace(-12, 12, 97), torch.tensor((-100.0, 100.0)))).double()
 _TOLERANCE = 1e-5
+_SOURCES = 16
+"""How many nodes back the input of an activation may lie: twice the pieces of any that is known."""
 
 ELEMENTWISE = frozenset(ACTIVATIONS) - {"glu"} | {
     *("add", "sub", "rsub", "mul", "div", "pow", "square", "neg", "abs", "sign", "exp", "expm1", "log", "log1p"),
@@ -127,9 +129,10 @@ def gather_pieces(module: fx.GraphModule) -> None:
     for node in list(order):
         operands = elementwise.operands(node)
         common = frozenset.intersection(*(sources[each] for each in operands)) if operands else frozenset[fx.Node]()
-        sources[node] = common | {node}
         # The nearest source first: of relu(relu(x)), each is an activation.
-        for source in sorted(common, key=order.__getitem__, reverse=True):
+        nearest = sorted(common, key=order.__getitem__, reverse=True)[:_SOURCES]
+        sources[node] = frozenset((node, *nearest))
+        for source in nearest:
             if source in operands and _is_whole(node):
                 break
             region = _between(source, node)
@@ -138,7 +141,7 @@ def gather_pieces(module: fx.GraphModule) -> None:
                 continue
             path = str(node.target) if node.op == "call_module" else ""
             call = replace_by_call(module, node, path, activation.name, source, *activation.args, **activation.options)
-            order[call], sources[call] = order[node], common | {call}
+            order[call], sources[call] = order[node], frozenset((call, *nearest))
             for piece in sorted(region[1:], key=order.__getitem__, reverse=True):
                 if not piece.users:
                     module.graph.erase_node(piece)
