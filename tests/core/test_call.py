@@ -393,3 +393,33 @@ def test_results_listed_image_by_image_need_a_callable() -> None:
 
     with pytest.raises(OutputError, match=r"shape \(7, 4\), \(7, 4\) for 2 images.* Give a callable on one image"):
         explain(Detector(), torch.ones(2, 3, 4, 4))
+
+
+class Thresholded(nn.Module):
+    """Labels whose probabilities are scaled apart below and above a threshold, which none exceeds on this image."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        layers = nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4)
+        self.body = nn.Sequential(*layers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        p = self.body(x).sigmoid()
+        out = torch.zeros_like(p) + 0.5
+        low, high = p < 0.99, p >= 0.99
+        out[low] = p[low] / 1.98
+        out[high] = 1 - (1 - p[high]) / 0.02
+        return out
+
+
+@pytest.mark.filterwarnings("ignore:The model's outputs")
+@pytest.mark.xfail(raises=RuntimeError, strict=True, reason="positions of an empty selection are not measured yet")
+def test_an_index_that_selects_nothing() -> None:
+    """As of an X-ray without findings; explained as they are, as the warning says."""
+    model = Thresholded().eval()
+    found = explain(model, IMAGES)
+    torch.testing.assert_close(found.score, model(IMAGES).detach().amax(1))
+    assert found.map.amax() == 1
+    with pytest.warns(UserWarning, match="outputs are probabilities, and the logits .* could not be followed"):
+        explain(model, IMAGES)

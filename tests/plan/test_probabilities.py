@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from integrative_cam import IntegrativeCAM, explain, get_method, targets
+from integrative_cam.evaluate._probabilities import class_logits
 
 torch.manual_seed(0)
 NET = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3)).eval()
@@ -133,3 +134,14 @@ def test_gates_and_attention_are_no_probabilities() -> None:
 def test_ablation_reads_the_logits_too() -> None:
     found, expected = (get_method("ablationcam")(model, IMAGES, 1) for model in (Ending(nn.Softmax(1)), NET))
     torch.testing.assert_close(found.map, expected.map)
+
+
+@pytest.mark.parametrize(
+    ("end", "made_by"),
+    [("function", "softmax"), ("pair", "softmax"), ("with the best", "softmax"), ("sigmoid", "sigmoid")],
+)
+def test_evaluation_reads_the_same_logits(end: str, made_by: str) -> None:
+    logits, kind = class_logits(Ending(ENDS[end]), IMAGES)
+    torch.testing.assert_close(logits, LOGITS, check_dtype=False)
+    assert kind == made_by
+    assert class_logits(NET, IMAGES)[1] is None

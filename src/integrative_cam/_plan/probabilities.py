@@ -59,9 +59,8 @@ class FinalProbabilities(TorchFunctionMode):
         return None if made is None else made.logits
 
     def kind(self, tensor: Tensor) -> str | None:
-        """What made these probabilities, "softmax" or "sigmoid"; None where that is not known."""
-        made = self._made.get(id(tensor))
-        return None if made is None else made.kind
+        """What made these probabilities, or what made some of these logits: "softmax" or "sigmoid"; else None."""
+        return next((made.kind for made in self._made.values() if tensor is made.tensor or tensor is made.logits), None)
 
     def of(self, tensors: Sequence[Tensor]) -> list[Tensor]:
         """The logits of those tensors that are known to be probabilities, in order."""

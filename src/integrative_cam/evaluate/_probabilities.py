@@ -16,7 +16,7 @@ from .._plan.model_state import eager, evaluation, preserved_buffers, preserved_
 from .._plan.probabilities import FinalProbabilities
 from ..errors import InputError, OutputError
 from ..query import probabilities
-from ..targets import class_scores, logits_of
+from ..targets import Output, class_scores
 from ._perturbation import check_images
 
 if TYPE_CHECKING:
@@ -53,9 +53,9 @@ def target_probabilities(
 def class_logits(model: Callable[[Tensor], Any], images: Tensor) -> tuple[Float[Tensor, "batch classes"], str | None]:
     """The logits of a run, and what the model makes of them in its last step, if it does not return them."""
     with FinalProbabilities() as final:
-        output = logits_of(model(images))
-    logits = final.logits(output)
-    return class_scores(output if logits is None else logits, "target_index"), final.kind(output)
+        output = model(images)
+    logits = Output(output, len(images), logits=final.logits).class_logits()
+    return class_scores(logits, "target_index"), final.kind(logits)
 
 
 class TargetAgainstNone(nn.Module):
