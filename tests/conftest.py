@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -23,3 +24,12 @@ def photographs() -> Path:
     import skimage
 
     return Path(skimage.__file__).parent / "data"
+
+
+@pytest.fixture(scope="module")
+def laid_as_in_0_1_0() -> Iterator[None]:
+    """Lay every grid evenly over the whole input, wherever padding, strides and moves have put it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("integrative_cam._plan.placement._placement", lambda *_: None)
+        patch.setattr("integrative_cam._plan.placement.spacing", lambda _: 1.0e6)
+        yield

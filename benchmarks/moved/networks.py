@@ -178,7 +178,7 @@ class Batches(nn.Module):
 
 
 class Regions(nn.Module):
-    """The body on regions of each image, each image's own boxes, folded into the batch."""
+    """The body on regions of each image, two boxes of each, folded into the batch."""
 
     def __init__(self, body: nn.Module, taken: Callable[[Tensor], Tensor], side: int, merge: str) -> None:
         super().__init__()
@@ -191,8 +191,8 @@ class Regions(nn.Module):
         x = self.taken(x)
         height, width = x.shape[2:]
         boxes = []
-        for at in range(len(x)):
-            by = 2.0 * at
+        for _ in range(len(x)):
+            by = 4.0
             boxes.append(torch.tensor([[0, by, width - 10, height - 10 + by], [10, 0, width, height - 10 - by]]))
         regions = roi_align(x, boxes, (self.side, self.side), aligned=True)
         return merged(self.body(regions).unflatten(0, (-1, 2)), 1, self.merge)

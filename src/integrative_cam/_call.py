@@ -27,7 +27,7 @@ from ._plan.capture import Candidate, Capture, Replay, Shift
 from ._plan.inputs import Call, Form, Inputs, call_of, check_finite, checked, floating, shape_of_call
 from ._plan.model_state import undisturbed, unwrapped
 from ._plan.outputs import output_tensors, outputs_of
-from ._plan.plan import InputRoute, Outputs, Plan, Plans, Route, plans_of, study, without
+from ._plan.plan import InputRoute, Outputs, Plan, Plans, Route, plans_of, study, unplaced, without
 from ._plan.probabilities import FinalProbabilities
 from ._plan.taps import Taps, may_want
 from .errors import InputError, OutputError, TapError
@@ -225,10 +225,11 @@ class _Walk(Generic[TapT, SiteT]):
         watch = Capture(self.model, call.leaves, wanted, before_write, self.differentiable)
         with watch, FinalProbabilities() as final:
             output = call.run(self.model)
+        watch.settle()
         scored, outputs = _scored(output, self.several, call, final)
         keys = [_outputs(scores, outputs, call) for scores in scored]
         del output, outputs, final
-        self.hidden, self.training = _hidden(watch), _training(watch)
+        hidden, self.training = _hidden(watch), _training(watch)
         traces: list[Trace[TapT, SiteT]] = []
         plan: Plan | None = None
         places = [candidate.place for candidate in watch.candidates]
@@ -236,12 +237,14 @@ class _Walk(Generic[TapT, SiteT]):
             try:
                 studied = study(scores.score.sum(), call.leaves, watch.candidates, watch.shifts, self.taps, watch.seen)
             except TapError as error:
-                raise TapError(f"{error} {self.hidden}".strip()) from None
+                raise TapError(f"{_without_place(error, watch)} {hidden}".strip()) from None
             if studied is None:
                 raise OutputError(
                     "The score does not depend on the images: the model detaches its output, runs under no_grad or "
                     "ignores its input."
                 )
+            missing = unplaced(scores.score.sum(), call.leaves, watch.unplaced)
+            self.hidden = " ".join(filter(None, (hidden, _left_out(missing, len(studied.candidates)))))
             candidates = {at: watch.candidates[tap] for at, tap in enumerate(studied.candidates)}
             shifts = {at: watch.shifts[site] for at, site in enumerate(studied.shifts)}
             is_last = index == len(scored) - 1
@@ -289,7 +292,8 @@ class _Walk(Generic[TapT, SiteT]):
             parts.taps[at] = reduce_tap(_tap(candidates.pop(at), gradient, route.path_shares[at]))
 
         def visit_site(at: int, gradient: Tensor) -> None:
-            if gradient.ndim and len(gradient) % call.batch == 0:
+            known = shifts[at].place.owners is not None or (gradient.ndim > 0 and len(gradient) % call.batch == 0)
+            if known and gradient.numel():
                 parts.sites[at] = reduce_site(_site(shifts[at], gradient, call.batch))
 
         visits = [(candidate.edge, partial(visit_tap, at)) for at, candidate in candidates.items()]
@@ -379,10 +383,12 @@ def _input(name: str, leaf: Tensor, gradient: Tensor | None, entry: InputRoute) 
     return Input(
         name=name,
         product=at_least_float32(leaf) * (0 if gradient is None else gradient),
-        space=tuple(leaf.shape[2 - entry.axes :]) if entry.axes else (),
+        space=tuple(leaf.shape[axis] for axis in entry.axes),
         path_shares=entry.path_shares,
         fused=entry.fused,
         sites=entry.sites,
+        placements=entry.placements,
+        site_placements=entry.site_placements,
     )
 
 
@@ -451,6 +457,11 @@ def _site(shift: Shift, gradient: Tensor, batch: int) -> BiasSite:
         )
     if place.axes == "regular":
         return BiasSite(place.name, gradient, value)
+    if place.owners is not None:
+        owner = place.owners.to(gradient.device, non_blocking=True).expand(gradient.shape).flatten()
+        part = (at_least_float32(gradient) * value).flatten()
+        summed = part.new_zeros(batch).index_add(0, owner, part)[:, None]
+        return BiasSite(place.name, summed, torch.ones_like(summed))
     # Where on the grid is not known: per sample a list without space.
     return BiasSite(place.name, gradient.reshape(batch, -1), value.reshape(batch, -1))
 
@@ -500,6 +511,30 @@ def _training(capture: Capture) -> str:
         "batch's statistics, so that a map depends on the other images, or with random numbers. Set its training "
         "argument to self.training."
     )
+
+
+def _left_out(names: Sequence[str], taps: int) -> str:
+    if not names:
+        return ""
+    some = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+    return (
+        f"Beside the map's {taps}, there are {len(names)} activation(s) of which it is not known where on the input "
+        f"they lie, or which lie at several places at once: {some}."
+    )
+
+
+def _without_place(error: TapError, capture: Capture) -> str:
+    """The error's text, which does not say that there are no activations where there are some without a place."""
+    names = [name for name, _ in capture.unplaced] or capture.single
+    if not names or any(candidate.kind == "activation" for candidate in capture.candidates):
+        return str(error)
+    why = (
+        "it is not known where on the input they lie, or they lie at several places at once"
+        if capture.unplaced
+        else "none has more than one position on the input"
+    )
+    some = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+    return f"No feature map with space: of the network's nonlinearities ({some}), {why}."
 
 
 def _check(model: Any) -> None:

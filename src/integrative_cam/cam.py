@@ -25,6 +25,7 @@ from ._maps.weighting import LayerScores, adjust_for_resolution, coarseness, lay
 from ._plan.inputs import Inputs
 from ._plan.model_state import unwrapped
 from ._plan.outputs import output_tensors
+from ._plan.placement import Placement
 from ._plan.plan import Plans, plans_of
 from ._plan.taps import TapInfo
 from .errors import OutputError, RecipeError, TargetError
@@ -125,13 +126,17 @@ class IntegrativeCAM:
     def taps(self, images: Inputs) -> list[TapInfo]:
         """What would be fused for such images, in execution order."""
         traced = trace(self.model, images, _sum_of_output, self.recipe.taps)
-        space_of = {tap: stream.space for stream in reversed(traced.inputs) for tap in stream.fused}
+        of_tap = {
+            tap: (stream.space, at)
+            for stream in reversed(traced.inputs)
+            for tap, at in zip(stream.fused, stream.placements, strict=True)
+        }
         return [
             TapInfo(
                 tap.name,
                 tap.kind,
                 tap.shape,
-                tuple(side / size for side, size in zip(space_of[at], tap.shape[1:], strict=True)),
+                _stride(of_tap[at][0], tap.shape[1:], of_tap[at][1]),
                 float(tap.path_share),
                 sum(traced.behind[at].tolist()),
             )
@@ -256,6 +261,7 @@ def _integrate(trace: Reduced, recipe: Recipe) -> Explanation:
     fused = [_fuse(trace, each, maps, scores, recipe) for each in trace.inputs if each.space]
     # Of several inputs, the first one with a map is the map.
     main = fused[0]
+    placed = dict(zip(trace.main_input.fused, trace.main_input.placements, strict=False))
     return Explanation(
         map=main.map,
         layers=tuple(
@@ -268,6 +274,7 @@ def _integrate(trace: Reduced, recipe: Recipe) -> Explanation:
                 gradient_score=scores.gradient[:, index],
                 activation_score=scores.activation[:, index],
                 joint_score=scores.joint[:, index],
+                placement=placed.get(index),
             )
             for index, tap in enumerate(trace.taps)
         ),
@@ -310,6 +317,7 @@ def _fuse(
         given.space,
         recipe.stride_exponent,
         recipe.stage_share,
+        given.placements,
     )
     bias_layers = _bias_layers(trace, given, recipe) if recipe.bias == "layers" else ()
 
@@ -321,6 +329,7 @@ def _fuse(
         given.space,
         recipe.fusion,
         recipe.gamma,
+        placements=[*(given.placements or [None] * len(own)), *(layer.placement for layer in bias_layers)],
     )
     weights = own_weights.new_zeros(len(fused), len(maps))
     weights[:, own] = own_weights
@@ -364,17 +373,25 @@ def _bias_layers(trace: Reduced, given: Input, recipe: Recipe) -> tuple[BiasLaye
     all have bias_share.
     """
     spatial = [
-        (site.name, site.map, site.mass)
-        for site in (trace.sites[index] for index in given.sites)
+        (site.name, site.map, site.mass, at)
+        for site, at in zip(
+            (trace.sites[index] for index in given.sites),
+            given.site_placements or [None] * len(given.sites),
+            strict=True,
+        )
         if site.map is not None and site.mass is not None
         if site.map.ndim - 1 == len(given.space) and site.map[0].numel() > 1
     ]
     if not spatial:
         return ()
-    mass = torch.stack([mass for _, _, mass in spatial], 1)
-    coarse = coarseness([found.shape[1:] for _, found, _ in spatial], given.space).to(mass) ** recipe.stride_exponent
+    mass = torch.stack([mass for _, _, mass, _ in spatial], 1)
+    placements = [at for _, _, _, at in spatial]
+    sizes = [site_map.shape[1:] for _, site_map, _, _ in spatial]
+    coarse = coarseness(sizes, given.space, placements).to(mass) ** recipe.stride_exponent
     weights = recipe.bias_share * shares(power(shares(mass), recipe.weight_exponent) * coarse)
-    return tuple(BiasLayer(name, found, weights[:, index]) for index, (name, found, _) in enumerate(spatial))
+    return tuple(
+        BiasLayer(name, site_map, weights[:, index], at) for index, (name, site_map, _, at) in enumerate(spatial)
+    )
 
 
 def _check(highest: Sequence[float], of: str, explanation: Explanation) -> None:
@@ -399,6 +416,11 @@ def _check(highest: Sequence[float], of: str, explanation: Explanation) -> None:
     ):
         if images:
             warnings.warn(f"The map{of} of image {', '.join(map(str, images))} is blank: {why}", stacklevel=4)
+
+
+def _stride(space: tuple[int, ...], grid: tuple[int, ...], placement: Placement | None) -> tuple[float, ...]:
+    sizes = grid if placement is None else placement.sizes
+    return tuple(side / size for side, size in zip(space, sizes, strict=True))
 
 
 def _sum_of_output(output: Any) -> Tensor:

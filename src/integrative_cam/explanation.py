@@ -18,6 +18,7 @@ from ._maps.fusion import by_magnitude, fuse, signed_sum
 from ._maps.streams import Streams
 from ._maps.weighting import shares
 from ._plan.inputs import Inputs, floating
+from ._plan.placement import Placement
 from .errors import InputError, MissingExtraError
 from .recipe import Recipe
 
@@ -76,7 +77,8 @@ class Layer:
     """One tap's part. Scores and weights are per sample; see `LayerScores`.
 
     `map` is signed, not scaled, and at the tap's own resolution; it includes `bias`, which is zero except for the
-    recipes with bias="complete" and bias="residual".
+    recipes with bias="complete" and bias="residual". `placement` says where it lies on the input, None where it
+    covers it evenly.
     """
 
     name: str
@@ -87,6 +89,7 @@ class Layer:
     gradient_score: Float[Tensor, "batch"]
     activation_score: Float[Tensor, "batch"]
     joint_score: Float[Tensor, "batch"]
+    placement: Placement | None = None
 
     @property
     def summary(self) -> dict[str, Any]:
@@ -102,11 +105,12 @@ class Layer:
 
 @dataclass(frozen=True)
 class BiasLayer:
-    """A bias site that joined the fusion (bias="layers"): its signed map and its weight in the fusion."""
+    """A bias site that joined the fusion (bias="layers"): its signed map, its weight in the fusion, and its place."""
 
     name: str
     map: Float[Tensor, "batch *space"]
     weight: Float[Tensor, "batch"]
+    placement: Placement | None = None
 
 
 @dataclass(frozen=True, repr=False)
@@ -169,7 +173,8 @@ class Explanation:
         """
         if self.recipe is None or not self.recipe.signed or self.recipe.fusion != "sum":
             return self.map
-        return signed_sum(*self._fused_parts(), tuple(self.map.shape[1:]))
+        maps, weights, placements = self._fused_parts()
+        return signed_sum(maps, weights, tuple(self.map.shape[1:]), placements)
 
     def fuse(
         self,
@@ -195,16 +200,16 @@ class Explanation:
         # Those of a run do not hold their layers' maps.
         if layers is None and (self.recipe is None or not any(layer.map.numel() for layer in self.layers)):
             return self.map if change is None else by_magnitude(change(self.map))
-        maps, weights = self._fused_parts(layers)
+        maps, weights, placements = self._fused_parts(layers)
         if change is not None:
             maps = [change(layer_map) for layer_map in maps]
         recipe = self.recipe or Recipe()
-        return fuse(maps, weights, tuple(self.map.shape[1:]), recipe.fusion, recipe.gamma, recipe.signed)
+        return fuse(maps, weights, tuple(self.map.shape[1:]), recipe.fusion, recipe.gamma, recipe.signed, placements)
 
     def _fused_parts(
         self, chosen: Sequence[Layer | BiasLayer] | None = None
-    ) -> tuple[list[Tensor], Float[Tensor, "batch layer"]]:
-        """The maps that `map` is fused of, or the chosen ones among them, and their weights, which sum to 1."""
+    ) -> tuple[list[Tensor], Float[Tensor, "batch layer"], list[Placement | None]]:
+        """The maps that `map` is fused of, or the chosen ones among them, their weights, which sum to 1, and places."""
         parts: list[tuple[Layer | BiasLayer, Tensor]] = []
         if self.recipe is not None:
             tap_share = 1 - self.recipe.bias_share if self.bias_layers else 1.0
@@ -219,7 +224,8 @@ class Explanation:
                     f", but {len(wanted) - len(parts)} of {len(wanted)} are no part of its map."
                 )
         weights = torch.stack([weight for _, weight in parts], 1)
-        return [layer.map for layer, _ in parts], weights if chosen is None else shares(weights)
+        weights = weights if chosen is None else shares(weights)
+        return [layer.map for layer, _ in parts], weights, [layer.placement for layer, _ in parts]
 
     def _mapped_layers(self) -> list[Layer]:
         """The taps that `map` is made of: of several inputs, those that depend on the one that it is the map of."""

@@ -9,7 +9,7 @@ import tempfile
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import fields
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from torch import Tensor
 
 from ._maps.completeness import Completeness
 from ._maps.streams import Streams
+from ._plan.placement import Placement
 from ._version import __version__
 from .errors import ExplanationError
 from .explanation import BiasLayer, Explanation, Layer, SeenRegion, tensors_in
@@ -121,11 +122,27 @@ def _manifest(explanation: Explanation) -> dict[str, Any]:
         "torch": torch.__version__,
         "recipe": explanation.recipe and explanation.recipe.described(),
         "target_names": explanation.target_names,
-        "layers": [{"name": layer.name, "kind": layer.kind} for layer in explanation.layers],
-        "bias_layers": [{"name": layer.name} for layer in explanation.bias_layers],
+        "layers": [
+            {"name": layer.name, "kind": layer.kind, **_placed(layer.placement)} for layer in explanation.layers
+        ],
+        "bias_layers": [{"name": layer.name, **_placed(layer.placement)} for layer in explanation.bias_layers],
         "streams": explanation.streams and explanation.streams.names,
         "views": explanation.views and [{"size": view.size, "box": view.box} for view in explanation.views],
     }
+
+
+def _placed(placement: Placement | None) -> dict[str, Any]:
+    return {} if placement is None else {"placement": asdict(placement)}
+
+
+def _placement_of(described: dict[str, Any] | None) -> Placement | None:
+    if described is None:
+        return None
+    return Placement(
+        tuple(map(tuple, described["lines"])),
+        tuple((low, high) for low, high in described["seen"]),
+        tuple(described["apart"]),
+    )
 
 
 def _explanation(manifest: dict[str, Any], arrays: dict[str, Tensor]) -> Explanation:
@@ -134,7 +151,10 @@ def _explanation(manifest: dict[str, Any], arrays: dict[str, Tensor]) -> Explana
         return kind(**names, **{name: arrays[f"{prefix}{name}"] for name in stored})
 
     def parts(group: str, kind: type) -> tuple[Any, ...]:
-        return tuple(part(f"{group}.{index}.", kind, names) for index, names in enumerate(manifest[group]))
+        return tuple(
+            part(f"{group}.{index}.", kind, {**names, "placement": _placement_of(names.get("placement"))})
+            for index, names in enumerate(manifest[group])
+        )
 
     def streams_of(names: list[str]) -> dict[str, Any]:
         maps = tuple(arrays.get(f"streams.maps.{index}") for index in range(len(names)))

@@ -414,7 +414,6 @@ class Thresholded(nn.Module):
 
 
 @pytest.mark.filterwarnings("ignore:The model's outputs")
-@pytest.mark.xfail(raises=RuntimeError, strict=True, reason="positions of an empty selection are not measured yet")
 def test_an_index_that_selects_nothing() -> None:
     """As of an X-ray without findings; explained as they are, as the warning says."""
     model = Thresholded().eval()

@@ -14,6 +14,9 @@ from torch import Tensor
 STORED, OUTPUTS, STORED_VERSIONS = stored_maps.read()
 
 
+pytestmark = pytest.mark.usefixtures("laid_as_in_0_1_0")
+
+
 def taken(inputs: Inputs, rows: list[int]) -> Inputs:
     """These samples of the inputs."""
     if isinstance(inputs, dict):

@@ -22,6 +22,8 @@ from integrative_cam import Explanation, Recipe, explain, explain_trace, trace
 from integrative_cam.explanation import Layer
 from integrative_cam.recipe import PLAIN
 
+pytestmark = pytest.mark.usefixtures("laid_as_in_0_1_0")  # the reference lays grids evenly
+
 
 def falling(logits: Sequence[float], target: int) -> reference.Derivatives:
     """exp(-S)."""

@@ -202,7 +202,10 @@ def test_inputs_without_a_channel_axis() -> None:
 
 def test_no_feature_map_with_space() -> None:
     model = nn.Sequential(nn.Flatten(), nn.Linear(72, 8), nn.ReLU(), nn.Linear(8, 2))
-    with pytest.raises(TapError, match="No feature map with space: the network calls no nonlinearity"):
+    with pytest.raises(
+        TapError,
+        match=r"No feature map with space: of the network's nonlinearities \(2\), none has more than one position",
+    ):
         explain(model, IMAGES)
     with pytest.raises(TapError, match="No feature map with space"):
         explain(nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.ReLU(), nn.Flatten(), nn.Linear(2, 2)), IMAGES)

@@ -22,8 +22,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from integrative_cam import IntegrativeCAM, explain, targets, trace
 from integrative_cam import _call as walk
+from integrative_cam._plan.placement import grids_of
 from integrative_cam._plan.plan import FORMS, plans_of
-from integrative_cam._plan.positions import Positions, _fold
+from integrative_cam._plan.positions import Positions, reshaped
+from integrative_cam._plan.positions import seed as positions_of_input
 
 pytestmark = pytest.mark.filterwarnings("ignore:The map of image")  # blank maps are equal too
 
@@ -529,8 +531,12 @@ def test_what_is_read_at_the_end_is_read_at_once() -> None:
 @pytest.mark.parametrize("axes", [(0, 1, 2), (1, 0, 2), (2, 0, 1), (1, 2, 0)])
 def test_folds_bring_any_order_of_axes_back_and_serve_other_batches(batch: int, axes: tuple[int, ...]) -> None:
     """(batch, 6 positions, channel), its axes in any order; a fold that says it serves another batch does."""
-    index = torch.arange(1, 1 + batch * 6).double().reshape(batch, 6, 1).expand(batch, 6, 2)
-    fold = _fold(Positions(index.permute(axes), (2, 3)))
+    whole = reshaped(positions_of_input((batch, 2, 3), 0), (batch, 6, 1))
+    assert whole is not None
+    index = whole.index.expand(batch, 6, 2)
+    moved = Positions(tuple(index.permute(axes).shape), whole.field, index.permute(axes))
+    (grid,) = grids_of(moved, {0: (1, 2)}, [(batch, 2, 3)], batch)
+    fold = grid.fold
     assert fold is not None
     for samples in (1, 2, 5):
         values = torch.randn(samples, 6, 2)

@@ -171,11 +171,11 @@ def test_patches_cut_by_reshaping_are_a_grid() -> None:
 
 
 def test_a_mean_over_the_image_is_nowhere_on_it() -> None:
-    """Token mixing: 6 tokens become 8 mixtures of all, each of no place; then 6 tokens again."""
+    """Token mixing: 6 tokens become 8 mixtures of all, each of no place; then 6 tokens again, beside the old ones."""
 
     def run(m: Steps, y: Tensor) -> Tensor:
         mixed = F.linear(tokens(y).transpose(1, 2), torch.ones(8, 6)).relu()
-        return F.linear(mixed, torch.ones(6, 8)).transpose(1, 2).relu().sum((1, 2))[:, None]
+        return (tokens(y) + F.linear(mixed, torch.ones(6, 8)).transpose(1, 2)).relu().sum((1, 2))[:, None]
 
     names = [tap.name for tap in trace(Steps(run), image(2, 3), target=0, taps=lambda tap: True).taps]
     assert ":relu" not in names
@@ -215,11 +215,11 @@ def test_data_parallel_is_looked_into() -> None:
 
 def test_a_scripted_part_is_named() -> None:
     part = torch.jit.trace(nn.Sequential(nn.Conv2d(1, 2, 1), nn.ReLU()), image(4, 6))
-    with pytest.raises(TapError, match=r"No feature map with space.*The model's part 0 is a TorchScript module"):
+    with pytest.warns(UserWarning, match=r"Some layers are not in the map. The model's part 0 is a TorchScript module"):
         explain(nn.Sequential(part, nn.Flatten(), nn.Linear(48, 2)), image(4, 6))
     seen = nn.Sequential(part, nn.Conv2d(2, 2, 1), nn.ReLU(), nn.Flatten(), nn.Linear(48, 2))
     with pytest.warns(UserWarning, match=r"Some layers are not in the map. The model's part 0 is"):
-        assert [tap.name for tap in IntegrativeCAM(seen).taps(image(4, 6))] == ["2"]
+        assert [tap.name for tap in IntegrativeCAM(seen).taps(image(4, 6))][-1] == "2"
 
 
 def test_a_program_of_torch_export_is_told_from_a_network_without_layers() -> None:
@@ -252,7 +252,7 @@ class Rearranged(nn.Module):
 @pytest.mark.parametrize(
     ("rearrange", "channels", "space"),
     [
-        (lambda x: F.pad(x, (0, 1, 2, 3)), 3, (15, 11)),  # as strided blocks of EfficientNets pad
+        (lambda x: F.pad(x, (0, 1, 2, 3)), 3, (12, 11)),  # what lies beyond the image is left out
         (lambda x: F.pad(x[..., 2:-1, 3:], (1, 1, 1, 1)), 3, (9, 9)),
         (lambda x: x[:, :, ::2, ::3], 3, (4, 2)),
         (lambda x: torch.cat([x[..., ::2, ::2], x[..., 1::2, ::2]], 1), 6, (4, 4)),  # the focus layer of detectors

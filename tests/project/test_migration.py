@@ -101,12 +101,20 @@ def test_their_readme_from_files_to_picture(
     assert np.abs(ours.astype(int) - other).max() <= 6  # a step of a colour map
 
 
+def of_logits(index: int) -> Any:
+    def target(output: Tensor) -> Tensor:
+        return output[index] + output.log_softmax(0)[index]
+
+    target.has_unit = True  # type: ignore[attr-defined]
+    return target
+
+
 def test_their_targets_work_here(lite0: Network, images: Tensor) -> None:
     chosen = [282, 967]
     for theirs_of, ours_of in (
         (ClassifierOutputTarget, lambda index: index),
         (ClassifierOutputSoftmaxTarget, targets.probability),
-        (ClassifierOutputReST, lambda index: lambda output: output[index] + output.log_softmax(0)[index]),
+        (ClassifierOutputReST, of_logits),
     ):
         aims = [theirs_of(index) for index in chosen]
         ours = [ours_of(index) for index in chosen]
@@ -155,6 +163,7 @@ def test_their_grad_cam_plus_plus_is_right_for_large_gradients_only(lite0: Netwo
         def scaled(output: Tensor, factor: float = factor) -> Tensor:
             return factor * output.amax()
 
+        scaled.has_unit = True  # type: ignore[attr-defined]
         maps = theirs(pytorch_grad_cam.GradCAMPlusPlus, lite0.model, [LAST], images, [scaled] * 2)
         found = explain(lite0.model, images, scaled, get_method("gradcam++").recipe)
         assert least <= (by_range(found.map) - maps).abs().max() <= most

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from typing_extensions import TypeVar  # torch needs it, and brings it
 
+from .._plan.placement import Placement
 from .blocks import at_least_float32, per_channel, sum_over_blocks
 
 if TYPE_CHECKING:
@@ -127,7 +128,8 @@ class Input:
 
     `space` is empty where no tap keeps its axes, as of a vector. Per tap, `path_shares`: of all the paths from this
     input to the score, the share that passes there; 0 where the tap does not depend on it. `fused`: the taps that its
-    map is made of. `sites`: the bias sites that act on something computed from it.
+    map is made of. `sites`: the bias sites that act on something computed from it. `placements` and `site_placements`:
+    where each of these lies on the input, None for a grid that covers it evenly.
     """
 
     name: str
@@ -136,6 +138,8 @@ class Input:
     path_shares: tuple[Fraction, ...]
     fused: tuple[int, ...]
     sites: tuple[int, ...]
+    placements: tuple[Placement | None, ...] = ()
+    site_placements: tuple[Placement | None, ...] = ()
 
     @property
     def part(self) -> Float[Tensor, "batch"]:

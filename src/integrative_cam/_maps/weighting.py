@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from .._plan.placement import Placement
 from ..errors import RecipeError
 from .traced import Trace
 
@@ -93,13 +94,15 @@ def adjust_for_resolution(
     image: tuple[int, ...],
     stride_exponent: float,
     stage_share: float,
+    placements: Sequence[Placement | None] = (),
 ) -> Float[Tensor, "batch tap"]:
     """Weights by where the taps stand: times `coarseness` to the power `stride_exponent`; then the last tap
     of each resolution has the part `stage_share` in addition, in proportion to its weight, and all have the rest.
 
     Early layers are many and alike, the last of a resolution holds what they come to.
     """
-    weights = shares(weights * coarseness(spaces, image).to(weights) ** stride_exponent)
+    coarse = coarseness(spaces, image, placements)
+    weights = shares(weights * coarse.to(weights) ** stride_exponent)
     last = list({space: index for index, space in enumerate(spaces)}.values())
     at_ends = torch.zeros_like(weights)
     at_ends[:, last] = weights[:, last]
@@ -109,9 +112,13 @@ def adjust_for_resolution(
     return (1 - part) * weights + part * at_ends / torch.where(total > 0, total, 1)
 
 
-def coarseness(spaces: Sequence[tuple[int, ...]], image: tuple[int, ...]) -> Float[Tensor, "map"]:
+def coarseness(
+    spaces: Sequence[tuple[int, ...]], image: tuple[int, ...], placements: Sequence[Placement | None] = ()
+) -> Float[Tensor, "map"]:
     """Half of each map's stride, pixels of the image per position along an axis, but at most 1."""
-    strides = [(prod(image) / prod(space)) ** (1 / len(image)) for space in spaces]
+    placements = placements or [None] * len(spaces)
+    sizes = [space if at is None else at.sizes for space, at in zip(spaces, placements, strict=True)]
+    strides = [(prod(image) / prod(size)) ** (1 / len(image)) for size in sizes]
     return torch.tensor([min(1.0, stride / 2) for stride in strides], dtype=torch.float64)
 
 

@@ -8,6 +8,7 @@ goes along with a plan and takes the taps and bias sites it names.
 from __future__ import annotations
 
 import sys
+import weakref
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -19,9 +20,11 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.overrides import TorchFunctionMode
 
 from .bias_sites import BatchNorm, Side, batch_norm_shifts, constant_side, shift_of
-from .follower import Follower
+from .follower import Follower, Layout, give, layout_of
+from .measure import measured
 from .model_state import storage_of
-from .positions import Fold, Layout
+from .placement import Fold, Grid, OnInput, grids_of, owners_of
+from .positions import Positions
 from .steps import DataFlow, Step, same_arguments, same_shapes, tensors_in
 
 if TYPE_CHECKING:
@@ -72,8 +75,12 @@ class Place:
         kind: one of `KINDS`' values.
         axes: how the tensor's axes lie: as (batch, channel, *space), by `fold`, or unknown.
         fold: what brings it to (batch, channel, *space), if its axes lie otherwise.
+        on: where that lies on the inputs, by their numbers.
         shape: of the tensor itself.
+        owners: the samples of its entries, broadcasting to it, where the first axis does not tell.
+        batch: samples in the run that was planned.
         side: which operand of an addition is the constant.
+        argument: it is no result of the step but this one of the tensors that go into it.
     """
 
     step: int
@@ -81,13 +88,19 @@ class Place:
     kind: str
     axes: Literal["regular", "folded", "unknown"]
     fold: Fold | None
+    on: Mapping[int, OnInput]
     shape: tuple[int, ...]
+    owners: Tensor | None
+    batch: int
     side: Side = None
+    argument: int | None = None
 
     def serves(self, shape: tuple[int, ...], batch: int) -> bool:
         """Whether a tensor of this shape, from so many samples, lies as this one does."""
         if self.fold is not None:
             return self.fold.serves(shape, self.shape, batch)
+        if self.owners is not None:
+            return batch == self.batch
         return self.axes == "unknown" or shape[0] == batch
 
 
@@ -148,7 +161,9 @@ class Watch(TorchFunctionMode):
 
     def _take_candidate(self, place: Place, output: Tensor, value: Tensor, is_positive: bool) -> None:
         whole = output if self._keep_graph else output.detach()
-        outside = None if value.numel() == output.numel() else whole
+        fold = place.fold
+        is_whole = fold is None or fold.is_part or (value.numel() == output.numel() and fold.empty is None)
+        outside = None if is_whole else whole
         self._by_storage.setdefault(storage_of(output), []).append(len(self.candidates))
         self.candidates.append(Candidate(place, value, get_gradient_edge(output), outside, is_positive))
 
@@ -183,14 +198,26 @@ class Capture(Watch):
         self.in_training: list[str] = []
         self.modules = dict(model.named_modules())
         self.has_operators = False
-        self._follower = Follower(self._batch, self._is_data)
+        self.single: list[str] = []
+        self.unplaced: list[tuple[str, GradientEdge]] = []
+        self._leaves = list(leaves)
+        self._chains: dict[str, _Chain] = {}
+        self._unseen: dict[int, weakref.ref[Tensor]] = {}
+        self._without_graph: set[str | None] = set()  # made inside of an autograd.Function, for one
+        self._follower = Follower([tuple(leaf.shape) for leaf in leaves], self._is_data)
+        self._measurements = 0
+        self._counted = 0
         self._wanted = wanted
         self._names = {id(module): name for name, module in self.modules.items()}
         self._calls: Counter[str] = Counter()
         self._data = {self._flow.label(leaf) for leaf in leaves}
         self._data_storages: set[int] = set()
-        for leaf in leaves:
-            self._follower.enter(leaf)
+        for of, leaf in enumerate(leaves):
+            self._follower.enter(leaf, of)
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)  # type: ignore[no-untyped-call]
+        self._follower.finish()
 
     @property
     def positions_depend_on_data(self) -> bool:
@@ -212,22 +239,31 @@ class Capture(Watch):
         tensors = tensors_in((*args, *kwargs.values()))
         written = _written(called, args, kwargs)
         overwrites = written is not None and self._keep_from(written)
+        self._take_unseen(tensors)
         output = func(*args, **kwargs)
-        kind = KINDS.get(name)
-        is_layer = _is_layer(kind, output)
-        is_view = is_layer and written is None and output._is_view()
+        made, kind = output, self._kind_of(name, args, kwargs, tensors) or KINDS.get(name)
+        if kind == "activation" and not isinstance(made, Tensor):
+            made = args[0] if called == "__setitem__" else made[0]
+        if kind == "activation" and written is not None:
+            made = _whole(made)
+        is_layer = _is_layer(kind, made)
+        is_view = is_layer and written is None and made is output and output._is_view()
         if is_view:
-            output = _unviewed(output)
+            output = made = _unviewed(output)
         # An operator of torch's dispatcher, permute.default, moves what permute moves.
-        self._follower.follow(func, name if is_layer else name.partition(".")[0], args, kwargs, output)
+        plain = name if is_layer else name.partition(".")[0]
+        if plain not in _CONSTANT:
+            self._follower.follow(func, plain, args, kwargs, output)
         from_data = name in _RANDOM or (name not in _CONSTANT and any(map(self._is_data, tensors)))
         self.steps.append(Step(func, arguments, self._flow.add(output, args), overwrites, is_view))
+        self._without_graph.update(self._flow.label(t) for t in tensors_in((output,)) if not t.requires_grad)
         if from_data:
             self._data.update(self._flow.label(tensor) for tensor in tensors_in((output,)))
             if written is not None and not written.is_floating_point():
                 self._data_storages.add(storage_of(written))
         if is_layer:
-            self._record(name, kind or "", args, kwargs, output)
+            self._record(name, kind or "", args, kwargs, made)
+        self._chain(name, kind, tensors, made)
         if name in _TRAINING and _is_training(name, args, kwargs, self._batch):
             behind = self.seen[-1] if self.seen else "the input"
             self.in_training.append(behind if is_layer else f"{name} behind {behind}")
@@ -236,36 +272,188 @@ class Capture(Watch):
     def _is_data(self, tensor: Tensor) -> bool:
         """Whether the tensor was computed from the inputs, or drawn at random."""
         label = self._flow.label(tensor)
-        return label is not None and (
-            label in self._data or (bool(self._data_storages) and storage_of(tensor) in self._data_storages)
+        return self._is_unseen(tensor) or (
+            label is not None
+            and (label in self._data or (bool(self._data_storages) and storage_of(tensor) in self._data_storages))
         )
 
-    def _record(self, func: str, kind: str, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> None:
-        layout = self._follower.layout(output)
-        side = constant_side(func, args, kwargs)
+    def _is_of_own_function(self, tensor: Tensor) -> bool:
+        """Whether an autograd.Function returned it, inside of which it was made without a graph."""
+        is_own = isinstance(tensor.grad_fn, torch.autograd.function.BackwardCFunction)
+        return is_own and self._flow.label(tensor) in self._without_graph
+
+    def _is_unseen(self, tensor: Tensor) -> bool:
+        """Whether a function returned it that cannot be seen."""
+        reference = self._unseen.get(id(tensor))
+        return reference is not None and reference() is tensor
+
+    def _kind_of(
+        self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], tensors: Sequence[Tensor]
+    ) -> str | None:
+        """The kind of a nonlinearity under another name: a choice between values, a mask made of values."""
+        data = [tensor for tensor in tensors if self._is_data(tensor)]
+        masks = [tensor for tensor in data if not tensor.requires_grad]
+        if name in _CHOICES or (name in ("max", "min") and len(tensors) == 2):
+            return "activation" if len(data) == len(masks) + 1 or len(data) > 1 else None
+        if name in ("mul", "rmul", "imul") and len(data) == 2 and len(masks) == 1 and data[0].shape == data[1].shape:
+            return "activation"
+        if name in ("where", "masked_fill", "setitem") and masks and any(mask.dtype == torch.bool for mask in masks):
+            return "activation"
+        if name in ("max", "min", "amax", "amin", "max_pool1d", "max_pool2d", "max_pool3d") and data:
+            return "activation" if self._follower.is_over_channels(name, args, kwargs) else None
+        if name in _PIECES:
+            return "piece"
+        return None
+
+    def _chain(self, name: str, kind: str | None, tensors: Sequence[Tensor], output: Any) -> None:
+        """Follow activations that are written in pieces, such as x * sigmoid(x): the product is the activation."""
+        label = self._flow.label(output) if isinstance(output, Tensor) else None
+        if label is None or not output.requires_grad or name in _BREAKS:
+            self._counted = len(self.candidates)
+            return
+        same = [t for t in tensors if t.requires_grad and t.shape == output.shape and self._flow.label(t) is not None]
+        labels = list(dict.fromkeys(self._flow.label(tensor) or "" for tensor in same))
+        if not labels or (name not in _ELEMENTWISE_PIECES and kind not in ("activation", "piece")):
+            self._counted = len(self.candidates)
+            return
+        chains = [self._chains.get(of) or _Chain(of, (), False) for of in labels]
+        roots = {chain.root for chain in chains}
+        recorded = tuple(index for chain in chains for index in chain.candidates)
+        is_one = len(chains) > 1 and len(roots) == 1 and any(chain.is_nonlinear for chain in chains)
+        is_gated = name == "mul" and len(chains) == 2 and any(chain.is_gate for chain in chains)
+        before = len(self.candidates)
+        if name not in ("mul", "rmul", "imul"):
+            # x + relu(x) is a residual, (x + abs(x)) / 2 an activation.
+            is_one = is_one and all(self.candidates[index].kind == "piece" for index in recorded)
+        if (is_one or is_gated) and name in ("mul", "add", "sub", "div", "truediv", "radd", "rmul", "iadd", "imul"):
+            self._record(name, "activation", (), {}, output)
+            if len(self.candidates) > before:
+                for index in recorded:
+                    self._rename_kind(index, "gate")
+        elif kind == "activation" and len(self.candidates) > self._counted and len(chains) > 1:
+            for index in recorded:
+                self._rename_kind(index, "gate")
+        new = tuple(range(self._counted, len(self.candidates)))
+        self._counted = len(self.candidates)
+        root = chains[0].root if len(roots) == 1 else label
+        nonlinear = kind in ("activation", "piece") or any(chain.is_nonlinear for chain in chains)
+        self._chains[label] = _Chain(root, (*recorded, *new), nonlinear, name in _GATES and len(chains) == 1)
+
+    def _rename_kind(self, index: int, kind: str) -> None:
+        candidate = self.candidates[index]
+        if candidate.kind in ("activation", "piece"):
+            self.candidates[index] = replace(candidate, place=replace(candidate.place, kind=kind))
+
+    def settle(self) -> None:
+        """After the run: nonlinearities that are part of others on their way count where there are none but them."""
+        kinds = {candidate.kind for candidate in self.candidates}
+        for index, candidate in enumerate(self.candidates):
+            if candidate.kind == "piece":
+                self._rename_kind(index, "gate" if "activation" in kinds else "activation")
+
+    def _take_unseen(self, tensors: Sequence[Tensor]) -> None:
+        """Take what a function returned that cannot be seen, such as an autograd.Function: it may be an activation."""
+        for number, tensor in enumerate(tensors):
+            if (
+                tensor.grad_fn is not None
+                and tensor.is_floating_point()
+                and (self._flow.label(tensor) is None or self._is_of_own_function(tensor))
+                and not self._is_unseen(tensor)
+            ):
+                self._unseen[id(tensor)] = weakref.ref(tensor)
+                self._follower.follow_unseen(tensor)
+                name = tensor.grad_fn.name().removesuffix("Backward")
+                self._record(name, "activation", (), {}, tensor, argument=number)
+
+    def _record(
+        self,
+        func: str,
+        kind: str,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        output: Tensor,
+        argument: int | None = None,
+    ) -> None:
+        side = constant_side(func, args, kwargs) if args else None
         with torch.set_grad_enabled(self._keep_graph):
-            shift = shift_of(func, args, kwargs, side)
+            shift = shift_of(func, args, kwargs, side) if args else None
         name = self._name(func)
         self.seen.append(name)
+        is_wanted = self._wanted(name, "activation" if kind == "piece" else kind)
+        if shift is None and not is_wanted:
+            return
+        grids = self._grids(output, is_wanted)
         if shift is not None:
-            self._take_shift(self._place(name, kind, layout, output, side), output, shift)
-        if not self._wanted(name, kind):
+            only = grids if grids is not None and len(grids) == 1 else None
+            self._take_shift(self._place(name, kind, only, output, side)[0], output, shift)
+        if not is_wanted:
             return
-        place = self._place(name, kind, layout, output)
-        if place.axes == "unknown":
+        if grids is None:
+            if kind == "activation" and output.ndim > 2 and output.shape[2:].numel() > 1:
+                self.unplaced.append((name, get_gradient_edge(output)))
             return
-        value = output if self._keep_graph else output.detach()
-        value = value if place.fold is None else place.fold(value)
-        if value.shape[2:].numel() > 1:
+        if not grids and kind == "activation":
+            self.single.append(name)
+        for place in self._place(name, kind, grids, output, argument=argument) if grids else ():
+            value = output if self._keep_graph else output.detach()
+            value = value if place.fold is None else place.fold(value)
             self._take_candidate(place, output, value, _is_positive(func, args, kwargs))
 
-    def _place(self, name: str, kind: str, layout: Layout, output: Tensor, side: Side = None) -> Place:
-        fold = None if layout.regular else layout.fold
-        if fold is not None and fold.batch != self._batch:
-            fold = None
-        is_vector = output.ndim == 2 and len(output) == self._batch
-        axes = "folded" if fold else "regular" if layout.regular or is_vector else "unknown"
-        return Place(len(self.steps) - 1, name, kind, axes, fold, tuple(output.shape), side)  # type: ignore[arg-type]
+    def _grids(self, output: Tensor, may_measure: bool) -> list[Grid] | None:
+        """The grids in a tensor; measured where its positions do not follow from known functions."""
+        layout = layout_of(output)
+        grids = self._grids_of(None if layout is None else layout.positions)
+        if grids is None and may_measure and self._measurements < _MOST_MEASUREMENTS:
+            spaces = {of: self._follower.space(of) for of, leaf in enumerate(self._leaves) if leaf.ndim > 1}
+            positions = measured(output, self._leaves, spaces)
+            if positions is None:
+                self._measurements += 1
+            else:
+                give(output, Layout(lambda: positions, positions.shape))
+                grids = self._grids_of(positions)
+        if grids is None:
+            return None
+        return [grid for grid in grids if grid.fold is None or grid.fold.batch == self._batch]
+
+    def _grids_of(self, positions: Positions | None) -> list[Grid] | None:
+        if positions is None:
+            return None
+        follower, shapes = self._follower, [tuple(leaf.shape) for leaf in self._leaves]
+        spaces = {of: follower.space(of) for of, shape in enumerate(shapes) if len(shape) > 1}
+        return grids_of(positions, spaces, shapes, self._batch, follower.slid, follower.used_data)
+
+    def _place(
+        self,
+        name: str,
+        kind: str,
+        grids: list[Grid] | None,
+        output: Tensor,
+        side: Side = None,
+        argument: int | None = None,
+    ) -> list[Place]:
+        """A place for each of some grids in a tensor; a bias site has one, of unknown axes where it has no grid."""
+        step, shape = len(self.steps) - (argument is None), tuple(output.shape)
+        layout = layout_of(output)
+        owners = None if layout is None else owners_of(layout.positions, self._batch)
+        names = [f"{name}[{number}]" for number in range(len(grids))] if grids and len(grids) > 1 else [name]
+        if not grids:
+            return [Place(step, name, kind, "unknown", None, {}, shape, owners, self._batch, side)]
+        return [
+            Place(
+                step,
+                own_name,
+                kind,
+                "regular" if grid.fold is None else "folded",
+                grid.fold,
+                grid.on,
+                shape,
+                owners,
+                self._batch,
+                side,
+                argument,
+            )
+            for own_name, grid in zip(names, grids, strict=True)
+        ]
 
     def _name(self, func: str) -> str:
         """Path of the innermost module that runs now, `:function` where it is not a torch.nn layer, `#call`."""
@@ -306,8 +494,12 @@ class Replay(Watch):
         super().__init__(leaves, before_write, keep_graph)
         self._steps = steps
         self._batches = planned_batch, self._batch
-        tap_at, shift_at = {place.step: place for place in taps}, {place.step: place for place in shifts}
-        self._taken = {step: (tap_at.get(step), shift_at.get(step)) for step in tap_at.keys() | shift_at.keys()}
+        shift_at = {place.step: place for place in shifts}
+        tap_at: dict[int, list[Place]] = {}
+        self._unseen: dict[int, list[Place]] = {}
+        for place in taps:
+            (tap_at if place.argument is None else self._unseen).setdefault(place.step, []).append(place)
+        self._taken = {step: (tap_at.get(step, []), shift_at.get(step)) for step in tap_at.keys() | shift_at.keys()}
         self._at = 0
         self._left = False
         self._batch_norms: list[tuple[int, BatchNorm]] = []
@@ -346,13 +538,20 @@ class Replay(Watch):
                     written = _written(func.__name__, args, kwargs)
                     if written is not None:
                         self._keep_from(written)
+                if at in self._unseen:
+                    self._take_arguments(self._unseen[at], tensors_in((*args, *kwargs.values())))
                 output = func(*args, **kwargs)
                 if step.is_view:
                     output = _unviewed(output)
                 if not same_shapes(step.shapes, self._flow.add(output, args), self._batches):
                     self._left = True
                 elif at in self._taken:
-                    self._left = not self._take(*self._taken[at], func.__name__.strip("_"), args, kwargs, output)
+                    made = output
+                    if not isinstance(output, Tensor):
+                        made = args[0] if output is None else output[0]
+                    elif _written(func.__name__, args, kwargs) is not None:
+                        made = _whole(output)
+                    self._left = not self._take(*self._taken[at], func.__name__.strip("_"), args, kwargs, made)
                 return output
         self._left = True
         written = _written(getattr(func, "__name__", ""), args, kwargs)
@@ -360,18 +559,22 @@ class Replay(Watch):
             self._keep_from(written)
         return func(*args, **kwargs)
 
+    def _take_arguments(self, taps: Sequence[Place], tensors: Sequence[Tensor]) -> None:
+        for tap in taps:
+            self._left |= not self._take([tap], None, "", (), {}, tensors[tap.argument or 0])
+
     def _take(
         self,
-        tap: Place | None,
+        taps: Sequence[Place],
         site: Place | None,
         name: str,
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
         output: Tensor,
     ) -> bool:
-        """Take the tap and the constant; whether they are as planned."""
+        """Take the taps and the constant; whether they are as planned."""
         shape = tuple(output.shape)
-        if not output.requires_grad or not all(place.serves(shape, self._batch) for place in (tap, site) if place):
+        if not output.requires_grad or not all(place.serves(shape, self._batch) for place in (*taps, site) if place):
             return False
         if site is not None and name == "batch_norm":
             self._batch_norms.append((len(self.shifts), BatchNorm(*args, **kwargs)))
@@ -382,13 +585,37 @@ class Replay(Watch):
             if shift is None:
                 return False
             self._take_shift(site, output, shift)
-        if tap is not None:
+        for tap in taps:
             value = output if self._keep_graph else output.detach()
             value = value if tap.fold is None else tap.fold(value)
             self._take_candidate(tap, output, value, _is_positive(name, args, kwargs))
         return True
 
 
+@dataclass(frozen=True)
+class _Chain:
+    """A tensor that was computed entry by entry from one tensor, the root, and the candidates on its way."""
+
+    root: str
+    candidates: tuple[int, ...]
+    is_nonlinear: bool
+    is_gate: bool = False
+
+
+_CHOICES = frozenset(("maximum", "minimum", "fmax", "fmin"))
+_PIECES = frozenset(
+    ("abs", "absolute", "square", "exp", "expm1", "erf", "sin", "cos", "pow", "log", "log1p", "sqrt", "atan")
+)
+_GATES = frozenset(("sigmoid", "hardsigmoid", "tanh", "hardtanh", "relu6", "clamp", "erf"))
+_ELEMENTWISE_PIECES = frozenset(
+    (
+        *("add", "radd", "iadd", "sub", "rsub", "mul", "rmul", "imul", "div", "truediv", "neg", "clone", "contiguous"),
+        *("to", "type_as", "float", "clip", "clamp", "where", "maximum", "minimum", "dropout"),
+    )
+)
+_BREAKS = frozenset(("softmax", "log_softmax", "batch_norm", "layer_norm", "group_norm", "instance_norm"))
+_MOST_MEASUREMENTS = 3
+"""Failed ones: a gradient costs as much as half a call."""
 _CONSTANT = frozenset(f"{fill}_like" for fill in ("zeros", "ones", "full", "empty")) | {
     f"new_{fill}" for fill in ("zeros", "ones", "full", "empty", "tensor")
 }
@@ -409,6 +636,12 @@ def _is_layer(kind: str | None, output: Any) -> bool:
         and output.is_floating_point()
         and not output.is_leaf
     )
+
+
+def _whole(written: Tensor) -> Tensor:
+    """What was written to a part of a tensor is met in the whole tensor."""
+    base = written._base
+    return base if base is not None and written.numel() < base.numel() else written
 
 
 def _unviewed(output: Tensor) -> Tensor:

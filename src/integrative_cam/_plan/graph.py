@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from fractions import Fraction
+from collections.abc import Sequence
 
 from torch.autograd.graph import Node
 
@@ -54,21 +53,6 @@ def paths_from(order: Sequence[Node]) -> dict[Node, int]:
         for successor in _next(node):
             paths[successor] += paths[node]
     return paths
-
-
-def path_shares(
-    order: Sequence[Node],
-    taps: Sequence[Node],
-    from_score: Mapping[Node, int],
-    to_sources: Sequence[Mapping[Node, int]],
-) -> list[Fraction]:
-    """Of all the paths from the score to the sources, the share that passes each tap.
-
-    (paths score -> tap) * (paths tap -> sources) / (paths score -> sources), exactly: deep networks have more than
-    2^53. 0 where the score depends on no source.
-    """
-    total = sum(each[order[-1]] for each in to_sources) or 1
-    return [Fraction(from_score[tap] * sum(each[tap] for each in to_sources), total) for tap in taps]
 
 
 def _next(node: Node) -> list[Node]:

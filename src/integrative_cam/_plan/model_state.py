@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -169,7 +170,9 @@ def _can_be_copied(tensor: Tensor) -> bool:
 def _put_back(container: Any, before: Any) -> None:
     """Give a container the tensors back that it had, and what they took the place of."""
     if isinstance(container, list):
-        container[:] = before
+        changed = [pair for pair in zip_longest(before, container) if pair[0] is not pair[1]]
+        if any(isinstance(entry, Tensor) for pair in changed for entry in pair):
+            container[:] = before
         return
     for name in [*before, *(container.keys() - before.keys())]:
         old, new = before.get(name), container.get(name)

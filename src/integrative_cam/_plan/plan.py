@@ -17,10 +17,11 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.graph import Node
+from torch.autograd.graph import GradientEdge, Node
 
 from . import graph
 from .capture import Candidate, Place, Shift
+from .placement import Placement
 from .steps import Step
 from .taps import Taps, select_for
 
@@ -39,13 +40,17 @@ class InputRoute:
         path_shares: per tap, of all paths from this input to the score, the share that passes there.
         fused: the taps that its map is made of.
         sites: the bias sites that act on something computed from it.
-        axes: how many axes the taps' maps have, (batch, channel, *space); 0 where it has no map.
+        axes: of the input, which its map has; none where it has no map.
+        placements: of each of `fused`, its place on the input; None for a grid that covers it evenly.
+        site_placements: of each of `sites`, likewise.
     """
 
     path_shares: tuple[Fraction, ...]
     fused: tuple[int, ...]
     sites: tuple[int, ...]
-    axes: int
+    axes: tuple[int, ...]
+    placements: tuple[Placement | None, ...]
+    site_placements: tuple[Placement | None, ...]
 
 
 @dataclass(frozen=True)
@@ -105,11 +110,11 @@ class Plan:
         """With the routes of an earlier plan of the same modules and steps, where another output was explained."""
         if earlier is None or any(getattr(earlier, of) != getattr(self, of) for of in ("batch", "modules", "steps")):
             return self
-        taps = {place.step: place for place in (*earlier.taps, *self.taps)}
+        taps = {(place.step, place.name): place for place in (*earlier.taps, *self.taps)}
         sites = {place.step: place for place in (*earlier.sites, *self.sites)}
         union = replace(
             self,
-            taps=tuple(taps[step] for step in sorted(taps)),
+            taps=tuple(taps[key] for key in sorted(taps)),
             sites=tuple(sites[step] for step in sorted(sites)),
             routes={},
         )
@@ -119,12 +124,12 @@ class Plan:
 
 def _moved(plan: Plan, into: Plan) -> dict[Outputs, Route]:
     """A plan's routes, with the indices of another one that holds all of its places."""
-    taps = {place.step: index for index, place in enumerate(into.taps)}
+    taps = {(place.step, place.name): index for index, place in enumerate(into.taps)}
     sites = {place.step: index for index, place in enumerate(into.sites)}
     return {
         outputs: replace(
             route,
-            taps=tuple(taps[plan.taps[index].step] for index in route.taps),
+            taps=tuple(taps[plan.taps[index].step, plan.taps[index].name] for index in route.taps),
             sites=tuple(sites[plan.sites[index].step] for index in route.sites),
         )
         for outputs, route in plan.routes.items()
@@ -206,33 +211,56 @@ def study(
     if not any(to_input[order[-1]] for to_input in to_inputs):
         return None
     blind, settled = without_gradient(total, candidates, taps)
+    places = [candidate.place.on for candidate in candidates]
     reached = [
-        [at not in blind and bool(to_input.get(candidate.edge.node)) for to_input in to_inputs]
-        for at, candidate in enumerate(candidates)
+        [
+            at in on and index not in blind and bool(to_input.get(candidate.edge.node))
+            for at, to_input in enumerate(to_inputs)
+        ]
+        for index, (candidate, on) in enumerate(zip(candidates, places, strict=True))
     ]
-    fused = select_for(candidates, reached, [leaf.ndim for leaf in leaves], taps, seen)
+    fused = select_for(candidates, reached, taps, seen)
     chosen = sorted(set().union(*fused))
     acting = [
         index for index, shift in enumerate(shifts) if any(to_input.get(shift.edge.node) for to_input in to_inputs)
     ]
     nodes: list[Node] = [candidates[index].edge.node for index in chosen]
+    sites_on = [shifts[index].place.on for index in acting]
     site_nodes: list[Node] = [shifts[index].edge.node for index in acting]
     from_score = graph.paths_from(order)
-    shares = [graph.path_shares(order, nodes, from_score, [to_input]) for to_input in to_inputs]
+    # A part of a tensor is passed by its part of the paths, and by those of the inputs that it lies on alone.
+    parts = [
+        [
+            places[index][at].share if at in places[index] else Fraction(int(not _is_part(candidates[index])))
+            for at in range(len(leaves))
+        ]
+        for index in chosen
+    ]
+    counts = [
+        [from_score.get(node, 0) * to_input.get(node, 0) * part[at] for node, part in zip(nodes, parts, strict=True)]
+        for at, to_input in enumerate(to_inputs)
+    ]
+    totals = [to_input[order[-1]] for to_input in to_inputs]
     place = {index: at for at, index in enumerate(chosen)}
     route = Route(
         taps=tuple(range(len(chosen))),
         sites=tuple(range(len(acting))),
-        path_shares=tuple(graph.path_shares(order, nodes, from_score, to_inputs)),
+        path_shares=tuple(sum(of_tap, Fraction(0)) / (sum(totals) or 1) for of_tap in zip(*counts, strict=True)),
         behind=graph.behind(order, nodes, site_nodes),
         inputs=tuple(
             InputRoute(
-                path_shares=tuple(share),
+                path_shares=tuple(Fraction(count) / (total or 1) for count in share),
                 fused=tuple(place[index] for index in own),
                 sites=tuple(at for at, node in enumerate(site_nodes) if to_input.get(node)),
-                axes=candidates[own[0]].value.ndim if own else 0,
+                axes=places[own[0]][at].axes if own else (),
+                placements=tuple(places[index][at].placement for index in own),
+                site_placements=tuple(
+                    on[at].placement if at in on else None
+                    for on, node in zip(sites_on, site_nodes, strict=True)
+                    if to_input.get(node)
+                ),
             )
-            for share, own, to_input in zip(shares, fused, to_inputs, strict=True)
+            for at, (share, total, own, to_input) in enumerate(zip(counts, totals, fused, to_inputs, strict=True))
         ),
     )
     return Study(tuple(chosen), tuple(acting), route, settled)
@@ -269,6 +297,20 @@ def without_gradient(total: Tensor, candidates: Sequence[Candidate], taps: Taps)
     return set().union(*passed.values()) if ended else set(), bool(ended)
 
 
+def unplaced(total: Tensor, leaves: Sequence[Tensor], layers: Sequence[tuple[str, GradientEdge]]) -> list[str]:
+    """The names of those layers through which an input reaches the score."""
+    if total.grad_fn is None or not layers:
+        return []
+    order = graph.towards_input(total.grad_fn)
+    nodes = [torch.autograd.graph.get_gradient_edge(leaf).node for leaf in leaves]
+    reaching = [graph.paths_to(order, node) for node in nodes]
+    return [name for name, edge in layers if any(paths.get(edge.node) for paths in reaching)]
+
+
+def _is_part(candidate: Candidate) -> bool:
+    return candidate.place.fold is not None and candidate.place.fold.is_part
+
+
 def without(route: Route, taps: Sequence[int], sites: Sequence[int]) -> Route:
     """The route of those taps and bias sites alone that a gradient reached, as indices of the route's own."""
     tap_at, site_at = {tap: at for at, tap in enumerate(taps)}, {site: at for at, site in enumerate(sites)}
@@ -282,7 +324,11 @@ def without(route: Route, taps: Sequence[int], sites: Sequence[int]) -> Route:
                 path_shares=tuple(entry.path_shares[tap] for tap in taps),
                 fused=(fused := tuple(tap_at[tap] for tap in entry.fused if tap in tap_at)),
                 sites=tuple(site_at[site] for site in entry.sites if site in site_at),
-                axes=entry.axes if fused else 0,
+                axes=entry.axes if fused else (),
+                placements=tuple(at for tap, at in zip(entry.fused, entry.placements, strict=True) if tap in tap_at),
+                site_placements=tuple(
+                    at for site, at in zip(entry.sites, entry.site_placements, strict=True) if site in site_at
+                ),
             )
             for entry in route.inputs
         ),

@@ -88,39 +88,30 @@ def select(candidates: Sequence[T], taps: Taps, seen: Sequence[str] = ()) -> lis
 
 
 def select_for(
-    candidates: Sequence[T], reached: Sequence[Sequence[bool]], ndims: Sequence[int], taps: Taps, seen: Sequence[str]
+    candidates: Sequence[T], reached: Sequence[Sequence[bool]], taps: Taps, seen: Sequence[str]
 ) -> list[list[int]]:
     """For each input, the indices of the candidates that its map is made of: those of its own that `taps` names.
 
-    Its own are those that depend on it, `reached[candidate][input]`, and have its number of axes, `ndims[input]`:
-    (batch, channel, *space) as a rule. An input without a channel axis, (batch, *space), is recognised by one more
-    axis in candidates that depend on no other input: those of others say nothing about it.
+    Its own are those that lie on it, and through which it reaches the score: `reached[candidate][input]`.
 
     Raises:
         TapError: nothing matches for any input.
     """
-    own = [_own(candidates, reached, at, ndim) for at, ndim in enumerate(ndims)]
-    found: list[set[int]] = [set() for _ in own]
+    own = [[index for index, by in enumerate(reached) if by[at]] for at in range(len(reached[0]) if reached else 1)]
+    chosen: list[set[int]] = [set() for _ in own]
     for pattern in [taps] if isinstance(taps, str) or callable(taps) else taps:
         errors = []
-        for chosen, indices in zip(found, own, strict=True):
+        for selected, indices in zip(chosen, own, strict=True):
             index_of = {id(candidates[index]): index for index in indices}
             try:
                 named = select([candidates[index] for index in indices], pattern, seen)
             except TapError as error:
                 errors.append(error)
             else:
-                chosen.update(index_of[id(each)] for each in named)
+                selected.update(index_of[id(candidate)] for candidate in named)
         if len(errors) == len(own):
             raise errors[0]
-    return [sorted(chosen) for chosen in found]
-
-
-def _own(candidates: Sequence[TapLike], reached: Sequence[Sequence[bool]], at: int, ndim: int) -> list[int]:
-    ndim_of = {index: len(candidates[index].shape) + 1 for index, by in enumerate(reached) if by[at]}
-    alone = {ndim_of[index] for index in ndim_of if sum(reached[index]) == 1}
-    wanted = ndim + 1 if ndim not in ndim_of.values() and ndim + 1 in alone else ndim
-    return [index for index in ndim_of if ndim_of[index] == wanted]
+    return [sorted(indices) for indices in chosen]
 
 
 def _select_one(candidates: Sequence[T], pattern: str, seen: Sequence[str]) -> list[int]:

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from .._maps.fusion import by_magnitude
+from .._maps.fusion import by_magnitude, laid_on
 from ..errors import InputError
 from ._colours import EVIDENCE, INK, SIGNED, WEIGHT_MARKED
 from ._overlay import OPACITY, Region, coloured, enlarged, overlay, shown_channels, stretched
@@ -52,9 +52,12 @@ def presented(explanation: Explanation, raw: bool = False) -> Float[Tensor, "bat
 
 @torch.no_grad()
 def presented_layer(explanation: Explanation, index: int, raw: bool = False) -> Float[Tensor, "batch *layer_space"]:
-    """A layer's signed maps as they are shown, at its own resolution; with `raw`, `explanation.layers[index].map`."""
-    layer_map = explanation.layers[index].map.detach()
-    return layer_map if raw else smoothed(layer_map)
+    """A layer's signed maps as they are shown, at its own resolution, or the input's where it does not cover that
+    evenly; with `raw`, without smoothing.
+    """
+    layer = explanation.layers[index]
+    layer_map = layer.map.detach() if raw else smoothed(layer.map.detach())
+    return layer_map if layer.placement is None else laid_on(layer_map, explanation.map.shape[1:], layer.placement)
 
 
 def plot(

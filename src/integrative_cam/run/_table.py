@@ -185,7 +185,7 @@ def explanation_of(row: Mapping[str, Any], about: Mapping[str, Any], recipe: Rec
     score = torch.tensor([row["score"]])
     scores = zip(row["layer_weights"], *(row[f"layer_{name}s"] for name in _LAYER_SCORES), strict=True)
     layers = tuple(
-        Layer(name, kind, absent, absent, *(torch.tensor([value]) for value in values))
+        Layer(name, kind, absent, absent, *(torch.tensor([value]) for value in values))  # type: ignore[arg-type]
         for (name, kind), values in zip(about["layers"], scores, strict=True)
     )
     bias_layers = tuple(

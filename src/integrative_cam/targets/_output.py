@@ -91,7 +91,7 @@ class Output:
         own = list(self._by_image(self.value, top=True)) if tensor is None else [("", tensor)]
         distinct = {_memory(found): (path, found) for path, each in own for found in [self._logits_or(each)]}
         if len(distinct) > 1:
-            raise TargetError(_several(list(distinct.values())))
+            return _first_scores(list(distinct.values()), 2)
         is_known = any(self.logits(each) is not None for _, each in own)
         shapes = ", ".join(str(tuple(each.shape)) for _, each in _tensors(self.value)) or "no tensor"
         for _, found in distinct.values():
@@ -315,7 +315,7 @@ def tensor_of(output: Any) -> Tensor:
             "Wrap the model so that it returns a tensor, or a tuple or dict that holds one."
         )
     if len(distinct) > 1:
-        raise TargetError(_several(list(distinct.values())))
+        return _first_scores(list(distinct.values()), 1)
     ((_, tensor),) = distinct.values()
     return tensor
 
@@ -377,6 +377,18 @@ def _tensors(output: Any, path: str = "") -> Iterator[tuple[str, Tensor]]:
         for name, value in getattr(output, "__dict__", {}).items():
             if isinstance(value, Tensor):
                 yield f"{path}.{name}", value
+
+
+def _first_scores(tensors: Sequence[tuple[str, Tensor]], ndim: int) -> Tensor:
+    """The first of several tensors, where it alone has the axes of class scores, as (logits, feature map) has.
+
+    Raises:
+        TargetError: another tensor could hold the scores too, or the first one cannot.
+    """
+    first = tensors[0][1]
+    if first.ndim != ndim or first.shape[-1] < 2 or any(tensor.ndim == ndim for _, tensor in tensors[1:]):
+        raise TargetError(_several(tensors))
+    return first
 
 
 def _several(tensors: Sequence[tuple[str, Tensor]]) -> str:

@@ -243,8 +243,11 @@ def named(target: SampleTarget, name: str, has_unit: bool) -> SampleTarget:
 
 
 def has_unit(target: int | SampleTarget) -> bool:
-    """Whether a target's scores are in logits or probabilities; of a callable, what its attribute `has_unit` says."""
-    return not callable(target) or bool(getattr(target, "has_unit", False))
+    """Whether a target's scores are in logits or probabilities; of a callable, what its attribute `has_unit` says.
+
+    The targets of pytorch-grad-cam for classes have a `category`, and are in logits.
+    """
+    return not callable(target) or bool(getattr(target, "has_unit", hasattr(target, "category")))
 
 
 def name_of(target: int | SampleTarget) -> str:
