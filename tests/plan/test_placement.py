@@ -292,13 +292,13 @@ def test_lines_are_the_centres_of_receptive_fields(layers: list[tuple[int, int, 
 
 @settings(max_examples=40, deadline=None)
 @given(
-    st.lists(st.floats(0.01, 0.99), min_size=2, max_size=6, unique=True),
+    st.lists(st.integers(1, 96), min_size=2, max_size=6, unique=True),
     st.integers(3, 20),
-    st.floats(0, 0.4),
-    st.floats(0.6, 1),
+    st.integers(0, 40),
+    st.integers(60, 100),
 )
-def test_a_map_is_laid_between_its_lines(line: list[float], size: int, low: float, high: float) -> None:
-    line = sorted(line)
+def test_a_map_is_laid_between_its_lines(places: list[int], size: int, first: int, last: int) -> None:
+    line, low, high = [place / 97 for place in sorted(places)], first / 101, last / 101
     values = torch.rand(1, len(line), dtype=torch.float64)
     (laid,) = laid_on(values, (size,), Placement((tuple(line),), ((low, high),), (False,)))
     for pixel in range(size):

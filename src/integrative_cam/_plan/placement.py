@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 _LINE = 2.0**-18
 """Coordinates closer than this are one line of a grid."""
 _MOST_PARTS = 256
-_MOST_CELLS = 2**16
+_MOST_CELLS = 2**14
+_MOST_DISTANCES = 2**28
 _CHUNK = 2**22
 
 
@@ -381,6 +382,8 @@ class _Maker:
         shrink = max(1.0, (prod(self.pixels) / _MOST_CELLS) ** (1 / len(self.pixels)))
         sizes = [max(1, round(size / shrink)) if axis in moving else 1 for axis, size in enumerate(self.pixels)]
         lines = [(torch.arange(size, dtype=torch.float64) + 0.5) / size for size in sizes]
+        if prod(sizes) * max(len(places) for _, places in points) > _MOST_DISTANCES:
+            return None
         targets = torch.stack([axis.flatten() for axis in torch.meshgrid(*lines, indexing="ij")], 1)
         order, empty = [], []
         for chosen, places in points:
