@@ -285,7 +285,8 @@ def test_lines_are_the_centres_of_receptive_fields(layers: list[tuple[int, int, 
         slack += 0.25 * size / count
     else:
         found = [at * size - 0.5 for at in layer.placement.lines[0]]
-    assert abs(len(found) - len(inside)) <= 2
+    # Entries of nothing but padding lie nowhere, and those on the edge may.
+    assert abs(len(found) - len(inside)) <= 2 + sum(left + right for _, _, left, right, _ in layers)
     for line in found:
         assert min(abs(line - centre) for centre in lines) <= slack + 1e-3
 
