@@ -27,7 +27,7 @@ from ._plan.capture import Candidate, Capture, Replay, Shift
 from ._plan.inputs import Call, Form, Inputs, call_of, check_finite, checked, floating, shape_of_call
 from ._plan.model_state import undisturbed, unwrapped
 from ._plan.outputs import output_tensors, outputs_of
-from ._plan.plan import InputRoute, Outputs, Plan, Plans, Route, plans_of, study, unplaced, without
+from ._plan.plan import InputRoute, Outputs, Plan, Plans, Route, plans_of, study, without
 from ._plan.probabilities import FinalProbabilities
 from ._plan.taps import Taps, may_want
 from .errors import InputError, OutputError, TapError
@@ -235,7 +235,10 @@ class _Walk(Generic[TapT, SiteT]):
         places = [candidate.place for candidate in watch.candidates]
         for index, (scores, key) in enumerate(zip(scored, keys, strict=True)):
             try:
-                studied = study(scores.score.sum(), call.leaves, watch.candidates, watch.shifts, self.taps, watch.seen)
+                total = scores.score.sum()
+                studied = study(
+                    total, call.leaves, watch.candidates, watch.shifts, self.taps, watch.seen, watch.unplaced
+                )
             except TapError as error:
                 raise TapError(f"{_without_place(error, watch)} {hidden}".strip()) from None
             if studied is None:
@@ -243,8 +246,7 @@ class _Walk(Generic[TapT, SiteT]):
                     "The score does not depend on the images: the model detaches its output, runs under no_grad or "
                     "ignores its input."
                 )
-            missing = unplaced(scores.score.sum(), call.leaves, watch.unplaced)
-            self.hidden = " ".join(filter(None, (hidden, _left_out(missing, len(studied.candidates)))))
+            self.hidden = " ".join(filter(None, (hidden, _left_out(studied.unplaced, len(studied.candidates)))))
             candidates = {at: watch.candidates[tap] for at, tap in enumerate(studied.candidates)}
             shifts = {at: watch.shifts[site] for at, site in enumerate(studied.shifts)}
             is_last = index == len(scored) - 1
@@ -516,11 +518,14 @@ def _training(capture: Capture) -> str:
 def _left_out(names: Sequence[str], taps: int) -> str:
     if not names:
         return ""
-    some = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
     return (
         f"Beside the map's {taps}, there are {len(names)} activation(s) of which it is not known where on the input "
-        f"they lie, or which lie at several places at once: {some}."
+        f"they lie, or which lie at several places at once: {_some(names)}."
     )
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
 
 
 def _without_place(error: TapError, capture: Capture) -> str:
@@ -533,8 +538,7 @@ def _without_place(error: TapError, capture: Capture) -> str:
         if capture.unplaced
         else "none has more than one position on the input"
     )
-    some = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
-    return f"No feature map with space: of the network's nonlinearities ({some}), {why}."
+    return f"No feature map with space: of the network's nonlinearities ({_some(names)}), {why}."
 
 
 def _check(model: Any) -> None:

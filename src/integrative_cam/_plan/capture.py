@@ -21,6 +21,7 @@ from torch.overrides import TorchFunctionMode
 
 from .bias_sites import BatchNorm, Side, batch_norm_shifts, constant_side, shift_of
 from .follower import Follower, Layout, give, layout_of
+from .functions import BREAKS, CHOICES, COMBINATIONS, CONSTANT, GATES, KINDS, PIECES, PRODUCTS, RANDOM
 from .measure import measured
 from .model_state import storage_of
 from .placement import Fold, Grid, OnInput, grids_of, owners_of
@@ -29,22 +30,6 @@ from .steps import DataFlow, Step, same_arguments, same_shapes, tensors_in
 
 if TYPE_CHECKING:
     from jaxtyping import Float
-
-ACTIVATIONS = (
-    *("celu", "clamp", "clamp_min", "clip", "elu", "gelu", "glu", "hardshrink", "hardsigmoid", "hardswish"),
-    *("hardtanh", "leaky_relu", "logsigmoid", "mish", "prelu", "relu", "relu6", "rrelu", "selu", "sigmoid"),
-    *("silu", "softplus", "softshrink", "softsign", "tanh", "tanhshrink", "threshold"),
-)
-KINDS: Mapping[str, str] = {
-    **dict.fromkeys(ACTIVATIONS, "activation"),
-    **{f"conv{n}d": "conv" for n in (1, 2, 3)},
-    **{f"conv_transpose{n}d": "conv" for n in (1, 2, 3)},
-    **dict.fromkeys(("linear", "addmm", "matmul", "bmm", "baddbmm"), "linear"),
-    **dict.fromkeys(("batch_norm", "group_norm", "instance_norm", "layer_norm", "rms_norm"), "norm"),
-    **{f"{mode}_pool{n}d": "pool" for mode in ("max", "avg", "adaptive_avg", "adaptive_max") for n in (1, 2, 3)},
-    **dict.fromkeys(("add", "sub", "rsub", "mul", "div", "cat"), "merge"),
-}
-
 
 _TRAINING = {
     "batch_norm": ("training", 5),
@@ -72,7 +57,7 @@ class Place:
 
     Attributes:
         name: the layer's, with a number from its second call on.
-        kind: one of `KINDS`' values.
+        kind: see `functions.KINDS`.
         axes: how the tensor's axes lie: as (batch, channel, *space), by `fold`, or unknown.
         fold: what brings it to (batch, channel, *space), if its axes lie otherwise.
         on: where that lies on the inputs, by their numbers.
@@ -252,9 +237,9 @@ class Capture(Watch):
             output = made = _unviewed(output)
         # An operator of torch's dispatcher, permute.default, moves what permute moves.
         plain = name if is_layer else name.partition(".")[0]
-        if plain not in _CONSTANT:
+        if plain not in CONSTANT:
             self._follower.follow(func, plain, args, kwargs, output)
-        from_data = name in _RANDOM or (name not in _CONSTANT and any(map(self._is_data, tensors)))
+        from_data = name in RANDOM or (name not in CONSTANT and any(map(self._is_data, tensors)))
         self.steps.append(Step(func, arguments, self._flow.add(output, args), overwrites, is_view))
         self._without_graph.update(self._flow.label(t) for t in tensors_in((output,)) if not t.requires_grad)
         if from_data:
@@ -293,27 +278,27 @@ class Capture(Watch):
         """The kind of a nonlinearity under another name: a choice between values, a mask made of values."""
         data = [tensor for tensor in tensors if self._is_data(tensor)]
         masks = [tensor for tensor in data if not tensor.requires_grad]
-        if name in _CHOICES or (name in ("max", "min") and len(tensors) == 2):
+        if name in CHOICES or (name in ("max", "min") and len(tensors) == 2):
             return "activation" if len(data) == len(masks) + 1 or len(data) > 1 else None
-        if name in ("mul", "rmul", "imul") and len(data) == 2 and len(masks) == 1 and data[0].shape == data[1].shape:
+        if name in PRODUCTS and len(data) == 2 and len(masks) == 1 and data[0].shape == data[1].shape:
             return "activation"
         if name in ("where", "masked_fill", "setitem") and masks and any(mask.dtype == torch.bool for mask in masks):
             return "activation"
         if name in ("max", "min", "amax", "amin", "max_pool1d", "max_pool2d", "max_pool3d") and data:
             return "activation" if self._follower.is_over_channels(name, args, kwargs) else None
-        if name in _PIECES:
+        if name in PIECES:
             return "piece"
         return None
 
     def _chain(self, name: str, kind: str | None, tensors: Sequence[Tensor], output: Any) -> None:
         """Follow activations that are written in pieces, such as x * sigmoid(x): the product is the activation."""
         label = self._flow.label(output) if isinstance(output, Tensor) else None
-        if label is None or not output.requires_grad or name in _BREAKS:
+        if label is None or not output.requires_grad or name in BREAKS:
             self._counted = len(self.candidates)
             return
         same = [t for t in tensors if t.requires_grad and t.shape == output.shape and self._flow.label(t) is not None]
         labels = list(dict.fromkeys(self._flow.label(tensor) or "" for tensor in same))
-        if not labels or (name not in _ELEMENTWISE_PIECES and kind not in ("activation", "piece")):
+        if not labels or (name not in COMBINATIONS and kind not in ("activation", "piece")):
             self._counted = len(self.candidates)
             return
         chains = [self._chains.get(of) or _Chain(of, (), False) for of in labels]
@@ -322,7 +307,7 @@ class Capture(Watch):
         is_one = len(chains) > 1 and len(roots) == 1 and any(chain.is_nonlinear for chain in chains)
         is_gated = name == "mul" and len(chains) == 2 and any(chain.is_gate for chain in chains)
         before = len(self.candidates)
-        if name not in ("mul", "rmul", "imul"):
+        if name not in PRODUCTS:
             # x + relu(x) is a residual, (x + abs(x)) / 2 an activation.
             is_one = is_one and all(self.candidates[index].kind == "piece" for index in recorded)
         if (is_one or is_gated) and name in ("mul", "add", "sub", "div", "truediv", "radd", "rmul", "iadd", "imul"):
@@ -337,7 +322,7 @@ class Capture(Watch):
         self._counted = len(self.candidates)
         root = chains[0].root if len(roots) == 1 else label
         nonlinear = kind in ("activation", "piece") or any(chain.is_nonlinear for chain in chains)
-        self._chains[label] = _Chain(root, (*recorded, *new), nonlinear, name in _GATES and len(chains) == 1)
+        self._chains[label] = _Chain(root, (*recorded, *new), nonlinear, name in GATES and len(chains) == 1)
 
     def _rename_kind(self, index: int, kind: str) -> None:
         candidate = self.candidates[index]
@@ -602,29 +587,8 @@ class _Chain:
     is_gate: bool = False
 
 
-_CHOICES = frozenset(("maximum", "minimum", "fmax", "fmin"))
-_PIECES = frozenset(
-    ("abs", "absolute", "square", "exp", "expm1", "erf", "sin", "cos", "pow", "log", "log1p", "sqrt", "atan")
-)
-_GATES = frozenset(("sigmoid", "hardsigmoid", "tanh", "hardtanh", "relu6", "clamp", "erf"))
-_ELEMENTWISE_PIECES = frozenset(
-    (
-        *("add", "radd", "iadd", "sub", "rsub", "mul", "rmul", "imul", "div", "truediv", "neg", "clone", "contiguous"),
-        *("to", "type_as", "float", "clip", "clamp", "where", "maximum", "minimum", "dropout"),
-    )
-)
-_BREAKS = frozenset(("softmax", "log_softmax", "batch_norm", "layer_norm", "group_norm", "instance_norm"))
 _MOST_MEASUREMENTS = 3
 """Failed ones: a gradient costs as much as half a call."""
-_CONSTANT = frozenset(f"{fill}_like" for fill in ("zeros", "ones", "full", "empty")) | {
-    f"new_{fill}" for fill in ("zeros", "ones", "full", "empty", "tensor")
-}
-_RANDOM = frozenset(
-    (
-        *("rand", "randn", "randint", "randperm", "rand_like", "randn_like", "randint_like", "bernoulli"),
-        *("multinomial", "normal", "poisson", "uniform", "random", "exponential", "dropout", "feature_dropout"),
-    )
-)
 
 
 def _is_layer(kind: str | None, output: Any) -> bool:

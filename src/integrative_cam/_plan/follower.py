@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import string
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial, reduce
 from typing import Any
@@ -12,12 +11,27 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge
 
+from .contractions import terms_of
+from .functions import (
+    ATTENTION,
+    AVERAGES,
+    CONTRACTIONS,
+    DROPPING,
+    ELEMENTWISE,
+    JOINS,
+    MOVES,
+    PER_TOKEN,
+    REDUCTIONS,
+    RESHAPES,
+    FunctionCall,
+)
 from .positions import (
     Axis,
     Field,
     Positions,
     averaged,
     collapsed,
+    field_of,
     merged,
     replayed,
     reshaped,
@@ -26,94 +40,9 @@ from .positions import (
     spread_to,
     windowed,
 )
+from .steps import tensors_in
+from .windows import groups_of, per_axis, sources_of
 
-_RESHAPES = frozenset(
-    ("view", "reshape", "flatten", "unflatten", "squeeze", "unsqueeze", "view_as", "reshape_as", "unsafe_view", "ravel")
-)
-_MOVES = frozenset(
-    (
-        *("transpose", "swapaxes", "swapdims", "permute", "movedim", "moveaxis", "t", "adjoint", "rot90", "get"),
-        *("mT", "mH", "T", "H", "expand", "expand_as", "broadcast_to", "repeat", "tile", "repeat_interleave", "roll"),
-        *("flip", "fliplr", "flipud", "unfold", "im2col", "getitem", "select", "narrow", "index_select", "gather"),
-        *("take_along_dim", "take", "masked_select", "pixel_shuffle", "pixel_unshuffle", "channel_shuffle", "diagonal"),
-        *("split", "split_with_sizes", "chunk", "tensor_split", "hsplit", "vsplit", "dsplit", "unbind", "unsafe_chunk"),
-        *("cat", "concat", "concatenate", "stack", "hstack", "vstack", "dstack", "pad", "constant_pad_nd", "setitem"),
-        *("scatter", "index_put", "index_copy", "select_scatter", "slice_scatter", "masked_scatter", "block_diag"),
-        *("index_fill", "where_index", "atleast_3d", "atleast_2d", "as_strided", "slice", "index", "unsafe_split"),
-    )
-)
-_DROPPING = frozenset(
-    (
-        *("get", "getitem", "select", "narrow", "index_select", "gather", "take_along_dim", "take", "masked_select"),
-        *("split", "split_with_sizes", "chunk", "tensor_split", "unbind", "diagonal", "slice", "index", "pad"),
-        *("hsplit", "vsplit", "dsplit", "constant_pad_nd", "unsafe_chunk", "unsafe_split"),
-    )
-)
-_JOINS = frozenset(("cat", "concat", "concatenate"))
-_ELEMENTWISE = frozenset(
-    (
-        *(
-            "add",
-            "radd",
-            "iadd",
-            "sub",
-            "rsub",
-            "isub",
-            "mul",
-            "rmul",
-            "imul",
-            "multiply",
-            "div",
-            "truediv",
-            "rtruediv",
-        ),
-        *("itruediv", "divide", "true_divide", "floor_divide", "subtract", "pow", "rpow", "ipow", "float_power", "neg"),
-        *("negative", "abs", "absolute", "exp", "expm1", "exp2", "log", "log1p", "log2", "log10", "sqrt", "rsqrt"),
-        *("square", "reciprocal", "sin", "cos", "tan", "sinh", "cosh", "asinh", "atan", "atan2", "erf", "erfc", "sinc"),
-        *("sign", "sgn", "round", "floor", "ceil", "trunc", "frac", "fmod", "remainder", "lerp", "addcmul", "addcdiv"),
-        *("maximum", "minimum", "fmax", "fmin", "where", "masked_fill", "clamp", "clip", "clamp_min", "clamp_max"),
-        *("nan_to_num", "clone", "contiguous", "to", "type", "type_as", "float", "half", "double", "bfloat16", "cpu"),
-        *(
-            "cuda",
-            "detach",
-            "alias",
-            "requires_grad",
-            "softmax",
-            "log_softmax",
-            "softmin",
-            "gumbel_softmax",
-            "logaddexp",
-        ),
-        *("normalize", "batch_norm", "native_batch_norm", "instance_norm", "group_norm", "native_group_norm"),
-        *("layer_norm", "native_layer_norm", "rms_norm", "local_response_norm", "renorm", "dropout", "dropout1d"),
-        *("dropout2d", "dropout3d", "alpha_dropout", "feature_alpha_dropout", "feature_dropout", "native_dropout"),
-        *("cumsum", "cumprod", "cummax", "logcumsumexp", "tril", "triu", "fake_quantize_per_tensor_affine"),
-        *("fake_quantize_per_channel_affine", "fused_moving_avg_obs_fake_quant", "data", "heaviside", "xlogy", "copy"),
-        *("celu", "elu", "gelu", "hardshrink", "hardsigmoid", "hardswish", "hardtanh", "leaky_relu", "logsigmoid"),
-        *("mish", "prelu", "relu", "relu6", "rrelu", "selu", "sigmoid", "silu", "softplus", "softshrink", "softsign"),
-        *("tanh", "tanhshrink", "threshold", "logit", "special_expit", "fill", "positive", "retain_grad"),
-    )
-)
-_REDUCTIONS = frozenset(
-    (
-        *("mean", "sum", "nanmean", "nansum", "max", "min", "amax", "amin", "prod", "median", "logsumexp", "norm"),
-        *("vector_norm", "linalg_vector_norm", "std", "var", "std_mean", "var_mean", "aminmax", "topk", "quantile"),
-    )
-)
-_PER_TOKEN = frozenset(("lstm", "gru", "rnn_tanh", "rnn_relu"))
-_CONTRACTIONS = frozenset(
-    ("linear", "matmul", "rmatmul", "bmm", "mm", "baddbmm", "addmm", "addbmm", "einsum", "tensordot", "mv")
-)
-_ATTENTION = frozenset(("scaled_dot_product_attention", "multi_head_attention_forward"))
-_CONVOLUTIONS = {f"conv{n}d": n for n in (1, 2, 3)}
-_TRANSPOSED = {f"conv_transpose{n}d": n for n in (1, 2, 3)}
-_POOLS = {f"{mode}_pool{n}d": n for mode in ("max", "avg", "lp") for n in (1, 2, 3)} | {
-    f"max_pool{n}d_with_indices": n for n in (1, 2, 3)
-}
-_ADAPTIVE = {f"adaptive_{mode}_pool{n}d": n for mode in ("max", "avg") for n in (1, 2, 3)} | {
-    f"adaptive_max_pool{n}d_with_indices": n for n in (1, 2, 3)
-}
-_AVERAGES = frozenset(("grid_sample", "grid_sampler", "roi_align", "fold", "col2im", "affine_grid", "ps_roi_align"))
 _MOST_COLOURS = 4
 _ATTRIBUTE = "_icam_layout"
 
@@ -135,18 +64,14 @@ class Layout:
 
 
 @dataclass(frozen=True)
-class _Call:
-    """A call of a torch function: what `Follower` looks at."""
+class _Call(FunctionCall):
+    """A call and the tensors among its arguments that have a layout."""
 
-    func: Callable[..., Any]
-    name: str
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
     sources: tuple[tuple[Tensor, Layout], ...]
-    """The tensors among the arguments that have a layout."""
 
-    def argument(self, place: int, name: str, default: Any = None) -> Any:
-        return self.kwargs.get(name, self.args[place] if len(self.args) > place else default)
+    @property
+    def tensors(self) -> list[Tensor]:
+        return tensors_in((*self.args, *self.kwargs.values()))
 
     def layout(self, tensor: Any) -> Layout | None:
         return next((layout for source, layout in self.sources if source is tensor), None)
@@ -175,7 +100,7 @@ class Follower:
         shape = tuple(tensor.shape)
         if tensor.ndim > 1:
             self._layouts.append(Layout(lambda: seed(shape, of), shape))
-            setattr(tensor, _ATTRIBUTE, self._layouts[-1])
+            give(tensor, self._layouts[-1])
 
     def follow_unseen(self, tensor: Tensor) -> None:
         """Give what an unseen function returned the layout of what went into it, if it works entry by entry."""
@@ -188,7 +113,7 @@ class Follower:
             for axis in range(tensor.ndim):
                 if tensor.shape[axis] > 1 and not _is_local(tensor, edge, axis):
                     return
-            setattr(tensor, _ATTRIBUTE, layout)
+            give(tensor, layout)
             return
 
     def finish(self) -> None:
@@ -235,7 +160,7 @@ class Follower:
         if not isinstance(source, Tensor) or layout is None or source.ndim < 3 or layout.positions is None:
             return False
         if "pool" in name:
-            kernel = _per_axis(kwargs.get("kernel_size", args[1] if len(args) > 1 else 1), int(name[-2]), 1)
+            kernel = per_axis(kwargs.get("kernel_size", args[1] if len(args) > 1 else 1), int(name[-2]), 1)
             axes = tuple(axis for axis, size in enumerate(kernel, source.ndim - len(kernel)) if size > 1)
         else:
             dims = kwargs.get("dim", args[1] if len(args) > 1 else None)
@@ -254,19 +179,19 @@ class Follower:
         """Give what `func`, called `name`, returned its layout, where its arguments have any."""
         sources = tuple(
             (tensor, layout)
-            for tensor in _tensors(args, kwargs)
-            if (layout := getattr(tensor, _ATTRIBUTE, None)) is not None
+            for tensor in tensors_in((*args, *kwargs.values()))
+            if (layout := layout_of(tensor)) is not None
         )
         if not sources:
             return
         call = _Call(func, name, args, kwargs, sources)
         if name == "setitem":
-            setattr(args[0], _ATTRIBUTE, self._set(call, args[0], _on_cpu(args[1]), args[2]))
+            give(args[0], self._set(call, args[0], _on_cpu(args[1]), args[2]))
             return
         if name == "copy" and args[0]._base is not None and args[0]._base.is_contiguous():
             base, view = args[0]._base, args[0]
             window = view.size(), view.stride(), view.storage_offset() - base.storage_offset()
-            setattr(base, _ATTRIBUTE, self._set(call, base, window, args[1]))
+            give(base, self._set(call, base, window, args[1]))
         outputs = [out] if isinstance(out, Tensor) else list(out) if isinstance(out, tuple | list) else []
         for at, tensor in enumerate(outputs):
             if isinstance(tensor, Tensor) and tensor.is_floating_point():
@@ -276,33 +201,33 @@ class Follower:
                     Layout(_unknown, shape) if is_empty else self._made(call, shape, at if tensor is not out else None)
                 )
                 self._layouts.append(layout)
-                setattr(tensor, _ATTRIBUTE, layout)
+                give(tensor, layout)
                 if tensor.grad_fn is not None:
                     self._by_node[tensor.grad_fn] = torch.autograd.graph.get_gradient_edge(tensor), layout
 
     def _made(self, call: _Call, shape: tuple[int, ...], at: int | None) -> Layout:
         name, first = call.name, call.sources[0][1]
-        if name in _RESHAPES:
+        if name in RESHAPES:
             return self._derived(
                 first, shape, shape, lambda: None if first.positions is None else reshaped(first.positions, shape)
             )
-        if name in _JOINS and (layout := self._joined(call, shape)) is not None:
+        if name in JOINS and (layout := self._joined(call, shape)) is not None:
             return layout
-        if name in _MOVES:
+        if name in MOVES:
             return self._moved(call, shape, at)
-        if name in _CONTRACTIONS:
+        if name in CONTRACTIONS:
             return self._contracted(call, shape)
-        if name in _ELEMENTWISE or (name == "glu" and len(call.sources) == 1):
+        if name in ELEMENTWISE or (name == "glu" and len(call.sources) == 1):
             return self._elementwise(call, shape)
-        if name in _REDUCTIONS:
+        if name in REDUCTIONS:
             return self._reduced(call, shape)
-        if name in _ATTENTION or name in _PER_TOKEN:
+        if name in ATTENTION or name in PER_TOKEN:
             return self._derived(first, (name, shape), shape, lambda: self._mixed(first, -1, shape))
-        if (sources := _geometry(call, first.shape, shape)) is not None:
-            groups = _groups(call)
+        if (sources := sources_of(call, first.shape, shape)) is not None:
+            groups = groups_of(call)
             key = (name, shape, groups, repr(sources))
             return self._derived(first, key, shape, lambda: self._windowed(first, sources, shape, groups))
-        if name in _AVERAGES and call.args and call.args[0] is call.sources[0][0]:
+        if name in AVERAGES and call.args and call.args[0] is call.sources[0][0]:
             return self._averaged(call, shape)
         return Layout(_unknown, shape)
 
@@ -321,7 +246,7 @@ class Follower:
         if mixed is None:
             return None
         self._mixes_channels(mixed[1])
-        return spread_to(mixed[0], shape)
+        return spread_to(mixed[0].field, shape)
 
     def _mixes_channels(self, axes: frozenset[Axis]) -> None:
         self._channels |= {axis for axis in axes if axis[0] not in self._space}
@@ -377,7 +302,7 @@ class Follower:
 
     def _reduced(self, call: _Call, shape: tuple[int, ...]) -> Layout:
         source, first = call.sources[0]
-        if call.name in ("max", "min") and len(list(_tensors(call.args, call.kwargs))) > 1:
+        if call.name in ("max", "min") and len(call.tensors) > 1:
             return self._elementwise(call, shape)
         if len(call.sources) > 1:
             return Layout(_unknown, shape)
@@ -396,11 +321,9 @@ class Follower:
             positions = first.positions
             for axis in axes:
                 mixed = None if positions is None else collapsed(positions, axis)
-                if mixed is None or positions is None:
+                if mixed is None:
                     return None
-                positions = spread_to(
-                    mixed[0], tuple(1 if other == axis else size for other, size in enumerate(positions.shape))
-                )
+                positions = mixed[0]
             if positions is None or positions.shape == shape:
                 return positions
             if len(shape) == len(positions.shape):  # topk
@@ -410,7 +333,7 @@ class Follower:
         return self._derived(first, (call.name, axes, shape), shape, find)
 
     def _contracted(self, call: _Call, shape: tuple[int, ...]) -> Layout:
-        terms = _terms(call)
+        terms = terms_of(call)
         if terms is None:
             return Layout(_unknown, shape)
         operands, result = terms
@@ -451,11 +374,9 @@ class Follower:
             mixed = collapsed(positions, axis)
             if mixed is None:
                 return None
+            positions = mixed[0]
             self._mixes_channels(mixed[1])
-            positions = spread_to(mixed[0], tuple(1 if at == axis else n for at, n in enumerate(positions.shape)))
-            if positions is None:
-                return None
-        field, sizes = positions.own, []
+        field = positions.own
         order = [letters.index(letter) for letter in result if letter in letters]
         rest = [axis for axis in range(len(letters)) if axis not in order]
 
@@ -469,10 +390,7 @@ class Follower:
         if any(field.shape[axis] > 1 for axis in rest):
             return None
         at = {axis: arrange(values) for axis, values in field.at.items()}
-        sample = arrange(field.sample)
-        sizes = [sample.shape, *(values.shape for values in at.values())]
-        own_shape = tuple(max(along) for along in zip(*sizes, strict=True))
-        return spread_to(Field(own_shape, sample, at, field.seen), shape)
+        return spread_to(field_of(arrange(field.sample), at, field.seen), shape)
 
     def _permuted(
         self,
@@ -576,7 +494,7 @@ class Follower:
         if mixed is None:
             return field
         self._mixes_channels(mixed[1])
-        return mixed[0]
+        return mixed[0].field
 
     def _set(self, call: _Call, target: Tensor, index: Any, written: Any) -> Layout:
         """The layout of a tensor that entries were written to, at an index or in a window of memory."""
@@ -588,7 +506,7 @@ class Follower:
         positions_before = None if before is None else before.positions
         if (value is not None and positions_of_value is None) or (before is not None and positions_before is None):
             return Layout(_unknown, shape)
-        self.used_data |= any(self._is_data(tensor) for tensor in _tensors((call.args[1],), {}))
+        self.used_data |= any(self._is_data(tensor) for tensor in tensors_in((call.args[1],)))
 
         def write(numbers: Callable[[int], Tensor]) -> Tensor:
             which = iter(range(2))
@@ -626,7 +544,7 @@ class Follower:
         args, kwargs = stand_in(call.args), {key: stand_in(value) for key, value in call.kwargs.items()}
         if name == "pad":
             args, kwargs = args[:2], {key: value for key, value in kwargs.items() if key == "pad"}
-        by_data = any(not t.is_floating_point() and self._is_data(t) for t in _tensors(call.args, call.kwargs))
+        by_data = any(not t.is_floating_point() and self._is_data(t) for t in call.tensors)
 
         def find() -> Positions | None:
             self.used_data |= by_data
@@ -645,12 +563,10 @@ class Follower:
 
                 return call_function(*map(put, args), **{key: put(value) for key, value in kwargs.items()})
 
-            return replayed(run, known, at, name in _DROPPING)
+            return replayed(run, known, at, name in DROPPING)
 
         call_function = call.func
-        tensors = any(
-            isinstance(value, Tensor) and id(value) not in layouts for value in _tensors(call.args, call.kwargs)
-        )
+        tensors = any(id(value) not in layouts for value in call.tensors)
         key: tuple[Any, ...] = (name, at, shape, repr(_plain(call.args)), repr(_plain(tuple(call.kwargs.values()))))
         if tensors or len(order) > 1:
             key = (*key, object())
@@ -684,185 +600,12 @@ def layout_of(tensor: Tensor) -> Layout | None:
 
 
 def give(tensor: Tensor, layout: Layout) -> None:
-    """Give a tensor a layout that was found in another way."""
+    """Give a tensor a layout."""
     setattr(tensor, _ATTRIBUTE, layout)
 
 
 def _selected(axis: int, source: Tensor, index: Callable[[int], Tensor]) -> Tensor:
     return index(0).index_select(axis, source)
-
-
-def _groups(call: _Call) -> int:
-    """Within how many groups of channels a function mixes; 1 takes all, 0 none."""
-    if call.name in _CONVOLUTIONS:
-        return int(call.argument(6, "groups", 1))
-    if call.name in _TRANSPOSED:
-        return int(call.argument(6, "groups", 1))
-    return 0
-
-
-def _per_axis(value: Any, count: int, default: int) -> list[int]:
-    if value is None or value == []:
-        return [default] * count
-    if isinstance(value, int):
-        return [value] * count
-    values = [int(each) for each in value]
-    return values * count if len(values) == 1 else values
-
-
-def _geometry(call: _Call, shape: tuple[int, ...], out: tuple[int, ...]) -> list[Tensor | None] | None:
-    """Per axis of the space, at which (fractional) places of the input each place of the output looks."""
-    name = call.name
-    if name in _CONVOLUTIONS or name in _TRANSPOSED:
-        count = (_CONVOLUTIONS | _TRANSPOSED)[name]
-        weight = call.argument(1, "weight")
-        kernel = list(weight.shape[-count:])
-        stride = _per_axis(call.argument(3, "stride"), count, 1)
-        if name in _CONVOLUTIONS:
-            dilation = _per_axis(call.argument(5, "dilation"), count, 1)
-            padding = call.argument(4, "padding", 0)
-            if padding == "same":
-                padding = [(size - 1) * gap // 2 for size, gap in zip(kernel, dilation, strict=True)]
-            before = _per_axis(None if padding == "valid" else padding, count, 0)
-            return [
-                _looked_at(old, new, *sizes)
-                for old, new, *sizes in zip(shape[-count:], out[-count:], kernel, stride, before, dilation, strict=True)
-            ]
-        before = _per_axis(call.argument(4, "padding"), count, 0)
-        dilation = _per_axis(call.argument(7, "dilation"), count, 1)
-        return [
-            _written_from(old, new, *sizes)
-            for old, new, *sizes in zip(shape[-count:], out[-count:], kernel, stride, before, dilation, strict=True)
-        ]
-    if name in _POOLS:
-        count = _POOLS[name]
-        place = 2 if name.startswith("lp") else 1
-        kernel = _per_axis(call.argument(place, "kernel_size"), count, 1)
-        stride = _per_axis(call.argument(place + 1, "stride"), count, 0)
-        stride = [step or size for step, size in zip(stride, kernel, strict=True)]
-        before = _per_axis(call.argument(3, "padding") if place == 1 else 0, count, 0)
-        dilation = _per_axis(call.argument(4, "dilation") if name.startswith("max") else 1, count, 1)
-        return [
-            _looked_at(old, new, *sizes)
-            for old, new, *sizes in zip(shape[-count:], out[-count:], kernel, stride, before, dilation, strict=True)
-        ]
-    if name in _ADAPTIVE:
-        count = _ADAPTIVE[name]
-    elif name in ("interpolate", "upsample", "upsample_nearest", "upsample_bilinear"):
-        count = len(out) - 2
-    else:
-        return None
-    corners = bool(call.argument(4, "align_corners", False)) if name not in _ADAPTIVE else False
-    return [_stretched(old, new, corners) for old, new in zip(shape[-count:], out[-count:], strict=True)]
-
-
-def _looked_at(old: int, new: int, kernel: int, stride: int, padding: int, dilation: int) -> Tensor | None:
-    centre = (kernel - 1) * dilation / 2 - padding
-    if stride == 1 and centre == 0 and new == old:
-        return None
-    return centre + stride * torch.arange(new, dtype=torch.float64)
-
-
-def _written_from(old: int, new: int, kernel: int, stride: int, padding: int, dilation: int) -> Tensor | None:
-    centre = (kernel - 1) * dilation / 2 - padding
-    if stride == 1 and centre == 0 and new == old:
-        return None
-    return (torch.arange(new, dtype=torch.float64) - centre) / stride
-
-
-def _stretched(old: int, new: int, corners: bool) -> Tensor | None:
-    if old == new:
-        return None
-    places = torch.arange(new, dtype=torch.float64)
-    if corners and new > 1:
-        return places * (old - 1) / (new - 1)
-    return (places + 0.5) * old / new - 0.5
-
-
-def _terms(call: _Call) -> tuple[list[tuple[Tensor, str]], str] | None:
-    """A sum of products as einsum writes it: its operands with a letter per axis, and the letters of the result."""
-    name, letters = call.name, string.ascii_letters
-    if name == "einsum":
-        equation = call.args[0]
-        operands = call.args[1:] if len(call.args) > 2 or isinstance(call.args[1], Tensor) else tuple(call.args[1])
-        return _parsed(equation, operands) if isinstance(equation, str) else None
-    if name == "linear":
-        x, weight = call.argument(0, "input"), call.argument(1, "weight")
-        rows = letters[: x.ndim - 1]
-        if weight.ndim != 2:
-            return None
-        return [(x, rows + "Y"), (weight, "ZY")], rows + "Z"
-    if name in ("baddbmm", "addmm", "addbmm"):
-        a, b = call.argument(1, "batch1"), call.argument(2, "batch2")
-    elif name == "rmatmul":
-        b, a = call.args[:2]
-    elif name == "tensordot":
-        a, b = call.argument(0, "a"), call.argument(1, "b")
-        dims = call.argument(2, "dims", 2)
-        if isinstance(dims, int):
-            dims = list(range(a.ndim - dims, a.ndim)), list(range(dims))
-        if not isinstance(dims, tuple | list) or len(dims) != 2:
-            return None
-        left, right = (
-            [axis % t.ndim for axis in (d if isinstance(d, tuple | list) else [d])]
-            for t, d in zip((a, b), dims, strict=True)
-        )
-        of_a = list(letters[: a.ndim])
-        of_b = list(letters[a.ndim : a.ndim + b.ndim])
-        for i, j in zip(left, right, strict=True):
-            of_b[j] = of_a[i]
-        rest = [name for i, name in enumerate(of_a) if i not in left]
-        rest += [name for j, name in enumerate(of_b) if j not in right]
-        return [(a, "".join(of_a)), (b, "".join(of_b))], "".join(rest)
-    else:
-        a, b = call.argument(0, "input"), call.argument(1, "other", call.kwargs.get("mat2"))
-    if not isinstance(a, Tensor) or not isinstance(b, Tensor) or min(a.ndim, b.ndim) < 2:
-        return None
-    depth = max(a.ndim, b.ndim) - 2
-    rows = letters[:depth]
-    if any(1 in pair and pair[0] != pair[1] for pair in zip(a.shape[-3::-1], b.shape[-3::-1], strict=False)):
-        return _broadcast_terms(a, b, rows)
-    return [(a, rows[depth - a.ndim + 2 :] + "XY"), (b, rows[depth - b.ndim + 2 :] + "YZ")], rows + "XZ"
-
-
-def _broadcast_terms(a: Tensor, b: Tensor, rows: str) -> tuple[list[tuple[Tensor, str]], str]:
-    """As `_terms` for a matrix product whose leading axes of size 1 are broadcast: these get letters of their own."""
-    spare = iter(string.ascii_lowercase[::-1])
-    named = []
-    for tensor, end in ((a, "XY"), (b, "YZ")):
-        own = rows[len(rows) - tensor.ndim + 2 :]
-        named.append(
-            "".join(next(spare) if size == 1 else name for name, size in zip(own, tensor.shape, strict=False)) + end
-        )
-    return [(a, named[0]), (b, named[1])], rows + "XZ"
-
-
-def _parsed(equation: str, operands: Sequence[Tensor]) -> tuple[list[tuple[Tensor, str]], str] | None:
-    equation = equation.replace(" ", "")
-    terms, _, result = equation.partition("->")
-    names = terms.split(",")
-    if len(names) != len(operands) or "->" not in equation:
-        return None
-    depth = max(
-        (t.ndim - len(n.replace("...", "")) for t, n in zip(operands, names, strict=True) if "..." in n), default=0
-    )
-    spare = "".join(letter for letter in string.ascii_uppercase if letter not in equation)[:depth]
-    named = []
-    for tensor, name in zip(operands, names, strict=True):
-        own = tensor.ndim - len(name.replace("...", ""))
-        name = name.replace("...", spare[depth - own :] if own else "")
-        if len(name) != tensor.ndim or len(set(name)) != len(name):
-            return None
-        named.append((tensor, name))
-    return named, result.replace("...", spare)
-
-
-def _tensors(args: Sequence[Any], kwargs: dict[str, Any]) -> Iterator[Tensor]:
-    for value in (*args, *kwargs.values()):
-        if isinstance(value, Tensor):
-            yield value
-        elif isinstance(value, list | tuple):
-            yield from (item for item in value if isinstance(item, Tensor))
 
 
 def _on_cpu(value: Any) -> Any:

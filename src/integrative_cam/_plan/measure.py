@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .positions import Axis, Field, Positions, spread_to
+from .positions import Axis, Positions, field_of, spread_to
 
 _LEAST_MOVE = 0.3
 """Of the way between two slices on an input that is covered evenly."""
@@ -110,6 +110,5 @@ def _fitted(
         return None
     batch = shape[0]
     sample = torch.arange(batch).reshape(-1, *[1] * (output.ndim - 1))
-    sizes = [sample.shape, *(value.shape for value in at.values())]
-    field = Field(tuple(max(along) for along in zip(*sizes, strict=True)), sample, at, dict.fromkeys(at, (0.0, 1.0)))
+    field = field_of(sample, at, dict.fromkeys(at, (0.0, 1.0)))
     return spread_to(field, tuple(shape))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from .positions import NOWHERE, Axis, Field, Positions, coordinates, spacing
+from .positions import NOWHERE, Axis, Field, Positions, coordinates, field_of, spacing
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
@@ -218,9 +218,7 @@ def _same(a: Fold | None, b: Fold | None) -> bool:
 
 def _only(field: Field, keys: Sequence[Axis]) -> Field:
     """A field without the axes of other inputs and of channels."""
-    at = {key: field.at[key] for key in keys}
-    sizes = [field.sample.shape, *(values.shape for values in at.values())]
-    return Field(tuple(max(along) for along in zip(*sizes, strict=True)), field.sample, at, field.seen)
+    return field_of(field.sample, {key: field.at[key] for key in keys}, field.seen)
 
 
 def _placement(lines: Lines, seen: Sequence[tuple[float, float]], apart: tuple[bool, ...]) -> Placement | None:

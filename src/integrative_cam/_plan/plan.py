@@ -182,13 +182,15 @@ def plans_of(model: Any) -> Plans:
 class Study:
     """What the autograd graph says of one score: what was chosen among all candidates and shifts, and the route.
 
-    `settled`: other images will have the same route; see `without_gradient`.
+    `settled`: other images will have the same route; see `without_gradient`. `unplaced`: the names of the layers
+    without a known place through which an input reaches the score.
     """
 
     candidates: tuple[int, ...]
     shifts: tuple[int, ...]
     route: Route
     settled: bool
+    unplaced: tuple[str, ...]
 
 
 def study(
@@ -198,6 +200,7 @@ def study(
     shifts: Sequence[Shift],
     taps: Taps,
     seen: Sequence[str],
+    unplaced: Sequence[tuple[str, GradientEdge]],
 ) -> Study | None:
     """Choose taps and bias sites for a score and find its route; None where the score depends on no leaf.
 
@@ -263,7 +266,8 @@ def study(
             for at, (share, total, own, to_input) in enumerate(zip(counts, totals, fused, to_inputs, strict=True))
         ),
     )
-    return Study(tuple(chosen), tuple(acting), route, settled)
+    left_out = tuple(name for name, edge in unplaced if any(to_input.get(edge.node) for to_input in to_inputs))
+    return Study(tuple(chosen), tuple(acting), route, settled, left_out)
 
 
 def without_gradient(total: Tensor, candidates: Sequence[Candidate], taps: Taps) -> tuple[set[int], bool]:
@@ -295,16 +299,6 @@ def without_gradient(total: Tensor, candidates: Sequence[Candidate], taps: Taps)
     if "stages" in patterns:
         passed = {space: indices for space, indices in passed.items() if space in ended}
     return set().union(*passed.values()) if ended else set(), bool(ended)
-
-
-def unplaced(total: Tensor, leaves: Sequence[Tensor], layers: Sequence[tuple[str, GradientEdge]]) -> list[str]:
-    """The names of those layers through which an input reaches the score."""
-    if total.grad_fn is None or not layers:
-        return []
-    order = graph.towards_input(total.grad_fn)
-    nodes = [torch.autograd.graph.get_gradient_edge(leaf).node for leaf in leaves]
-    reaching = [graph.paths_to(order, node) for node in nodes]
-    return [name for name, edge in layers if any(paths.get(edge.node) for paths in reaching)]
 
 
 def _is_part(candidate: Candidate) -> bool:

@@ -55,6 +55,12 @@ class Field:
         return look(self.sample), {axis: look(values) for axis, values in self.at.items()}
 
 
+def field_of(sample: Tensor, at: Mapping[Axis, Tensor], seen: Mapping[Axis, tuple[float, float]]) -> Field:
+    """The field of arrays that broadcast to one another."""
+    sizes = [sample.shape, *(values.shape for values in at.values())]
+    return Field(tuple(max(along) for along in zip(*sizes, strict=True)), sample, at, seen)
+
+
 @dataclass(frozen=True, eq=False)
 class Positions:
     """The positions of a tensor's entries: those of `field`, or entries of it that were moved.
@@ -285,8 +291,8 @@ def distinct(values: Tensor) -> Tensor:
     return lines * _SAME
 
 
-def collapsed(positions: Positions, axis: int) -> tuple[Field, frozenset[Axis]] | None:
-    """The field after a mixture along one axis, of size 1 there, and the inputs' axes that the mixture took whole.
+def collapsed(positions: Positions, axis: int) -> tuple[Positions, frozenset[Axis]] | None:
+    """Positions after a mixture along one axis, of size 1 there, and the inputs' axes that the mixture took whole.
 
     What was at several positions lies at their centre, if they are neighbours; those far apart have none. None where
     samples are mixed.
@@ -304,8 +310,8 @@ def collapsed(positions: Positions, axis: int) -> tuple[Field, frozenset[Axis]] 
         at[key], took_all = _centre(values, axis)
         if took_all:
             whole.add(key)
-    shape = tuple(1 if other == axis else size for other, size in enumerate(field.shape))
-    return Field(shape, mixed, at, field.seen), frozenset(whole)
+    shape = tuple(1 if other == axis else size for other, size in enumerate(positions.shape))
+    return Positions(shape, field_of(mixed, at, field.seen)), frozenset(whole)
 
 
 def _mixed_sample(sample: Tensor, axis: int) -> Tensor | None:
@@ -352,9 +358,7 @@ def merged(left: Positions, right: Positions, shape: tuple[int, ...], exact: boo
             at[axis] = a.at[axis] if axis in a.at else b.at[axis]
         else:
             at[axis] = _agreed(a.at[axis], b.at[axis], exact)
-    sizes = [sample.shape, *(values.shape for values in at.values())]
-    merged_shape = tuple(max(along) for along in zip(*sizes, strict=True))
-    return Positions(shape, Field(merged_shape, sample, at, _seen_by_any((a, b))))
+    return Positions(shape, field_of(sample, at, _seen_by_any((a, b))))
 
 
 def _agreed_sample(a: Tensor, b: Tensor) -> Tensor | None:
@@ -455,7 +459,7 @@ def windowed(
             mixed = None if mixed is None else (_without_axis(mixed[0], channel + 1), mixed[1])
         if mixed is None:
             return None, whole
-        field, whole = mixed
+        field, whole = mixed[0].field, mixed[1]
     elif all(source is None for source in sources) and out == positions.shape:
         return positions, whole
     sample = field.sample
@@ -471,30 +475,22 @@ def windowed(
             if source is not None:
                 values = _evened(resampled(values, axis, source), axis, values)
         at[key] = values
-    sizes = [sample.shape, *(values.shape for values in at.values())]
-    shape = tuple(max(along) for along in zip(*sizes, strict=True))
-    new = Field(shape, sample, at, field.seen)
-    if shape[channel] > 1 and shape[channel] != out[channel]:
+
+    def of_channels(values: Tensor) -> Tensor:
         # (groups) to (channels): every channel of a group lies where its group does.
-        times = out[channel] // shape[channel]
+        size = values.shape[channel]
+        return values if size == 1 else values.repeat_interleave(out[channel] // size, channel)
 
-        def repeat(values: Tensor) -> Tensor:
-            return values if values.shape[channel] == 1 else values.repeat_interleave(times, channel)
-
-        new = Field(
-            tuple(out[channel] if axis == channel else size for axis, size in enumerate(shape)),
-            repeat(new.sample),
-            {key: repeat(values) for key, values in at.items()},
-            new.seen,
-        )
+    new = field_of(of_channels(sample), {key: of_channels(values) for key, values in at.items()}, field.seen)
     return spread_to(new, out), whole
 
 
-def _without_axis(field: Field, axis: int) -> Field:
-    shape = (*field.shape[:axis], *field.shape[axis + 1 :])
-    return Field(
-        shape, field.sample.squeeze(axis), {key: values.squeeze(axis) for key, values in field.at.items()}, field.seen
-    )
+def _without_axis(positions: Positions, axis: int) -> Positions:
+    """Without an axis of size 1."""
+    field = positions.own
+    at = {key: values.squeeze(axis) for key, values in field.at.items()}
+    shape = (*positions.shape[:axis], *positions.shape[axis + 1 :])
+    return Positions(shape, field_of(field.sample.squeeze(axis), at, field.seen))
 
 
 def averaged(positions: Positions, call: Callable[[Tensor], Any]) -> Positions | None:

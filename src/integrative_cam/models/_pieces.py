@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, fx
 
-from .._plan.capture import ACTIVATIONS
+from .._plan.functions import ACTIVATIONS
 from ._calls import OP, find_function, replace_by_call
 
 _VALUES = torch.cat((torch.linspace(-12, 12, 97), torch.tensor((-100.0, 100.0)))).double()
