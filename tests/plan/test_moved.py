@@ -10,10 +10,7 @@ from moved.networks import Composition, compose
 from moved.reference import reference_maps
 from moved.trial import WRONG, rejudged, tried
 
-FULL_CLAIM = False
-"""True: no map is silently wrong, and 85 of 100 are right. False: only what holds before taps have exact places."""
 SAMPLE = range(100)
-JUDGED = tuple(range(12))
 
 
 @cache
@@ -54,11 +51,9 @@ def test_each_sample_and_each_frame_is_judged():
     assert "sample 0" in fault(evidence.float().mean(1, keepdim=True).expand(-1, 3, -1), truth)
 
 
-@pytest.mark.parametrize("seed", JUDGED)
+@pytest.mark.parametrize("seed", [seed for seed in range(12) if composition(seed).has_places])
 def test_reference_maps_are_right_and_all_moved_ones_are_wrong(seed):
     """The judge is fair: a map exists that it calls right; and it is strict."""
-    if not composition(seed).has_places:
-        pytest.skip("positions of this network have two places")
     for values, truth in zip(reference(seed), composition(seed).truths, strict=True):
         assert fault(values, truth) == ""
         located = [axis for axis, zone in enumerate(truth.zone) if 0 < zone < float("inf")]
@@ -76,7 +71,7 @@ def test_reference_maps_are_right_and_all_moved_ones_are_wrong(seed):
             assert fault(values.transpose(1 + first, 1 + second), truth)
 
 
-@pytest.mark.parametrize("seed", JUDGED)
+@pytest.mark.parametrize("seed", [seed for seed in range(12) if composition(seed).has_places])
 def test_all_of_a_score_is_caused_by_the_evidence(seed):
     drawn = composition(seed)
     with torch.no_grad():
@@ -98,19 +93,10 @@ def test_a_seed_is_one_network():
 
 
 def test_networks_that_move_nothing_are_right():
-    trials = [trial for trial in (tried(seed, moves=0) for seed in range(60)) if FULL_CLAIM or placed(trial.kinds)]
-    assert len(trials) >= 8
-    assert [trial for trial in trials if trial.verdict != "right"] == []
-
-
-def placed(kinds: tuple[str, ...]) -> bool:
-    named = [kind for kind in kinds if kind != "activation by name"]
-    return not any("causal" in kind or "unpadded" in kind or kind.startswith("activation ") for kind in named)
+    assert [trial for trial in (tried(seed, moves=0) for seed in range(60)) if trial.verdict != "right"] == []
 
 
 def test_no_map_is_silently_wrong():
     trials = [tried(seed) for seed in SAMPLE]
-    assert not [trial for trial in trials if trial.verdict == "crash"]
-    if FULL_CLAIM:
-        assert not [trial for trial in map(rejudged, trials) if trial.verdict in WRONG]
-        assert sum(trial.verdict == "right" for trial in trials) >= 0.85 * len(trials)
+    assert not [trial for trial in map(rejudged, trials) if trial.verdict in WRONG]
+    assert sum(trial.verdict == "right" for trial in trials) >= 0.85 * len(trials)

@@ -87,7 +87,7 @@ def compare(
     out: Path = Path("icam-out"),
     as_json: bool = False,
 ) -> None:
-    """Draw several methods' maps of one photograph side by side; what is explained is said as in icam explain.
+    """Draw several methods' maps of one photograph side by side. The target is named as for icam explain.
 
     icam compare photo.jpg --methods integrative,gradcam,layercam-fused
 
