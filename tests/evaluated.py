@@ -56,6 +56,14 @@ def probability(model: nn.Module, index: int) -> reference.Probability:
     return of
 
 
+def logit(model: nn.Module, index: int) -> reference.Probability:
+    def of(image: np.ndarray) -> float:
+        with torch.no_grad():
+            return model(torch.from_numpy(image)[None])[0, index].item()
+
+    return of
+
+
 def turns(*size: int) -> list[int]:
     """Each flat position's turn among equals."""
     return order(torch.zeros(1, *size)).argsort(1)[0].tolist()

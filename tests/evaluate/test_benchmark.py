@@ -24,7 +24,14 @@ from integrative_cam.errors import InputError, RecipeError
 from integrative_cam.evaluate import _faithfulness as faithfulness
 from integrative_cam.evaluate import _localisation as localisation
 from integrative_cam.evaluate import _simplicity as simplicity
-from integrative_cam.evaluate import infidelity, mask_of_boxes, max_sensitivity, randomisation
+from integrative_cam.evaluate import (
+    faithfulness_correlation,
+    infidelity,
+    mask_of_boxes,
+    max_sensitivity,
+    randomisation,
+    single_cell,
+)
 from integrative_cam.evaluate._benchmark import LOCALISATION, METRICS, Regions, evaluate
 from integrative_cam.models import read_image
 
@@ -38,9 +45,9 @@ IMAGES = torch.randn(3, 3, 16, 16)
 
 def test_every_metric_is_its_function_on_the_methods_map() -> None:
     hirescam, recipe = get_method("hirescam"), get_method("hirescam").recipe
-    found = evaluate(MODEL, IMAGES, hirescam, tuple(METRICS), steps=4, seed=3)
+    found = evaluate(MODEL, IMAGES, hirescam, tuple(METRICS), steps=4, seed=3, cells=4)
     explanation = explain(MODEL, IMAGES, recipe=recipe)
-    maps, target = explanation.map, explanation.target
+    maps, signed, target = explanation.map, explanation.signed_map, explanation.target
     insertion = faithfulness.insertion(MODEL, IMAGES, maps, target, 4)
     deletion = faithfulness.deletion(MODEL, IMAGES, maps, target, 4)
     again = explain(MODEL, IMAGES * maps[:, None], target, recipe).map
@@ -48,13 +55,25 @@ def test_every_metric_is_its_function_on_the_methods_map() -> None:
     drop = faithfulness.average_drop(MODEL, IMAGES, maps, target)
     generator = torch.Generator().manual_seed(3)
     imputed = faithfulness.road_combined(MODEL, IMAGES, maps, target, noise=0.01, generator=generator)
+    generator.manual_seed(3)
+    imputed_cells = faithfulness.road_combined(MODEL, IMAGES, maps, target, noise=0.01, generator=generator, cells=4)
+    insertion_cells = faithfulness.insertion(MODEL, IMAGES, maps, target, 4, cells=4)
+    deletion_cells = faithfulness.deletion(MODEL, IMAGES, maps, target, 4, cells=4)
     expected: dict[str, Tensor] = {
         "insertion": insertion,
         "deletion": deletion,
         "ins-del": insertion - deletion,
+        "srg": faithfulness.srg(MODEL, IMAGES, maps, target, 4),
+        "insertion-cells": insertion_cells,
+        "deletion-cells": deletion_cells,
+        "ins-del-cells": insertion_cells - deletion_cells,
+        "srg-cells": faithfulness.srg(MODEL, IMAGES, maps, target, 4, cells=4),
+        "single-cell": single_cell(MODEL, IMAGES, signed, target, 4),
+        "faithfulness-correlation": faithfulness_correlation(MODEL, IMAGES, signed, target, 4, seed=3),
         "drop": drop,
         "increase": faithfulness.increase(MODEL, IMAGES, maps, target),
         "road": imputed,
+        "road-cells": imputed_cells,
         "coherency": coherency,
         "complexity": complexity,
         "adcc": simplicity.adcc(drop, coherency, complexity),
@@ -68,6 +87,27 @@ def test_every_metric_is_its_function_on_the_methods_map() -> None:
     assert found.keys() == expected.keys()
     for name, values in expected.items():
         torch.testing.assert_close(found[name], values, msg=name)
+
+
+def test_methods_share_what_the_network_answers() -> None:
+    """One class, one run of the network; another class, another one."""
+    images, runs = IMAGES[:1], 0
+
+    def count(*_: object) -> None:
+        nonlocal runs
+        runs += not torch.is_grad_enabled()
+
+    hook, answers = MODEL.register_forward_hook(count), {}
+    metrics = ("single-cell", "faithfulness-correlation")
+    alone = [evaluate(MODEL, images, get_method(name), metrics, target=1, cells=4) for name in ("random", "center")]
+    apart, runs = runs, 0
+    for name, expected in zip(("random", "center"), alone, strict=True):
+        found = evaluate(MODEL, images, get_method(name), metrics, target=1, cells=4, answers=answers)
+        assert found == expected
+    assert 0 < 2 * runs <= apart + 2
+    other = evaluate(MODEL, images, get_method("random"), metrics, target=2, cells=4, answers=answers)
+    assert other == evaluate(MODEL, images, get_method("random"), metrics, target=2, cells=4)
+    hook.remove()
 
 
 def test_a_label_that_excludes_no_other_has_its_sigmoid_as_probability() -> None:

@@ -7,7 +7,9 @@ from importlib import import_module
 
 import pytest
 
-MODULES = ("accumulate", "faithfulness", "localisation", "perturbation", "randomisation", "simplicity", "statistics")
+MODULES = (
+    "accumulate", "cells", "faithfulness", "localisation", "perturbation", "randomisation", "simplicity", "statistics",
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("name", MODULES)

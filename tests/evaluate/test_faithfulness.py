@@ -26,6 +26,7 @@ from integrative_cam.evaluate import (
     deletion,
     deletion_curve,
     dimmed_probabilities,
+    faithfulness_correlation,
     imputed,
     increase,
     insertion,
@@ -34,6 +35,8 @@ from integrative_cam.evaluate import (
     road_combined,
     road_lerf,
     road_morf,
+    single_cell,
+    srg,
     zeros,
 )
 
@@ -47,6 +50,13 @@ MEASURES: dict[str, Callable[..., Tensor]] = {
     "road_morf": road_morf,
     "road_lerf": road_lerf,
     "road_combined": road_combined,
+    "srg": partial(srg, steps=5),
+    "insertion_cells": partial(insertion, steps=3, cells=1),
+    "deletion_cells": partial(deletion, steps=3, cells=1),
+    "srg_cells": partial(srg, steps=3, cells=1),
+    "road_cells": partial(road_combined, cells=1),
+    "single_cell": partial(single_cell, cells=1),
+    "faithfulness_correlation": partial(faithfulness_correlation, cells=1, sets=16),
 }
 
 
@@ -129,7 +139,7 @@ def test_twins(seed: int, steps: int) -> None:
     scalars = {
         name: MEASURES[name](model, images, maps, index)
         for name in MEASURES
-        if not name.startswith(("insertion", "deletion"))
+        if name in ("average_drop", "increase", "road_morf", "road_lerf", "road_combined")
     }
     for sample in range(3):
         image, values = images[sample].numpy(), maps[sample].numpy()

@@ -75,6 +75,80 @@ def ranking(values: Array, turns: Sequence[int]) -> list[tuple[int, ...]]:
     ]
 
 
+def cells_of(shape: Sequence[int], side: int) -> dict[tuple[int, ...], list[tuple[int, ...]]]:
+    """The positions in each cell, by its row and column among the cells."""
+    cells: dict[tuple[int, ...], list[tuple[int, ...]]] = {}
+    for place in positions(shape):
+        cells.setdefault(tuple(at // side for at in place), []).append(place)
+    return dict(sorted(cells.items()))
+
+
+def cell_sums(values: Array, side: int) -> dict[tuple[int, ...], float]:
+    """The sum over each cell."""
+    return {
+        cell: sum(float(values[place]) for place in places) for cell, places in cells_of(values.shape, side).items()
+    }
+
+
+def cell_ranking(values: Array, turns: Sequence[int], side: int) -> list[list[tuple[int, ...]]]:
+    """The positions in each cell, highest mean first; equal ones by their turn."""
+    cells, sums = cells_of(values.shape, side), cell_sums(values, side)
+    turn = dict(zip(cells, turns, strict=True))
+    ranked = sorted(cells, key=lambda cell: (-sums[cell] / len(cells[cell]), turn[cell]))
+    return [cells[cell] for cell in ranked]
+
+
+def without(image: Array, background: Array, places: Sequence[tuple[int, ...]]) -> Array:
+    """The image with the background in some places."""
+    seen = image.copy()
+    for place in places:
+        for channel in range(image.shape[0]):
+            seen[(channel, *place)] = background[(channel, *place)]
+    return seen
+
+
+def single_cell(logit: Probability, image: Array, background: Array, values: Array, side: int) -> float:
+    """Rank correlation of the cells' sums with how far the logit falls without each."""
+    sums = np.array(list(cell_sums(values, side).values()))
+    whole = logit(image)
+    falls = [whole - logit(without(image, background, places)) for places in cells_of(values.shape, side).values()]
+    return rank_correlation(sums, np.array(falls))
+
+
+def faithfulness_correlation(
+    logit: Probability, image: Array, background: Array, values: Array, side: int, sets: Mask
+) -> float:
+    """Partial correlation of the kept sum with the logit given the number of kept cells, by its textbook formula."""
+    cells, sums = list(cells_of(values.shape, side).values()), list(cell_sums(values, side).values())
+    parts, logits, numbers = [], [], []
+    for kept in sets:
+        gone = [place for cell, stays in zip(cells, kept, strict=True) if not stays for place in cell]
+        parts.append(sum(value for value, stays in zip(sums, kept, strict=True) if stays))
+        logits.append(logit(without(image, background, gone)))
+        numbers.append(float(sum(kept)))
+    both, left, right = (
+        2 * coherency(np.array(one), np.array(other)) - 1
+        for one, other in ((parts, logits), (parts, numbers), (logits, numbers))
+    )
+    return (both - left * right) / math.sqrt((1 - left**2) * (1 - right**2))
+
+
+def relevance_gain(
+    probability: Probability, image: Array, background: Array, groups: Sequence[list[tuple[int, ...]]], steps: int
+) -> float:
+    """Area with the last groups replaced first minus that with the first replaced first."""
+    areas = []
+    for ordered in (groups[::-1], groups):
+        shares, curve = [], []
+        for step in range(steps + 1):
+            count = round(step * len(groups) / steps)
+            gone = [place for group in ordered[:count] for place in group]
+            shares.append(count / len(groups))
+            curve.append(probability(without(image, background, gone)))
+        areas.append(area_under(shares, curve))
+    return areas[0] - areas[1]
+
+
 def replacement_curve(
     probability: Probability,
     image: Array,
@@ -83,19 +157,16 @@ def replacement_curve(
     turns: Sequence[int],
     steps: int,
     insert: bool,
+    side: int | None = None,
 ) -> tuple[list[float], list[float]]:
-    """(shares, probabilities): the first pixels of the ranking show the image (insert) or the background."""
-    places = ranking(values, turns)
+    """(shares, probabilities): the first pixels of the ranking, or cells, show the image (insert) or the background."""
+    groups = [[place] for place in ranking(values, turns)] if side is None else cell_ranking(values, turns, side)
     below, above = (background, image) if insert else (image, background)
     shares, found = [], []
     for step in range(steps + 1):
-        count = round(step * len(places) / steps)
-        seen = below.copy()
-        for y, x in places[:count]:
-            for channel in range(image.shape[0]):
-                seen[channel, y, x] = above[channel, y, x]
-        shares.append(count / len(places))
-        found.append(probability(seen))
+        count = round(step * len(groups) / steps)
+        shares.append(count / len(groups))
+        found.append(probability(without(below, above, [place for group in groups[:count] for place in group])))
     return shares, found
 
 
@@ -154,17 +225,24 @@ def increase(probability: Probability, image: Array, values: Array) -> float:
 
 
 def road(
-    probability: Probability, image: Array, values: Array, turns: Sequence[int], shares: Sequence[float], most: bool
+    probability: Probability,
+    image: Array,
+    values: Array,
+    turns: Sequence[int],
+    shares: Sequence[float],
+    most: bool,
+    side: int | None = None,
 ) -> float:
-    """The mean probability with the first or the last pixels of the ranking imputed."""
-    places = ranking(values, turns)
+    """The mean probability with the first or the last pixels of the ranking, or cells, imputed."""
+    groups = [[place] for place in ranking(values, turns)] if side is None else cell_ranking(values, turns, side)
     if not most:
-        places.reverse()
+        groups.reverse()
     found = []
     for share in shares:
         removed = np.zeros(values.shape, dtype=bool)
-        for place in places[: round(share * len(places))]:
-            removed[place] = True
+        for group in groups[: min(round(share * len(groups)), len(groups) - 1)]:
+            for place in group:
+                removed[place] = True
         found.append(probability(imputed(image, removed)))
     return sum(found) / len(found)
 

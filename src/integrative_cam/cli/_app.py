@@ -114,6 +114,7 @@ def evaluate(
     regions: str | None = None,
     limit: Annotated[int | None, typer.Option(min=1)] = None,
     steps: Annotated[int, typer.Option(min=1)] = 16,
+    cells: Annotated[int, typer.Option(min=1)] = 16,
     reference: str = "integrative",
     out: Path = Path("icam-evaluation"),
     seed: int = 0,
@@ -132,13 +133,15 @@ def evaluate(
             Pascal VOC.
         models: a network, repeatable, named as in icam explain.
         weights: local weights: FILE for the only network; MODEL=FILE, repeatable, for several.
-        metrics: any of insertion, deletion, ins-del, drop, increase, road, coherency, complexity, adcc, arcc, area,
-            variation, randomisation, infidelity, sensitivity, pointing, energy, top-share, best-iou, maxboxacc.
+        metrics: any of insertion, deletion, ins-del, srg, insertion-cells, deletion-cells, ins-del-cells, srg-cells,
+            single-cell, faithfulness-correlation, drop, increase, road, road-cells, coherency, complexity, adcc, arcc,
+            area, variation, randomisation, infidelity, sensitivity, pointing, energy, top-share, best-iou, maxboxacc.
         target: what is explained: top1, the network's own top class; label, from the CSV file's column named label, an
             index or name; object, each class of objects that has boxes or masks, the default where any has.
         regions: where the objects are: boxes (the default where there are any) or masks.
         limit: at most so many photographs, at even distances.
-        steps: steps of insertion and deletion.
+        steps: steps of insertion, deletion and srg.
+        cells: pixels per side of a cell, for the metrics by cells.
         reference: the method that the others are paired with.
         seed: seed of ties and of the bootstrap.
         processes: how many photographs are measured at once, each by a process of its own.
@@ -156,6 +159,7 @@ def evaluate(
         regions=regions,
         limit=limit,
         steps=steps,
+        cells=cells,
         seed=seed,
         reference=reference,
         processes=processes,

@@ -7,6 +7,9 @@ Arguments that metrics share:
     method: one of `list_methods()`, or any callable like them.
     target_index: the class, for all images or for each.
     batch_size: how many images the model sees at once, at least 1.
+    cells: pixels per side of the square cells (cubes or intervals in other dimensions) that are shown, hidden or
+        imputed as a whole, ranked by the map's mean in the cell; smaller at the far edges where the size is no
+        multiple. None: pixel by pixel.
 
 A metric raises InputError for arguments that cannot be used; OutputError or TargetError where the model's output has
 no logits, is not finite, or has several values per class; and, where it makes maps itself, the errors of `explain`.
@@ -19,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from .._deprecation import deprecated_names
 from ..methods._controls import centre_map, random_maps
 from ._accumulate import Accumulator, accumulator
+from ._cells import faithfulness_correlation, single_cell
 from ._faithfulness import (
     average_drop,
     deletion,
@@ -30,6 +34,7 @@ from ._faithfulness import (
     road_combined,
     road_lerf,
     road_morf,
+    srg,
 )
 from ._localisation import best_iou, box_hits, energy, mask_of_boxes, max_box_accuracy, pointing, top_share
 from ._perturbation import Baseline, NoisyLinear, blurred, imputed, mean_of, order, zeros
@@ -64,6 +69,7 @@ __all__ = [
     "dimmed_probabilities",
     "energy",
     "evaluate_dataset",
+    "faithfulness_correlation",
     "imputed",
     "increase",
     "infidelity",
@@ -85,6 +91,8 @@ __all__ = [
     "road_combined",
     "road_lerf",
     "road_morf",
+    "single_cell",
+    "srg",
     "top_share",
     "total_variation",
     "win_rate",

@@ -15,6 +15,7 @@ from ..explanation import Explanation
 from ..methods._registry import Explainer
 from ..recipe import one_of
 from ..targets import Target
+from . import _cells as by_cells
 from . import _faithfulness as faithfulness
 from . import _localisation as localisation
 from . import _robustness as robustness
@@ -52,6 +53,8 @@ class Case:
     target: Target = None
     regions: Regions | None = None
     task: str = "classification"
+    cells: int = by_cells.CELL
+    answers: dict[tuple[object, ...], Tensor] = field(default_factory=dict)
     _values: dict[str, Tensor] = field(default_factory=dict, init=False)
 
     @cached_property
@@ -94,14 +97,32 @@ class Case:
             self._values[metric] = ALL[metric].of(self)
         return self._values[metric]
 
+    def answer(self, measure: Callable[..., Tensor], **settings: int) -> Tensor:
+        """What the network answers about the target, whatever the map: measured once for all methods."""
+        model, images, _, index = self.model_images_maps_index
+        key = (measure.__name__, *self.index.tolist())
+        if key not in self.answers:
+            self.answers[key] = measure(model, images, index, self.cells, **settings)
+        return self.answers[key]
+
     @cached_property
     def dimmed(self) -> tuple[Float[Tensor, "batch"], Float[Tensor, "batch"]]:
         return faithfulness.dimmed_probabilities(*self.model_images_maps_index)
 
 
-def _road(case: Case) -> Float[Tensor, "batch"]:
+def _road(case: Case, cells: int | None = None) -> Float[Tensor, "batch"]:
     generator = torch.Generator().manual_seed(case.seed)
-    return faithfulness.road_combined(*case.model_images_maps_index, noise=ROAD_NOISE, generator=generator)
+    return faithfulness.road_combined(*case.model_images_maps_index, noise=ROAD_NOISE, generator=generator, cells=cells)
+
+
+def _single_cell(case: Case) -> Float[Tensor, "batch"]:
+    falls = case.answer(by_cells.falls_by_cell)
+    return by_cells.single_cell_of(case.explanation.signed_map, falls, case.cells)
+
+
+def _faithfulness_correlation(case: Case) -> Float[Tensor, "batch"]:
+    logits = case.answer(by_cells.logits_of_sets, seed=case.seed)
+    return by_cells.faithfulness_correlation_of(case.explanation.signed_map, logits, case.cells, case.seed)
 
 
 def _coherency(case: Case) -> Float[Tensor, "batch"]:
@@ -143,6 +164,40 @@ METRICS: Mapping[str, Metric] = {
         "area under the target's probability while pixels are set to zero, highest first",
     ),
     "ins-del": Metric(lambda case: case["insertion"] - case["deletion"], True, "insertion minus deletion"),
+    "srg": Metric(
+        lambda case: faithfulness.srg(*case.model_images_maps_index, case.steps),
+        True,
+        "symmetric relevance gain: deletion with the lowest pixels first minus deletion with the highest first",
+    ),
+    "insertion-cells": Metric(
+        lambda case: faithfulness.insertion(*case.model_images_maps_index, case.steps, cells=case.cells),
+        True,
+        "insertion by cells, ranked by the map's mean in the cell",
+    ),
+    "deletion-cells": Metric(
+        lambda case: faithfulness.deletion(*case.model_images_maps_index, case.steps, cells=case.cells),
+        False,
+        "deletion by cells, ranked by the map's mean in the cell, to the blurred image",
+    ),
+    "ins-del-cells": Metric(
+        lambda case: case["insertion-cells"] - case["deletion-cells"], True, "insertion minus deletion by cells"
+    ),
+    "srg-cells": Metric(
+        lambda case: faithfulness.srg(*case.model_images_maps_index, case.steps, cells=case.cells),
+        True,
+        "symmetric relevance gain by cells, which are set to zero",
+    ),
+    "single-cell": Metric(
+        _single_cell,
+        True,
+        "rank correlation of the signed map's sum in a cell with the fall of the logit when it alone is blurred",
+    ),
+    "faithfulness-correlation": Metric(
+        _faithfulness_correlation,
+        True,
+        "correlation of the signed map's part in random sets of cells that are kept with the logit, "
+        "the number of cells taken out",
+    ),
     "drop": Metric(
         lambda case: faithfulness.share_lost(*case.dimmed),
         False,
@@ -154,6 +209,9 @@ METRICS: Mapping[str, Metric] = {
         "how often the probability gains when the image is multiplied by its map",
     ),
     "road": Metric(_road, True, "(least - most relevant pixels imputed) / 2, at 20, 40, 60 and 80 %"),
+    "road-cells": Metric(
+        lambda case: _road(case, case.cells), True, "road by cells, ranked by the map's mean in the cell"
+    ),
     "coherency": Metric(_coherency, True, "correlation with the map of the image multiplied by the map"),
     "complexity": Metric(lambda case: simplicity.complexity(case.maps), False, "mean of the map"),
     "adcc": Metric(
@@ -229,12 +287,16 @@ def evaluate(
     target: Target = None,
     regions: Regions | None = None,
     task: str = "classification",
+    cells: int = by_cells.CELL,
+    answers: dict[tuple[object, ...], Tensor] | None = None,
 ) -> dict[str, Float[Tensor, "batch"]]:
     """The value of each metric for a method's map of each image, which is normalised, so that 0 is the mean colour.
 
-    `steps` are those of insertion and deletion, `seed` that of ROAD's noise and of redrawn layers, `target` a class,
-    one per image, or each image's top class. Metrics of `LOCALISATION` need `regions`; for `maxboxacc` the values are
-    the hits that `max_box_accuracy` takes. With the task "multi-label", `images` holds one image.
+    `steps` are those of insertion, deletion and the symmetric relevance gain, `seed` that of ROAD's noise, of random
+    sets of cells and of redrawn layers, `cells` the pixels per side of a cell, `target` a class, one per image, or each
+    image's top class. Metrics of `LOCALISATION` need `regions`; for `maxboxacc` the values are the hits that
+    `max_box_accuracy` takes. With the task "multi-label", `images` holds one image. Calls with the same model, images,
+    task, seed and cells may share a dict of `answers`: what the network answers whatever the map.
 
     Raises:
         RecipeError: an unknown metric.
@@ -245,5 +307,5 @@ def evaluate(
         raise RecipeError(f"metrics must name at least one of {', '.join(ALL)}.")
     for name in metrics:
         one_of("metric", name, ALL)
-    case = Case(model, images, method, steps, seed, target, regions, task)
+    case = Case(model, images, method, steps, seed, target, regions, task, cells, {} if answers is None else answers)
     return {name: case[name] for name in metrics}

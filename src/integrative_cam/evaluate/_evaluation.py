@@ -23,6 +23,7 @@ from ..run import Progress
 from ..run._pool import Lost, run_parts
 from ..run._store import Store, read_object
 from ._benchmark import ALL, LOCALISATION, MAX_BOX
+from ._cells import CELL
 from ._dataset import Sample, read_dataset, spread
 from ._measure import Measured, Part, Settings, start_measuring
 from ._report import write_report
@@ -104,6 +105,7 @@ def evaluate_dataset(
     limit: int | None = None,
     steps: int = 16,
     seed: int = 0,
+    cells: int = CELL,
     reference: str = "integrative",
     processes: int = 1,
     progress: Callable[[Progress], None] = lambda _: None,
@@ -129,7 +131,8 @@ def evaluate_dataset(
         regions: "boxes" or "masks"; None for boxes where there are any.
         limit: measure at most this many photographs, taken at equal distances.
         steps: of insertion and deletion.
-        seed: of ROAD's noise, redrawn layers and the bootstrap.
+        seed: of ROAD's noise, random sets of cells, redrawn layers and the bootstrap.
+        cells: pixels per side of a cell, for the metrics by cells.
         reference: the method that the others are compared with.
         processes: how many photographs are measured at once, each by a process of its own.
         progress: called with the number of photographs, counted once per network, that are done.
@@ -155,7 +158,7 @@ def evaluate_dataset(
     weights = models if isinstance(models, Mapping) else dict.fromkeys(models)
     asked = Settings(
         str(dataset), {name: str(file or "") for name, file in weights.items()}, tuple(methods), tuple(metrics),
-        target, regions, limit, steps, seed, __version__, torch.__version__, platform.python_version(),
+        target, regions, limit, steps, seed, cells, __version__, torch.__version__, platform.python_version(),
     )  # fmt: skip
     settings, samples = _resolved(asked, read_dataset(Path(dataset)))
     store = Store(str(out))

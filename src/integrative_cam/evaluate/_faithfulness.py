@@ -1,13 +1,13 @@
 """Does the score follow the map? Pixels shown, hidden or imputed by rank, and images dimmed by their map.
 
-Every probability is the softmax of the model's logits at the target, 0 to 1. Insertion, deletion and ROAD see only the
-order of a map's values. Average drop and increase see the values: a brighter map drops less, and a map of ones drops
-nothing, so report `area` beside them.
+Every probability is the softmax of the model's logits at the target, 0 to 1. Insertion, deletion, the symmetric
+relevance gain and ROAD see only the order of a map's values, or of its means over `cells`. Average drop and increase
+see the values: a brighter map drops less, and a map of ones drops nothing, so report `area` beside them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -15,16 +15,14 @@ from torch import Tensor, nn
 
 from .._maps.evidence import expand_like
 from ..errors import InputError
-from ._perturbation import Baseline, NoisyLinear, blurred, check_together, imputed, order, zeros
+from ._cells import cell_means, cells_to_pixels
+from ._perturbation import Baseline, Fill, NoisyLinear, blurred, check_together, filling, imputed, order, zeros
 from ._probabilities import TargetIndex, at_least_one, target_probabilities
 
 if TYPE_CHECKING:
-    from jaxtyping import Float
+    from jaxtyping import Float, Int
 
     from ._shapes import Images, Maps, PerImage
-
-Fill = Callable[[Tensor, Tensor], Tensor]
-"""Takes numbers of images, (job,), and where pixels are removed, (job, *space); gives these images without them."""
 
 SHARES = (0.2, 0.4, 0.6, 0.8)
 """The shares of pixels that ROAD removes: the percentiles 80, 60, 40 and 20 of a map."""
@@ -38,9 +36,11 @@ def insertion(
     steps: int = 20,
     baseline: Baseline | NoisyLinear = blurred,
     batch_size: int = 32,
+    cells: int | None = None,
 ) -> PerImage:
     """Area under `insertion_curve` over the share of pixels, 0 to 1; higher is better (RISE, arXiv:1806.07421)."""
-    return _area_under(insertion_curve(model, images, maps, target_index, steps, baseline, batch_size), maps)
+    curve = insertion_curve(model, images, maps, target_index, steps, baseline, batch_size, cells)
+    return _area_under(curve, _ranked(maps, cells)[1])
 
 
 def deletion(
@@ -49,11 +49,13 @@ def deletion(
     maps: Maps,
     target_index: TargetIndex,
     steps: int = 20,
-    baseline: Baseline | NoisyLinear = zeros,
+    baseline: Baseline | NoisyLinear | None = None,
     batch_size: int = 32,
+    cells: int | None = None,
 ) -> PerImage:
     """Area under `deletion_curve` over the share of pixels, 0 to 1; lower is better (RISE, arXiv:1806.07421)."""
-    return _area_under(deletion_curve(model, images, maps, target_index, steps, baseline, batch_size), maps)
+    curve = deletion_curve(model, images, maps, target_index, steps, baseline, batch_size, cells)
+    return _area_under(curve, _ranked(maps, cells)[1])
 
 
 def insertion_curve(
@@ -64,11 +66,12 @@ def insertion_curve(
     steps: int = 20,
     baseline: Baseline | NoisyLinear = blurred,
     batch_size: int = 32,
+    cells: int | None = None,
 ) -> Float[Tensor, "batch point"]:
     """Probability of the target as the baseline turns into the image, highest values of the map first.
 
     Point k of steps + 1 shows round(k n / steps) of n pixels: point 0 is the baseline, the last one the image. Only the
-    order of a map's values counts.
+    order of a map's values counts. With `cells`, n counts cells.
 
     >>> model = nn.Sequential(nn.Flatten(), nn.Linear(4, 2, bias=False))
     >>> _ = model[1].weight.data.copy_(torch.tensor([[1, 1, 0, 0], [0, 0, 0, 0]]))
@@ -83,8 +86,10 @@ def insertion_curve(
         baseline: makes of the images what a hidden pixel shows: `zeros`, `mean_of`, `blurred` or any such function;
             or `NoisyLinear`, which imputes hidden pixels from the others and so always keeps one.
     """
-    shown, fill = _replacement(images, maps, steps, baseline, inserting=True)
-    return _curve(model, images, maps, target_index, shown, fill, batch_size, keep=True)
+    check_together(images, maps)
+    ranks, units = _ranked(maps, cells)
+    removed = [(max(count, isinstance(baseline, NoisyLinear)), units) for count in _counts(units, steps)]
+    return _curve(model, images, ranks, target_index, removed, filling(images, baseline), batch_size)
 
 
 def deletion_curve(
@@ -93,15 +98,46 @@ def deletion_curve(
     maps: Maps,
     target_index: TargetIndex,
     steps: int = 20,
-    baseline: Baseline | NoisyLinear = zeros,
+    baseline: Baseline | NoisyLinear | None = None,
     batch_size: int = 32,
+    cells: int | None = None,
 ) -> Float[Tensor, "batch point"]:
     """Probability of the target as the image turns into the baseline, highest values of the map first.
 
-    Point 0 is the image, the last one the baseline. Arguments as for `insertion_curve`.
+    Point 0 is the image, the last one the baseline. Arguments as for `insertion_curve`; without a baseline, pixels turn
+    to zero, and cells to the blurred image, in which a removed cell is no new square with edges of its own.
     """
-    hidden, fill = _replacement(images, maps, steps, baseline, inserting=False)
-    return _curve(model, images, maps, target_index, hidden, fill, batch_size, keep=False)
+    check_together(images, maps)
+    ranks, units = _ranked(maps, cells)
+    baseline = baseline or (zeros if cells is None else blurred)
+    removed = [(0, min(count, units - isinstance(baseline, NoisyLinear))) for count in _counts(units, steps)]
+    return _curve(model, images, ranks, target_index, removed, filling(images, baseline), batch_size)
+
+
+def srg(
+    model: nn.Module,
+    images: Images,
+    maps: Maps,
+    target_index: TargetIndex,
+    steps: int = 20,
+    baseline: Baseline = zeros,
+    batch_size: int = 32,
+    cells: int | None = None,
+) -> PerImage:
+    """Symmetric relevance gain (arXiv:2401.06654): what deleting the least relevant first keeps of the probability.
+
+    The area under the deletion curve with the lowest values of the map first, minus that with the highest first, -1 to
+    1; higher is better, and about 0 for random maps. With one baseline for both it is insertion minus deletion, which
+    `ins-del` of `icam evaluate` is by cells, on the blurred image; so the default here is another one.
+    Arguments as for `insertion_curve`.
+    """
+    check_together(images, maps)
+    ranks, units = _ranked(maps, cells)
+    counts = _counts(units, steps)
+    most, least = [(0, count) for count in counts], [(units - count, units) for count in counts]
+    curves = _curve(model, images, ranks, target_index, most + least, filling(images, baseline), batch_size)
+    most_first, least_first = curves.chunk(2, 1)
+    return _area_under(least_first, units) - _area_under(most_first, units)
 
 
 def average_drop(
@@ -160,15 +196,15 @@ def road_morf(
     noise: float = 0.0,
     generator: torch.Generator | None = None,
     batch_size: int = 32,
+    cells: int | None = None,
 ) -> PerImage:
     """Mean probability of the target with the most relevant pixels imputed: ROAD's MoRF (arXiv:2202.00449).
 
     For each of `shares`, above 0 and below 1, the round(share n) of n pixels with the highest values of the map, at
     most n - 1, are replaced by `imputed`, so that their absence is no hint itself. Lower is better. `noise` and
-    `generator` are those of `imputed`; images have two axes of space.
+    `generator` are those of `imputed`; images have two axes of space. With `cells`, n counts cells.
     """
-    removed, fill = _removed(images, maps, shares), _imputation(images, noise, generator)
-    return _curve(model, images, maps, target_index, removed, fill, batch_size, keep=False).mean(1)
+    return _road(model, images, maps, target_index, shares, noise, generator, batch_size, cells, most=True)
 
 
 def road_lerf(
@@ -180,11 +216,10 @@ def road_lerf(
     noise: float = 0.0,
     generator: torch.Generator | None = None,
     batch_size: int = 32,
+    cells: int | None = None,
 ) -> PerImage:
     """`road_morf` with the least relevant pixels imputed: ROAD's LeRF. Higher is better."""
-    kept = [maps[0].numel() - count for count in _removed(images, maps, shares)]
-    fill = _imputation(images, noise, generator)
-    return _curve(model, images, maps, target_index, kept, fill, batch_size, keep=True).mean(1)
+    return _road(model, images, maps, target_index, shares, noise, generator, batch_size, cells, most=False)
 
 
 def road_combined(
@@ -196,72 +231,71 @@ def road_combined(
     noise: float = 0.0,
     generator: torch.Generator | None = None,
     batch_size: int = 32,
+    cells: int | None = None,
 ) -> PerImage:
     """(`road_lerf` - `road_morf`) / 2, from -1/2 to 1/2; higher is better, and about 0 for random maps."""
-    most = road_morf(model, images, maps, target_index, shares, noise, generator, batch_size)
-    least = road_lerf(model, images, maps, target_index, shares, noise, generator, batch_size)
+    most = road_morf(model, images, maps, target_index, shares, noise, generator, batch_size, cells)
+    least = road_lerf(model, images, maps, target_index, shares, noise, generator, batch_size, cells)
     return (least - most) / 2
 
 
-def _removed(images: Tensor, maps: Tensor, shares: Sequence[float]) -> list[int]:
-    """How many pixels ROAD removes."""
+def _road(
+    model: nn.Module,
+    images: Tensor,
+    maps: Tensor,
+    target_index: TargetIndex,
+    shares: Sequence[float],
+    noise: float,
+    generator: torch.Generator | None,
+    batch_size: int,
+    cells: int | None,
+    most: bool,
+) -> PerImage:
     check_together(images, maps, dims=2)
     if not shares or not all(0 < share < 1 for share in shares):
         raise InputError(f"shares must hold at least one number above 0 and below 1, but got {shares!r}.")
-    pixels = maps[0].numel()
-    return [min(round(share * pixels), pixels - 1) for share in shares]
+    ranks, units = _ranked(maps, cells)
+    counts = [min(round(share * units), units - 1) for share in shares]
+    removed = [(0, count) if most else (units - count, units) for count in counts]
+
+    def fill(image: Tensor, gone: Tensor) -> Tensor:
+        return imputed(images[image], gone, noise, generator)
+
+    return _curve(model, images, ranks, target_index, removed, fill, batch_size).mean(1)
 
 
-def _imputation(images: Tensor, noise: float, generator: torch.Generator | None) -> Fill:
-    return lambda image, removed: imputed(images[image], removed, noise, generator)
-
-
-def _replacement(
-    images: Tensor, maps: Tensor, steps: int, baseline: Baseline | NoisyLinear, inserting: bool
-) -> tuple[list[int], Fill]:
-    """How many pixels are touched at each point of a curve, and what replaces hidden ones."""
-    check_together(images, maps)
-    at_least_one("steps", steps)
-    pixels = maps[0].numel()
-    counts = _counts(pixels, steps)
-    if isinstance(baseline, NoisyLinear):
-        counts = [max(count, 1) if inserting else min(count, pixels - 1) for count in counts]
-        return counts, lambda image, removed: baseline(images[image], removed)
-    with torch.no_grad():
-        background = baseline(images)
-    if not isinstance(background, Tensor) or background.shape != images.shape or background.dtype != images.dtype:
-        came = f"{background.dtype} of {tuple(background.shape)}" if isinstance(background, Tensor) else background
-        raise InputError(f"baseline must give images again, {images.dtype} of {tuple(images.shape)}, but gave {came}.")
-    return counts, lambda image, removed: torch.where(removed[:, None], background[image], images[image])
+def _ranked(maps: Tensor, cells: int | None) -> tuple[Int[Tensor, "batch *space"], int]:
+    """Each pixel's rank by the map, from 0 for the highest, or its cell's; and how many pixels or cells there are."""
+    values = maps if cells is None else cell_means(maps, cells)
+    ranks = order(values).argsort(1).reshape(values.shape)
+    return ranks if cells is None else cells_to_pixels(ranks, cells, maps.shape[1:]), values[0].numel()
 
 
 def _curve(
     model: nn.Module,
     images: Tensor,
-    maps: Tensor,
+    ranks: Int[Tensor, "batch *space"],
     target_index: TargetIndex,
-    counts: Sequence[int],
+    removed: Sequence[tuple[int, int]],
     fill: Fill,
     batch_size: int,
-    keep: bool,
 ) -> Float[Tensor, "batch point"]:
-    """The target's probability at each k, with the highest counts[k] pixels removed or, to `keep` them, all others."""
-    ranks = order(maps).argsort(1).reshape(maps.shape)
-    limits = torch.tensor(counts, device=images.device)
+    """The target's probability at each point, where the pixels of the ranks [first, last) are removed."""
+    first, last = torch.tensor(removed, device=images.device).unbind(1)
 
     def perturb(image: Tensor, point: Tensor) -> Tensor:
-        highest = ranks[image] < expand_like(limits[point], ranks)
-        return fill(image, ~highest if keep else highest)
+        rank = ranks[image]
+        return fill(image, (rank >= expand_like(first[point], rank)) & (rank < expand_like(last[point], rank)))
 
-    return target_probabilities(model, images, target_index, len(counts), perturb, batch_size)
-
-
-def _counts(pixels: int, steps: int) -> list[int]:
-    return [round(step * pixels / steps) for step in range(steps + 1)]
+    return target_probabilities(model, images, target_index, len(removed), perturb, batch_size)
 
 
-def _area_under(curve: Float[Tensor, "batch point"], maps: Tensor) -> PerImage:
+def _counts(units: int, steps: int) -> list[int]:
+    at_least_one("steps", steps)
+    return [round(step * units / steps) for step in range(steps + 1)]
+
+
+def _area_under(curve: Float[Tensor, "batch point"], units: int) -> PerImage:
     # The true shares: pixels need not divide evenly into steps.
-    pixels = maps[0].numel()
-    shares = torch.tensor(_counts(pixels, curve.shape[1] - 1), dtype=curve.dtype, device=curve.device) / pixels
+    shares = torch.tensor(_counts(units, curve.shape[1] - 1), dtype=curve.dtype, device=curve.device) / units
     return torch.trapezoid(curve, shares, dim=1)

@@ -49,6 +49,7 @@ class Settings:
     limit: int | None
     steps: int
     seed: int
+    cells: int
     integrative_cam: str
     torch: str
     python: str
@@ -111,16 +112,18 @@ def measure(network: Network, part: Part, settings: Settings) -> dict[str, Any]:
     prediction = predict(part.sample.path, network)
     network, view = prediction.network, prediction.view
     evaluate_maps = partial(
-        evaluate, network.model, view.tensor, steps=settings.steps, seed=settings.seed, task=network.task
-    )
+        evaluate, network.model, view.tensor, steps=settings.steps, seed=settings.seed, task=network.task,
+        cells=settings.cells,
+    )  # fmt: skip
     rows: list[dict[str, Any]] = []
     left_out: list[str] = []
     with warnings.catch_warnings():
         # A blank map needs no warning here: its metrics show it.
         warnings.filterwarnings("ignore", message="The map of image")
         for name, target, regions in _objects_to_explain(prediction, part.sample, settings, left_out):
+            answers: dict[tuple[object, ...], Any] = {}
             for method, metrics in settings.metrics_by_method.items():
-                values = evaluate_maps(named(method), metrics, target=target, regions=regions)
+                values = evaluate_maps(named(method), metrics, target=target, regions=regions, answers=answers)
                 about = {"model": part.model, "image": part.sample.name, "object": name, "target": target}
                 for metric, value in values.items():
                     hits = metric == MAX_BOX

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 Baseline = Callable[[Tensor], Tensor]
 """Takes images (batch, channel, *space) and gives what is left of them when every pixel is removed; same shape."""
 
+Fill = Callable[[Tensor, Tensor], Tensor]
+"""Takes numbers of images, (job,), and where pixels are removed, (job, *space); gives these images without them."""
+
 _TIES = 0
 """The seed of the permutation that breaks ties."""
 
@@ -121,6 +124,22 @@ class NoisyLinear:
         filled = imputed(images, removed)
         drawn = torch.randn(images.shape[1:], generator=torch.Generator().manual_seed(self.seed))
         return torch.where(removed[:, None], filled + self.noise * drawn.to(filled), images)
+
+
+def filling(images: Float[Tensor, "batch channel *space"], baseline: Baseline | NoisyLinear) -> Fill:
+    """Puts the baseline in place of removed pixels; `NoisyLinear` imputes them from those that are left.
+
+    Raises:
+        InputError: the baseline does not give images again.
+    """
+    if isinstance(baseline, NoisyLinear):
+        return lambda image, removed: baseline(images[image], removed)
+    with torch.no_grad():
+        background = baseline(images)
+    if not isinstance(background, Tensor) or background.shape != images.shape or background.dtype != images.dtype:
+        came = f"{background.dtype} of {tuple(background.shape)}" if isinstance(background, Tensor) else background
+        raise InputError(f"baseline must give images again, {images.dtype} of {tuple(images.shape)}, but gave {came}.")
+    return lambda image, removed: torch.where(removed[:, None], background[image], images[image])
 
 
 def order(maps: Float[Tensor, "batch *space"]) -> Int[Tensor, "batch position"]:

@@ -1,4 +1,4 @@
-"""The target's probability for images that are changed point by point."""
+"""The target's probability, or its logit, for images that are changed point by point."""
 
 from __future__ import annotations
 
@@ -36,6 +36,25 @@ def target_probabilities(
     model: nn.Module, images: Tensor, target_index: TargetIndex, points: int, perturb: Perturb, batch_size: int
 ) -> Float[Tensor, "batch point"]:
     """The target's probability at each point of each image's curve, at most `batch_size` of them at once."""
+    return _target_values(model, images, target_index, points, perturb, batch_size, _probabilities)
+
+
+def target_logits(
+    model: nn.Module, images: Tensor, target_index: TargetIndex, points: int, perturb: Perturb, batch_size: int
+) -> Float[Tensor, "batch point"]:
+    """`target_probabilities` with the logit in place of the probability."""
+    return _target_values(model, images, target_index, points, perturb, batch_size, lambda logits, _: logits)
+
+
+def _target_values(
+    model: nn.Module,
+    images: Tensor,
+    target_index: TargetIndex,
+    points: int,
+    perturb: Perturb,
+    batch_size: int,
+    read: Callable[[Tensor, str | None], Tensor],
+) -> Float[Tensor, "batch point"]:
     check_images(images)
     at_least_one("batch_size", batch_size)
     index = _indices(target_index, len(images)).to(images.device)
@@ -46,7 +65,9 @@ def target_probabilities(
         for chunk in torch.split(jobs, min(batch_size, _at_once(images))):
             image = chunk // points
             logits, last_step = class_logits(run, perturb(image, chunk % points))
-            values.append(_probability(at_least_float32(logits), last_step, index[image]))
+            logits = at_least_float32(logits)
+            _check_logits(logits, last_step, index[image])
+            values.append(read(logits, last_step).gather(1, index[image, None])[:, 0])
     return torch.cat(values).reshape(len(images), points)
 
 
@@ -94,9 +115,11 @@ def _at_once(images: Tensor) -> int:
     return max(1, _PIXELS_AT_ONCE // images[0, 0].numel()) if images.device.type == "cpu" else sys.maxsize
 
 
-def _probability(
-    logits: Float[Tensor, "job classes"], last_step: str | None, index: Int[Tensor, "job"]
-) -> Float[Tensor, "job"]:
+def _probabilities(logits: Float[Tensor, "job classes"], last_step: str | None) -> Float[Tensor, "job classes"]:
+    return logits.sigmoid() if last_step == "sigmoid" else logits.softmax(1)
+
+
+def _check_logits(logits: Float[Tensor, "job classes"], last_step: str | None, index: Int[Tensor, "job"]) -> None:
     if len(logits) != len(index):
         raise OutputError(
             f"The model's output has {len(logits)} rows for {len(index)} images; its first axis must be the batch."
@@ -114,8 +137,6 @@ def _probability(
         )
     if not logits.isfinite().all():
         raise OutputError("The model's output holds NaN or infinite values for a perturbed image; run it in float32.")
-    values = logits.sigmoid() if last_step == "sigmoid" else logits.softmax(1)
-    return values.gather(1, index[:, None])[:, 0]
 
 
 @contextmanager

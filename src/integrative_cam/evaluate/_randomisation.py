@@ -19,7 +19,7 @@ from ..errors import InputError, first_line
 from ..methods._registry import Explainer
 from ._perturbation import check_maps
 from ._probabilities import TargetIndex
-from ._simplicity import check_alike, coherency
+from ._simplicity import check_alike, correlation
 from ._statistics import ranks
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def rank_correlation(maps: Maps, others: Maps) -> PerImage:
     0 where either is constant, as a blank map is: without an order there is none to agree with.
 
     >>> rank_correlation(torch.tensor([[0.1, 0.2, 0.9]]), torch.tensor([[0.0, 0.7, 0.8]]))
-    tensor([1.])
+    tensor([1.0000])
 
     Raises:
         InputError: shapes differ, or maps are not finite.
@@ -87,8 +87,7 @@ def rank_correlation(maps: Maps, others: Maps) -> PerImage:
     check_maps(maps)
     check_maps(others)
     check_alike("maps", maps, "others", others)
-    # Pearson's correlation of the ranks, from (r + 1) / 2.
-    return 2 * coherency(ranks(maps.flatten(1)), ranks(others.flatten(1))) - 1
+    return correlation(ranks(maps.flatten(1)), ranks(others.flatten(1)))
 
 
 def randomised(model: nn.Module, share: float, seed: int = 0) -> nn.Module:

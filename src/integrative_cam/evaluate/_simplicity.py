@@ -71,8 +71,12 @@ def coherency(maps: Maps, maps_of_masked_images: Maps) -> PerImage:
     check_maps(maps)
     check_maps(maps_of_masked_images)
     check_alike("maps", maps, "maps_of_masked_images", maps_of_masked_images)
-    product = _standardised(maps) * _standardised(maps_of_masked_images)
-    return (product.sum(1).clamp(-1, 1) + 1) / 2
+    return (correlation(maps, maps_of_masked_images) + 1) / 2
+
+
+def correlation(left: Float[Tensor, "batch ..."], right: Float[Tensor, "batch ..."]) -> PerImage:
+    """Pearson's correlation of each row of `left` with that of `right`, -1 to 1; 0 where either is constant."""
+    return (_standardised(left) * _standardised(right)).sum(1).clamp(-1, 1)
 
 
 def adcc(drop: PerImage, coherency: PerImage, complexity: PerImage) -> PerImage:
