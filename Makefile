@@ -5,6 +5,7 @@ SECONDS ?= 60
 VENV ?= .venv
 LOWEST ?= .venv-lowest
 AUDIT ?= .venv-audit
+SURVEY ?= .venv-survey
 BIN := $(VENV)/bin
 # Small networks gain nothing from more threads; tests run in parallel processes.
 export OMP_NUM_THREADS ?= 1
@@ -66,8 +67,14 @@ ablation: $(VENV)/.dev ## The tables of docs/ablation.md from SHARED=../shared, 
 	$(BIN)/python benchmarks/ablation.py places $(SHARED) --limit 34
 	$(BIN)/python benchmarks/ablation.py verify $(SHARED) --limit 34
 
-survey: $(VENV)/.dev ## Explain every network of torchvision and every family of timm with random weights; OPTIONS=--help says more.
-	PYTHONPATH=benchmarks $(BIN)/python -m survey $(OPTIONS)
+survey: $(if $(FIELDS),$(SURVEY)/.fields,$(VENV)/.dev) ## Explain every network of torchvision and every family of timm, FIELDS=1 networks of other fields; OPTIONS=--help says more.
+	PYTHONPATH=benchmarks $(if $(FIELDS),$(SURVEY)/bin/python -m survey.places,$(BIN)/python -m survey) $(OPTIONS)
+
+# Some gigabytes of libraries that nothing else needs, in the releases that docs/survey.md names.
+$(SURVEY)/.fields: benchmarks/survey/fields.txt pyproject.toml
+	$(PYTHON) -m venv $(SURVEY)
+	$(SURVEY)/bin/python -m pip install --quiet --requirement $< --editable .
+	touch $@
 
 moved: $(VENV)/.dev ## Explain 2,000 networks that move what they look at, and judge where the maps lie; OPTIONS=--help says more.
 	$(BIN)/python -m benchmarks.moved $(OPTIONS)
@@ -94,7 +101,7 @@ test-lowest: ## Run all tests with the lowest releases that pyproject.toml allow
 	$(LOWEST)/bin/python -m pytest -n auto --dist worksteal
 
 clean: ## Remove the virtual environment and all that was made.
-	rm -rf $(VENV) $(LOWEST) $(AUDIT) site test-output demo-out icam-out icam-evaluation ablation evidence evidence-quick fuzz-out dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(LOWEST) $(AUDIT) $(SURVEY) site test-output demo-out icam-out icam-evaluation ablation evidence evidence-quick fuzz-out dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 # One environment; each file marks an extra that is installed.
 $(VENV)/.demo $(VENV)/.dev $(VENV)/.docs $(VENV)/.fuzz: $(VENV)/.%: pyproject.toml

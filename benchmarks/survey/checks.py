@@ -104,11 +104,11 @@ def unexplained(name: str, model: nn.Module, size: tuple[int, ...], verdict: str
     return Surveyed(name, count(model), size, _convolutional(model), 0, (), float("nan"), verdict)
 
 
-def noise(size: tuple[int, ...], seed: int) -> Float[Tensor, "1 channel *space"]:
+def noise(size: tuple[int, ...], seed: int, mode: str = "bilinear") -> Float[Tensor, "1 channel *space"]:
     """A picture of blobs and grain: normal noise at an eighth of the size, and a third as much at all of it."""
     generator = torch.Generator().manual_seed(seed)
     coarse = torch.randn(1, size[0], *(max(side // 8, 1) for side in size[1:]), generator=generator)
-    blobs = nn.functional.interpolate(coarse, size=size[1:], mode="bilinear", align_corners=False)
+    blobs = nn.functional.interpolate(coarse, size=size[1:], mode=mode, align_corners=False)
     return blobs + torch.randn(1, *size, generator=generator) / 3
 
 
