@@ -27,6 +27,26 @@ def test_activations_in_execution_order() -> None:
     ]
 
 
+def test_an_activation_that_modules_share_is_named_by_the_one_that_runs_it() -> None:
+    """As in networks of ultralytics, where one nn.SiLU serves all."""
+
+    class Convolution(nn.Module):
+        act = nn.SiLU()
+
+        def __init__(self, channels: int) -> None:
+            super().__init__()
+            self.conv, self.act = nn.Conv2d(channels, 4, 3), Convolution.act
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.act(self.act(self.conv(x)))
+
+    head = (nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    model = nn.Sequential(Convolution(3), nn.Sequential(Convolution(4), Convolution.act), *head)
+    expected = ["0.act", "0.act#2", "1.0.act", "1.0.act#2", "1.1"]
+    assert names("activations", model) == expected
+    assert names("1.0.*", model) == ["1.0.act", "1.0.act#2"]
+
+
 @pytest.mark.parametrize(
     ("taps", "expected"),
     [

@@ -193,7 +193,9 @@ class Capture(Watch):
         self._measurements = 0
         self._counted = 0
         self._wanted = wanted
-        self._names = {id(module): name for name, module in self.modules.items()}
+        self._paths: dict[int, list[str]] = {}
+        for name, module in model.named_modules(remove_duplicate=False):
+            self._paths.setdefault(id(module), []).append(name)
         self._calls: Counter[str] = Counter()
         self._data = {self._flow.label(leaf) for leaf in leaves}
         self._data_storages: set[int] = set()
@@ -443,15 +445,22 @@ class Capture(Watch):
     def _name(self, func: str) -> str:
         """Path of the innermost module that runs now, `:function` where it is not a torch.nn layer, `#call`."""
         frame = sys._getframe(3)
+        innermost: Any = None
         path, layer = "", False
         while frame is not None:
             code = frame.f_code
-            if code.co_argcount and code.co_varnames[0] == "self":
-                module = frame.f_locals.get("self")
-                known = self._names.get(id(module))
-                if known is not None:
-                    path, layer = known, type(module).__module__.startswith("torch.nn.")
+            module = frame.f_locals.get("self") if code.co_argcount and code.co_varnames[0] == "self" else None
+            paths = () if module is None or module is innermost else self._paths.get(id(module), ())
+            if paths and innermost is None:
+                innermost, (path, *others) = module, paths
+                layer = type(module).__module__.startswith("torch.nn.")
+                if not others:
                     break
+            elif paths:  # one activation that many modules share is named by the one that runs it
+                inside = f"{paths[0]}." if paths[0] else ""
+                own = (each for each in self._paths[id(innermost)] if each.startswith(inside))
+                path = min(own, key=lambda each: each.count("."), default=path)
+                break
             frame = frame.f_back  # type: ignore[assignment]
         name = path if layer and path else f"{path}:{func}"
         self._calls[name] += 1
