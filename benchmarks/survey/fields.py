@@ -71,7 +71,7 @@ def _monai(name: str) -> Network:
     import monai.networks.nets as nets
 
     if name == "DenseNet121":
-        return Network(nets.DenseNet121(spatial_dims=3, in_channels=1, out_channels=3), (1, 64, 64, 64), _VOLUME)
+        return Network(nets.DenseNet121(spatial_dims=3, in_channels=1, out_channels=3), (1, 48, 48, 48), _VOLUME)
     if name == "SegResNet":
         return Network(
             nets.SegResNet(spatial_dims=3, in_channels=1, out_channels=2, init_filters=8), (1, 48, 48, 48), _VOLUME

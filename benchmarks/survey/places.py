@@ -45,7 +45,7 @@ ZONE = 0.1
 """How far around a box a right map may change, in shares of the input."""
 CLEARLY = 2.0
 """So many times more of a right map's change lies in the zones than of any wrong map's."""
-DRAWS = 2
+DRAWS = 1
 """Boxes of noise at one place."""
 MOST_TAPS = 12
 """Taps whose gradients are looked at."""
@@ -320,8 +320,8 @@ def _share(found: Tensor, box: Box) -> float:
 def looks(network: Network, images: Tensor) -> Iterator[Look]:
     """Where up to `MOST_TAPS` taps look, by their input gradients, and where their places are.
 
-    It is right where the gradient moves along this axis of the input the same way as the place, by at least a third as
-    far, and less along other axes.
+    It is right where the gradient moves along this axis of the input the same way as the place, and more than along
+    other axes. It moves less far than the place where every position sees most of the input.
     """
     images = images.clone().requires_grad_()
     target = evidence(network, images.detach())
@@ -344,7 +344,7 @@ def looks(network: Network, images: Tensor) -> Iterator[Look]:
             ratio = moved[axis] / (lines[1] - lines[0])
             aside = max((abs(way) for other_axis, way in enumerate(moved) if other_axis != axis), default=0.0)
             off = max(abs(float(centre[axis]) - line) for centre, line in zip(centres, lines, strict=True))
-            is_right = ratio > 1 / 3 and aside < abs(moved[axis])
+            is_right = ratio > 0.05 and aside < abs(moved[axis])
             yield Look(traced.taps[at].name, grid, axis, ratio, aside, off, is_right)
 
 
