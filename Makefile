@@ -59,7 +59,7 @@ dist: $(VENV)/.dev ## Build wheel and sdist into dist/, check what they say of t
 fuzz: $(VENV)/.fuzz ## Try damaged files, odd names and requests, SECONDS=60 for each of nine surfaces; bugs go to fuzz-out/.
 	$(BIN)/python fuzz/run.py --seconds $(SECONDS)
 
-evidence: $(VENV)/.dev ## The tables of docs/evidence.md from SHARED=../shared, in an hour; QUICK=1 in five minutes.
+evidence: $(VENV)/.dev ## The tables of docs/evidence.md from SHARED=../shared, in some hours; QUICK=1 in five minutes.
 	$(BIN)/python benchmarks/evidence.py $(SHARED) $(if $(QUICK),--quick --out evidence-quick)
 
 ablation: $(VENV)/.dev ## The tables of docs/ablation.md from SHARED=../shared, in half an hour.

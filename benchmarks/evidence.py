@@ -1,10 +1,11 @@
 """The tables of docs/evidence.md: the default against its relatives and against peers as shipped.
 
-    python benchmarks/evidence.py ../shared --out evidence            # under an hour on two cores
+    python benchmarks/evidence.py ../shared --out evidence            # some hours on two cores
     python benchmarks/evidence.py ../shared --out evidence --quick    # five minutes
 
-Three runs of `icam evaluate`, each with its own folder and report: faithfulness on the photographs that
-benchmarks/ablation.py did not choose on, parameter randomisation, localisation on boxes. Each goes on where it stopped.
+Runs of `icam evaluate`, each with its own folder and report: faithfulness by pixels and by cells on the photographs
+that benchmarks/ablation.py did not choose on, parameter randomisation, dependence on the class and places that are
+known, localisation on boxes. Each goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -29,9 +30,13 @@ PEERS = (
     "grad-cam:LayerCAM@activations",
     "torchcam:LayerCAM@stages",
 )
+CONTROLS = ("integrative-times-noise", "gradcam-times-noise")
 SLOW = ("scorecam", "ablationcam")
-BAR = ("ins-del", "drop", "increase", "road", "adcc")
-"""The metrics that decide the mean rank."""
+BARS = (
+    ("ins-del", "drop", "increase", "road", "adcc"),
+    ("ins-del-cells", "srg-cells", "single-cell", "faithfulness-correlation"),
+)
+"""The metrics that decide the mean rank of a run that has them."""
 
 
 @dataclass(frozen=True)
@@ -47,10 +52,28 @@ class Run:
 
 RUNS = {
     "faithfulness": Run(
-        "photos", (*RELATIVES, *PEERS), "insertion,deletion,ins-del,drop,increase,road,adcc,area,variation", 100, 5
+        "photos",
+        (*RELATIVES, *PEERS, *CONTROLS),
+        "insertion,deletion,ins-del,srg,drop,increase,road,adcc,area,variation",
+        100,
+        2,
     ),
-    "randomisation": Run("photos", ("gradcam", *PEERS), "randomisation", 20, 2),
-    "localisation": Run("voc100", ("gradcam", *PEERS), "pointing,top-share,energy,best-iou,maxboxacc,area", 100, 6),
+    "cells": Run(
+        "photos",
+        (*RELATIVES, *PEERS, *CONTROLS),
+        "insertion-cells,deletion-cells,ins-del-cells,srg-cells,road-cells,single-cell,faithfulness-correlation",
+        100,
+        2,
+    ),
+    "class": Run(
+        "photos",
+        ("gradcam", *PEERS, *CONTROLS),
+        "class-dependence,class-dependence-second,planted-patch,planted-patch-pointing",
+        100,
+        2,
+    ),
+    "randomisation": Run("photos", ("gradcam", *PEERS), "randomisation", 20, 1),
+    "localisation": Run("voc100", ("gradcam", *PEERS), "pointing,top-share,energy,best-iou,maxboxacc,area", 100, 3),
     "slow": Run("photos", SLOW, "insertion,deletion,ins-del,drop,increase,area", 20, 0),
 }
 
@@ -79,14 +102,18 @@ def command(name: str, shared: Path, out: Path, quick: bool, processes: int) -> 
 
 
 def print_tables(name: str, out: Path) -> None:
-    """The run's means and what the default has ahead, in Markdown; of its metrics, `BAR` decide the mean rank."""
+    """The run's means and what the default has ahead, in Markdown; one of `BARS` decides the mean rank."""
     lines = summarise(polars.read_parquet(out / name / "results.parquet"), "integrative")
     models = list(dict.fromkeys(line.model for line in lines))
     for model in sorted(models, key=lambda model: model or ""):
         chosen = [line for line in lines if line.model == model]
         metrics = list(dict.fromkeys(line.metric for line in chosen))
-        ranks = mean_ranks([line for line in chosen if line.metric in BAR], model) if set(BAR) <= set(metrics) else {}
-        print(f"\n{model or 'All networks'}, n = {chosen[0].mean.n}\n")
+        bar = next((bar for bar in BARS if set(bar) <= set(metrics)), ())
+        ranks = mean_ranks([line for line in chosen if line.metric in bar], model)
+        counts = {line.metric: line.mean.n for line in chosen}
+        count = max(counts.values())
+        fewer = "".join(f", {metric}: n = {each}" for metric, each in counts.items() if each < count)
+        print(f"\n{model or 'All networks'}, n = {count}{fewer}\n")
         print("| |", " | ".join(metrics), "| mean rank |" if ranks else "|")
         print("|---" * (1 + len(metrics) + bool(ranks)) + "|")
         for method in dict.fromkeys(line.method for line in chosen):

@@ -25,10 +25,12 @@ from integrative_cam.evaluate import _faithfulness as faithfulness
 from integrative_cam.evaluate import _localisation as localisation
 from integrative_cam.evaluate import _simplicity as simplicity
 from integrative_cam.evaluate import (
+    class_dependence,
     faithfulness_correlation,
     infidelity,
     mask_of_boxes,
     max_sensitivity,
+    planted_patch,
     randomisation,
     single_cell,
 )
@@ -81,6 +83,10 @@ def test_every_metric_is_its_function_on_the_methods_map() -> None:
         "area": simplicity.area(maps),
         "variation": simplicity.total_variation(maps),
         "randomisation": randomisation(MODEL, IMAGES, hirescam, target, 0.5, seed=3),
+        "class-dependence": class_dependence(MODEL, IMAGES, hirescam, target),
+        "class-dependence-second": class_dependence(MODEL, IMAGES, hirescam, target, "second"),
+        "planted-patch": planted_patch(MODEL, IMAGES, hirescam),
+        "planted-patch-pointing": planted_patch(MODEL, IMAGES, hirescam, localisation.pointing),
         "infidelity": infidelity(MODEL, IMAGES, hirescam, target, seed=3),
         "sensitivity": max_sensitivity(MODEL, IMAGES, hirescam, target, seed=3),
     }

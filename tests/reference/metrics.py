@@ -398,3 +398,22 @@ def ranks(values: Array) -> list[float]:
 def rank_correlation(left: Array, right: Array) -> float:
     """Pearson correlation of the ranks; 0 where one map is constant."""
     return 2 * coherency(np.array(ranks(left)), np.array(ranks(right))) - 1
+
+
+def mosaic(parts: Sequence[Array]) -> Array:
+    """Four images (channel, height, width), of even sides, each averaged over squares of 2 x 2 pixels, row by row."""
+    channels, height, width = parts[0].shape
+    result = np.zeros(parts[0].shape)
+    for place, part in enumerate(parts):
+        for channel, y, x in positions((channels, height // 2, width // 2)):
+            square = [float(part[channel, 2 * y + dy, 2 * x + dx]) for dy in (0, 1) for dx in (0, 1)]
+            result[channel, y + place // 2 * (height // 2), x + place % 2 * (width // 2)] = sum(square) / 4
+    return result
+
+
+def quadrant(shape: Sequence[int], place: int) -> Mask:
+    """True in one quarter of an image."""
+    mask = np.zeros(shape, dtype=bool)
+    for y, x in positions(shape):
+        mask[y, x] = (y >= shape[0] // 2, x >= shape[1] // 2) == (place // 2 == 1, place % 2 == 1)
+    return mask

@@ -135,7 +135,8 @@ def evaluate(
         weights: local weights: FILE for the only network; MODEL=FILE, repeatable, for several.
         metrics: any of insertion, deletion, ins-del, srg, insertion-cells, deletion-cells, ins-del-cells, srg-cells,
             single-cell, faithfulness-correlation, drop, increase, road, road-cells, coherency, complexity, adcc, arcc,
-            area, variation, randomisation, infidelity, sensitivity, pointing, energy, top-share, best-iou, maxboxacc.
+            area, variation, randomisation, class-dependence, class-dependence-second, planted-patch,
+            planted-patch-pointing, infidelity, sensitivity, pointing, energy, top-share, best-iou, maxboxacc.
         target: what is explained: top1, the network's own top class; label, from the CSV file's column named label, an
             index or name; object, each class of objects that has boxes or masks, the default where any has.
         regions: where the objects are: boxes (the default where there are any) or masks.

@@ -41,7 +41,8 @@ def print_summary(evaluation: Evaluation) -> None:
     console = Console(width=max(100, Console().width), markup=False)
     for model in dict.fromkeys(score.model for score in evaluation.scores):
         scores = [score for score in evaluation.scores if score.model == model]
-        title = f"{model or 'all networks'}, n = {scores[0].mean.n}: mean [95 % bootstrap interval]"
+        count = max(score.mean.n for score in scores)
+        title = f"{model or 'all networks'}, n = {count}: mean [95 % bootstrap interval]"
         table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
         for column in ("metric", "method", "mean", f"{evaluation.reference} minus it", "wins"):
             table.add_column(column)
@@ -52,7 +53,7 @@ def print_summary(evaluation: Evaluation) -> None:
                     table.add_row(
                         title,
                         score.method,
-                        _shown(score.mean),
+                        _shown(score.mean) + (f", n = {score.mean.n}" if score.mean.n < count else ""),
                         _shown(score.difference, "+") if score.difference else "",
                         f"{score.win_rate.mean:.0%}" if score.win_rate else "",
                     )

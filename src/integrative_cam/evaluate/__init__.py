@@ -36,9 +36,10 @@ from ._faithfulness import (
     road_morf,
     srg,
 )
+from ._ground_truth import grid_pointing, planted_patch
 from ._localisation import best_iou, box_hits, energy, mask_of_boxes, max_box_accuracy, pointing, top_share
 from ._perturbation import Baseline, NoisyLinear, blurred, imputed, mean_of, order, zeros
-from ._randomisation import randomisation, randomisation_curve, randomised, rank_correlation
+from ._randomisation import class_dependence, randomisation, randomisation_curve, randomised, rank_correlation
 from ._robustness import infidelity, max_sensitivity
 from ._simplicity import adcc, arcc, area, coherency, complexity, total_variation
 from ._statistics import Interval, bootstrap_mean, mean_rank, paired_difference, win_rate
@@ -62,6 +63,7 @@ __all__ = [
     "bootstrap_mean",
     "box_hits",
     "centre_map",
+    "class_dependence",
     "coherency",
     "complexity",
     "deletion",
@@ -71,6 +73,7 @@ __all__ = [
     "evaluate_dataset",
     "faithfulness_correlation",
     "imputed",
+    "grid_pointing",
     "increase",
     "infidelity",
     "insertion",
@@ -82,6 +85,7 @@ __all__ = [
     "mean_rank",
     "order",
     "paired_difference",
+    "planted_patch",
     "pointing",
     "random_maps",
     "randomisation",

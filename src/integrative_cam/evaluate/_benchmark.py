@@ -14,14 +14,15 @@ from ..errors import InputError, RecipeError
 from ..explanation import Explanation
 from ..methods._registry import Explainer
 from ..recipe import one_of
-from ..targets import Target
+from ..targets import Target, class_scores
 from . import _cells as by_cells
 from . import _faithfulness as faithfulness
+from . import _ground_truth as ground_truth
 from . import _localisation as localisation
 from . import _robustness as robustness
 from . import _simplicity as simplicity
 from ._probabilities import TargetAgainstNone
-from ._randomisation import randomised, rank_correlation
+from ._randomisation import other_class, randomised, rank_correlation
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
@@ -106,6 +107,10 @@ class Case:
         return self.answers[key]
 
     @cached_property
+    def planted(self) -> tuple[Float[Tensor, "quadrant batch ..."], Bool[Tensor, "quadrant batch ..."]]:
+        return ground_truth.planted_maps(self.model, self.images, self.method)
+
+    @cached_property
     def dimmed(self) -> tuple[Float[Tensor, "batch"], Float[Tensor, "batch"]]:
         return faithfulness.dimmed_probabilities(*self.model_images_maps_index)
 
@@ -133,6 +138,16 @@ def _coherency(case: Case) -> Float[Tensor, "batch"]:
 def _randomisation(case: Case) -> Float[Tensor, "batch"]:
     model = randomised(case.model, 0.5, case.seed)
     return rank_correlation(case.maps, case.method(model, case.images, case.index).map)
+
+
+def _class_dependence(case: Case, other: str) -> Float[Tensor, "batch"]:
+    index = other_class(class_scores(case.explanation.output, "target"), case.index, other)
+    return simplicity.correlation(case.maps, case.method(case.model, case.images, index).map)
+
+
+def _planted(case: Case, measure: Callable[[Tensor, Tensor], Tensor]) -> Float[Tensor, "batch"]:
+    maps, masks = case.planted
+    return measure(maps.flatten(0, 1), masks.flatten(0, 1)).reshape(4, -1).mean(0)
 
 
 def _by_captum(case: Case, metric: Callable[..., Tensor]) -> Float[Tensor, "batch"]:
@@ -232,6 +247,26 @@ METRICS: Mapping[str, Metric] = {
         _randomisation,
         False,
         "rank correlation with the map of the network whose top half of layers is redrawn",
+    ),
+    "class-dependence": Metric(
+        lambda case: _class_dependence(case, "unrelated"),
+        False,
+        "correlation with the map of an unrelated class, the median of the other classes' scores",
+    ),
+    "class-dependence-second": Metric(
+        lambda case: _class_dependence(case, "second"),
+        False,
+        "correlation with the map of the class with the highest score besides the target",
+    ),
+    "planted-patch": Metric(
+        lambda case: _planted(case, localisation.energy),
+        True,
+        "share of the map's sum in the quadrant that the network sees, blind to all others",
+    ),
+    "planted-patch-pointing": Metric(
+        lambda case: _planted(case, localisation.pointing),
+        True,
+        "whether the map's maximum is in the quadrant that the network sees, blind to all others",
     ),
     "infidelity": Metric(
         lambda case: _by_captum(case, robustness.infidelity),

@@ -57,7 +57,7 @@ def _target_values(
 ) -> Float[Tensor, "batch point"]:
     check_images(images)
     at_least_one("batch_size", batch_size)
-    index = _indices(target_index, len(images)).to(images.device)
+    index = class_indices(target_index, len(images)).to(images.device)
     jobs = torch.arange(len(images) * points, device=images.device)
     values = []
     run = _in_fast_layout(model) if images.device.type == "cpu" and images.ndim == 4 else model
@@ -156,7 +156,8 @@ def left_as_it_was(model: nn.Module, device: torch.device) -> Iterator[None]:
                     buffer.copy_(value)
 
 
-def _indices(target_index: TargetIndex, batch: int) -> Int[Tensor, "batch"]:
+def class_indices(target_index: TargetIndex, batch: int) -> Int[Tensor, "batch"]:
+    """One class index per image; InputError where `target_index` is no such thing."""
     wanted = f"target_index must be one class index, or one per image, integers of shape ({batch},)"
     if isinstance(target_index, Tensor):
         if target_index.is_floating_point() or target_index.is_complex() or target_index.dtype == torch.bool:

@@ -1,4 +1,4 @@
-"""Does the map depend on what the network has learned? Maps before and after its parameters are redrawn.
+"""Does the map depend on what the network has learned, and on the class? Maps of redrawn parameters, of other classes.
 
 The model-parameter randomisation test of Adebayo et al. (arXiv:1810.03292): a map that stays the same when the
 network forgets shows the image, not the network.
@@ -17,16 +17,18 @@ from torch import Tensor, nn
 from .._plan.model_state import preserved_randomness, unwrapped
 from ..errors import InputError, first_line
 from ..methods._registry import Explainer
+from ..recipe import one_of
 from ._perturbation import check_maps
-from ._probabilities import TargetIndex
+from ._probabilities import TargetIndex, class_indices, class_logits, left_as_it_was
 from ._simplicity import check_alike, correlation
 from ._statistics import ranks
 
 if TYPE_CHECKING:
-    from jaxtyping import Float
+    from jaxtyping import Float, Int
 
     from ._shapes import Images, Maps, PerImage
 
+OTHERS = ("second", "unrelated")
 SHARES = (0.1, 0.25, 0.5, 0.75, 1.0)
 """Of a network's layers, redrawn one after the other by `randomisation_curve`."""
 
@@ -71,6 +73,37 @@ def randomisation_curve(
         rank_correlation(maps, method(randomised(model, share, seed), images, target_index).map) for share in shares
     ]
     return torch.stack(correlations, 1)
+
+
+def class_dependence(
+    model: nn.Module, images: Images, method: Explainer, target_index: TargetIndex, other: str = "unrelated"
+) -> PerImage:
+    """Pearson's correlation of the class's map with that of another class, -1 to 1; lower is better (arXiv:2506.07327).
+
+    A map that looks the same for any class shows what is in the image, not why the network chose. 0 where either map
+    is constant, as a blank one is. The `other` class is chosen by the network's scores: "second", the highest besides
+    the target; or "unrelated", the median of all others, neither a rival nor a class that the image speaks against.
+    Other arguments and errors: see `integrative_cam.evaluate`.
+    """
+    index = class_indices(target_index, len(images)).to(images.device)
+    with torch.no_grad(), left_as_it_was(model, images.device):
+        logits, _ = class_logits(model, images.clone())
+    maps = method(model, images, index).map
+    return correlation(maps, method(model, images, other_class(logits, index, other)).map)
+
+
+def other_class(
+    logits: Float[Tensor, "batch classes"], index: Int[Tensor, "batch"], other: str
+) -> Int[Tensor, "batch"]:
+    """The class that `class_dependence` compares with."""
+    one_of("other", other, dict.fromkeys(OTHERS))
+    if logits.shape[1] < 2:
+        raise InputError("model has one class; class dependence compares the maps of two.")
+    ranked = logits.argsort(dim=1, descending=True, stable=True)
+    others = ranked[ranked != index[:, None]].reshape(len(logits), -1)
+    # Of two in the middle, the less likely one.
+    place = 0 if other == "second" else others.shape[1] // 2
+    return others[:, place]
 
 
 def rank_correlation(maps: Maps, others: Maps) -> PerImage:

@@ -81,7 +81,7 @@ def _tables(all_scores: Sequence[MethodScore]) -> list[dict[str, Any]]:
         tables.append(
             {
                 "name": model or "all networks",
-                "count": scores[0].mean.n,
+                "count": max(score.mean.n for score in scores),
                 "metrics": [ALL[metric].title(metric) for metric in metrics],
                 "rows": sorted(rows, key=lambda row: (row["rank"] is None, row["rank"])),
                 "verdicts": {(score.method, score.metric): verdict(score) for score in scores},

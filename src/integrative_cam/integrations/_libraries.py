@@ -35,6 +35,7 @@ from ..errors import (
 )
 from ..explanation import Explanation
 from ..methods import Method, get_method
+from ..methods._controls import TIMES_NOISE, times_noise
 from ..recipe import one_of
 from ..targets import Target
 
@@ -53,11 +54,15 @@ _one_at_a_time = threading.RLock()
 def named(name: str) -> Method:
     """One of our methods by its name, or another library's, such as `grad-cam:HiResCAM@stages`; see `peer`.
 
+    A name that ends in "-times-noise" is a control: the map of the method before it, times noise.
+
     Raises:
         RecipeError: there is none.
         MissingExtraError: the library is not installed.
     """
-    return peer(name) if ":" in name else get_method(name)
+    multiplied = name.removesuffix(TIMES_NOISE)
+    method = peer(multiplied) if ":" in multiplied else get_method(multiplied)
+    return method if multiplied == name else times_noise(method)
 
 
 def peers() -> list[str]:

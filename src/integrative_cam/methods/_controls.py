@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from .._call import trace
+from .._maps.fusion import by_magnitude
 from ..cam import explanation_from_map
 from ..explanation import Explanation
 from ..targets import Target
+from ._registry import Method
 
 if TYPE_CHECKING:
     from jaxtyping import Float
+
+TIMES_NOISE = "-times-noise"
+"""Ends the names of the controls that `times_noise` makes."""
 
 
 def random_cam(model: nn.Module, images: Float[Tensor, "batch channel *space"], target: Target = None) -> Explanation:
@@ -39,6 +45,22 @@ def uniform_cam(model: nn.Module, images: Float[Tensor, "batch channel *space"],
     """One at every position."""
     traced = trace(model, images, target, "last")
     return explanation_from_map(traced, traced.score.new_ones(len(images), *traced.input_space))
+
+
+def times_noise(method: Method) -> Method:
+    """The method's map times the noise of `random_cam`: as rough as noise, and no more faithful than the method.
+
+    A metric that rises by it rewards roughness. The map has no sign: `signed_map` is the map.
+    """
+
+    def way(model: nn.Module, images: Tensor, target: Target = None) -> Explanation:
+        explanation = method(model, images, target)
+        size = explanation.map.shape[1:]
+        noise = [random_maps(1, size, torch.Generator().manual_seed(_seed(image))) for image in images]
+        noisy = by_magnitude(explanation.map * torch.cat(noise).to(explanation.map))
+        return replace(explanation, map=noisy, layers=(), bias_layers=(), recipe=None, streams=None)
+
+    return Method(method.name + TIMES_NOISE, f"the map of {method.name} times noise", "control", way)
 
 
 def centre_map(size: Sequence[int]) -> Float[Tensor, "*space"]:
