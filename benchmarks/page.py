@@ -22,7 +22,6 @@ from integrative_cam.app._server import example, offer_of
 from integrative_cam.app._session import Session, SessionStore
 from integrative_cam.models import DEFAULT
 from integrative_cam.recipe import Recipe
-from integrative_cam.render import presented
 
 REPEATS = 15
 CHANGES = [
@@ -66,13 +65,11 @@ def main() -> None:
 
         print(row(str(change), median(switched, opened), whole))
 
-    found = session._trace(DEFAULT, first.target, Recipe().taps)
-    explanation = session.explanation(first.choices()[0])
+    found = session._trace(DEFAULT, first.target, Recipe())
     model, seen = session.network(DEFAULT).model, session.seen(DEFAULT)
     print("\nof which")
     print(row("network forward and gradient", median(lambda: trace(model, seen.tensor, first.target)), whole))
     print(row("integrate", median(lambda: explain_trace(found, Recipe())), whole))
-    print(row("presented (smoothing)", median(lambda: presented(explanation)), whole))
     print(row("map over the photograph, as HTML", median(screen_of(session, first).stage), whole))
     print(row("photograph read and shrunk", median(lambda: photograph(path.read_bytes(), path.name)), whole))
     if through:

@@ -23,7 +23,6 @@ from integrative_cam.render import (
     overlay,
     panel,
     plot,
-    presented,
     presented_layer,
     profile,
     save,
@@ -41,7 +40,7 @@ def cat(out: Path) -> None:
     photograph = read_image(Path(skimage.__file__).parent / "data" / "chelsea.png")
     view = network.preprocessing(photograph)
     explanation = explain(network.model, view.tensor)
-    shown = presented(explanation)[0]
+    shown = explanation.map[0]
     written(panel(explanation, photograph, "Why tiger cat"), out / "panel.jpg")
     written(plot(explanation, photograph, "Why tiger cat"), out / "plot.jpg")
     written(profile(explanation), out / "profile.png")
@@ -53,13 +52,11 @@ def cat(out: Path) -> None:
         overlay(presented_layer(explanation, 20)[0], photograph, view.region, signed=True),
     ]
     small(beside(strips), out / "overlays.jpg")
-    smooth = [overlay(presented(explanation, raw)[0], photograph, view.region) for raw in (True, False)]
-    small(beside(smooth), out / "raw-and-smooth.jpg")
     names = ("integrative", "gradcam", "layercam", "gradcam++")
     maps = {name: get_method(name)(network.model, view.tensor, TIGER_CAT).map[0] for name in names}
     written(comparison(maps, photograph, "Four methods: why tiger cat", view.region), out / "comparison.jpg")
     classes = {"tabby": TABBY, "tiger cat": TIGER_CAT}
-    both = {name: presented(explain(network.model, view.tensor, index))[0] for name, index in classes.items()}
+    both = {name: explain(network.model, view.tensor, index).map[0] for name, index in classes.items()}
     written(contrast(both, photograph, region=view.region), out / "contrast.jpg")
 
 

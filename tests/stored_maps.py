@@ -29,7 +29,7 @@ from safetensors.torch import safe_open, save_file
 from torch import Tensor, nn
 from torchvision.models.vgg import make_layers
 
-from integrative_cam import Explanation, IntegrativeCAM, targets
+from integrative_cam import Explanation, IntegrativeCAM, Recipe, targets
 
 FILE = Path(__file__).parent / "data" / "maps_0_1_0.safetensors"
 LEVELS = 2**15 - 1
@@ -66,11 +66,19 @@ class Case:
             methods: Any = import_module("integrative_cam.methods")
             method = (getattr(methods, "get_method", None) or methods.method)(self.way)
             return lambda inputs, target: [method(model, inputs, target)]
-        cam = IntegrativeCAM(model, **(self.way or {}))
+        cam = IntegrativeCAM(model, **{**DEFAULT, **(self.way or {})})
         if self.several is not None:
             explain_targets = getattr(cam, "explain_targets", None) or cam.each
             return lambda inputs, _: explain_targets(inputs, self.several)
         return lambda inputs, target: [cam(inputs, target)]
+
+
+DEFAULT: dict[str, Any] = (
+    {"score": "logit", "regions": None, "centred": False, "negative_share": 0.5, "gamma": 0.85}
+    if "regions" in Recipe.__dataclass_fields__
+    else {}
+)
+"""What makes a recipe that of 0.1.0 where it says nothing; 0.1.0 knows some of these names not."""
 
 
 # ---- Networks

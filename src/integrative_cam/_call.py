@@ -50,6 +50,7 @@ def trace(
     taps: Taps = "activations",
     *,
     differentiable: bool = False,
+    contrast: bool = False,
 ) -> Trace:
     """Forward once and differentiate the target's score once, leaving model, autograd and RNG as they were.
 
@@ -67,6 +68,7 @@ def trace(
             callable on a tap; several inputs choose each among those that depend on it.
         differentiable: keep the graph, towards the parameters and towards images that require a gradient. It costs
             the memory of a training step and a second derivative of every layer. No `.grad` is written here.
+        contrast: score classes as `Recipe` does with score="contrast".
 
     Raises:
         InputError: images or model cannot be used as given, or differentiable where autograd is off.
@@ -82,6 +84,7 @@ def trace(
         lambda _: (_kept, _kept),
         plans_of(unwrapped(model)),
         differentiable=differentiable,
+        contrast=contrast,
     )
     verify(traced.finite.tolist(), images)
     verify_scores(traced.traces[0].score.tolist())
@@ -105,6 +108,7 @@ def run(
     plans: Plans,
     *,
     differentiable: bool = False,
+    contrast: bool = False,
 ) -> Traced[TapT, SiteT]:
     """For each of several targets a trace that holds what `reducers` make of each tap and bias site.
 
@@ -120,7 +124,7 @@ def run(
     with torch.no_grad():
         finite = torch.stack([leaf.isfinite().all() for leaf in leaves])
     try:
-        traces = _traces(model, images, form, several, taps, reducers, plans, differentiable)
+        traces = _traces(model, images, form, several, taps, reducers, plans, differentiable, contrast)
     except Exception:
         # What went wrong may follow from the values.
         verify(finite.tolist(), images)
@@ -137,13 +141,14 @@ def _traces(
     reducers: Reducers[TapT, SiteT],
     plans: Plans,
     differentiable: bool,
+    contrast: bool,
 ) -> list[Trace[TapT, SiteT]]:
     wanted = may_want(taps)
     modules = list(model.modules())
     identities = tuple(map(id, modules))
     key = _key(images, form, taps)
     device = floating(images)[0].device
-    walk = _Walk(model, images, form, several, taps, reducers, differentiable)
+    walk = _Walk(model, images, form, several, taps, reducers, differentiable, contrast)
     plan = plans.get(key)
     if plan is not None and plan.modules == identities:
         with undisturbed(modules, device) as state:
@@ -184,6 +189,7 @@ class _Walk(Generic[TapT, SiteT]):
     taps: Taps
     reducers: Reducers[TapT, SiteT]
     differentiable: bool
+    contrast: bool
     hidden: str = ""
     training: str = ""
 
@@ -196,7 +202,7 @@ class _Walk(Generic[TapT, SiteT]):
         watch.settle()
         if watch.is_off:
             return None
-        scored, outputs = _scored(output, self.several, call, final)
+        scored, outputs = _scored(output, self.several, call, final, self.contrast, self.differentiable)
         routes = [plan.routes.get(_outputs(each, outputs, call)) for each in scored]  # type: ignore[arg-type]
         del output, outputs, final
         traces = []
@@ -226,7 +232,7 @@ class _Walk(Generic[TapT, SiteT]):
         with watch, FinalProbabilities() as final:
             output = call.run(self.model)
         watch.settle()
-        scored, outputs = _scored(output, self.several, call, final)
+        scored, outputs = _scored(output, self.several, call, final, self.contrast, self.differentiable)
         keys = [_outputs(scores, outputs, call) for scores in scored]
         del output, outputs, final
         hidden, self.training = _hidden(watch), _training(watch)
@@ -284,7 +290,8 @@ class _Walk(Generic[TapT, SiteT]):
         gradients. Empties `candidates`: at the last target nothing but the network's own graph holds a feature map.
         """
         total = scored.score.sum()
-        scored = replace(scored, unit=_unit(scored, total, candidates, self.differentiable))
+        unit = _unit(scored, total, candidates, self.differentiable)
+        scored = replace(scored, unit=unit, score=scored.score if scored.value is None else scored.value)
         if not self.differentiable:
             scored = replace(scored, score=scored.score.detach(), logits=scored.logits.detach())
         reduce_tap, reduce_site = self.reducers(scored)
@@ -320,12 +327,24 @@ class _Parts(Generic[TapT, SiteT]):
 
 
 def _scored(
-    output: Any, several: targets.Targets, call: Call, final: FinalProbabilities
+    output: Any,
+    several: targets.Targets,
+    call: Call,
+    final: FinalProbabilities,
+    contrast: bool,
+    differentiable: bool,
 ) -> tuple[list[targets.Scored], list[Tensor]]:
     """The scores of each target, and the tensors they may be computed from: the outputs, and logits behind these."""
     whole = targets.Output(output, call.batch, call.leaves, final.logits, final.remain)
     outputs = output_tensors(output)
-    return targets.score_each(whole, several, call.batch), [*outputs, *final.of(outputs)]
+    scored = targets.score_each(whole, several, call.batch)
+    if contrast:
+        # Labels of a sigmoid do not exclude each other: no class is another's rival.
+        scored = [
+            each if final.kind(each.logits) == "sigmoid" else targets.against_rivals(each, differentiable)
+            for each in scored
+        ]
+    return scored, [*outputs, *final.of(outputs)]
 
 
 def _outputs(scored: targets.Scored, outputs: Sequence[Tensor], call: Call) -> Outputs | None:
@@ -373,6 +392,7 @@ def _trace(call: Call, parts: _Parts[TapT, SiteT], route: Route) -> Trace[TapT, 
         index=parts.scored.index,
         names=parts.scored.names,
         unit=parts.scored.unit,
+        contrast=parts.scored.contrast,
         behind=route.behind_tensor,
         inputs=tuple(
             _input(name, leaf, gradient, entry)

@@ -10,6 +10,7 @@ TAPS = {
     "stages": "the last of them at each resolution",
     "last": "the last of them",
 }
+SCORES = ("contrast", "logit")
 READOUTS = ("exp", "identity", "softplus", "sigmoid", "softmax", "log_softmax")
 AGGREGATIONS = ("position", "channel", "active")
 BIASES = ("complete", "residual", "layers", "none")

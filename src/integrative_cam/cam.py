@@ -109,6 +109,7 @@ class IntegrativeCAM:
             self._reducers,
             self._plans,
             differentiable=differentiable,
+            contrast=self.recipe.score == "contrast",
         )
         return finish([_assemble(trace, self.recipe) for trace in traced.traces], images, traced.finite)
 
@@ -162,8 +163,8 @@ def explain(
 def explain_trace(trace: Trace, recipe: Recipe) -> Explanation:
     """Make the map of `recipe` from a trace; other ingredients need no other run of the network.
 
-    `recipe.taps` is not used: the trace holds the taps it was made with. Of a differentiable trace the map and every
-    other tensor with floats keep their graphs, unless autograd is off.
+    `recipe.taps` and `recipe.score` are not used: the trace holds the taps and the score it was made with. Of a
+    differentiable trace the map and every other tensor with floats keep their graphs, unless autograd is off.
     """
     return assemble(reduce(trace, recipe), recipe)
 
@@ -171,8 +172,8 @@ def explain_trace(trace: Trace, recipe: Recipe) -> Explanation:
 def reduce(trace: Trace, recipe: Recipe) -> Reduced:
     """What `recipe` makes of the feature maps: small maps and sums.
 
-    They serve every recipe with the same read-out, negative share and aggregation, and, where made for
-    bias="layers", any bias.
+    They serve every recipe with the same read-out, regions, centring, negative share and aggregation, and, where made
+    for bias="layers", any bias.
     """
     with _of_maps(trace):
         of_tap, of_site = reducers(recipe, *curvature(recipe, trace.score, trace.output, trace.index, trace.unit))
@@ -285,7 +286,7 @@ def _integrate(trace: Reduced, recipe: Recipe) -> Explanation:
         target_names=trace.names,
         clamped=torch.stack([tap.clamped for tap in trace.taps]).sum(0),
         completeness=split,
-        recipe=recipe,
+        recipe=recipe if trace.index is None else replace(recipe, score="contrast" if trace.contrast else "logit"),
         streams=streams_of(trace, direction, [(each.map, each.weights) for each in fused])
         if len(trace.inputs) > 1
         else None,

@@ -125,7 +125,7 @@ class Explanation:
             of the first one that has a map.
         layers: every tap, in execution order, with its weight in `map`; none for a map that is not made of layers.
         bias_layers: with bias="layers", the biases that joined the fusion.
-        score: (batch,), the explained score, such as a logit.
+        score: (batch,), the explained score: of a class, what `recipe.score` says.
         output: what the model returned (its logits where it returned several things).
         target: (batch,) class indices, or None where the target is a callable.
         target_names: the class index or the callable's name, per image.
@@ -273,7 +273,10 @@ class Explanation:
         return moved
 
     def plot(
-        self, images: Tensor | Image | View | Sequence[Image | View] | None = None, sample: int = 0, raw: bool = False
+        self,
+        images: Tensor | Image | View | Sequence[Image | View] | None = None,
+        sample: int = 0,
+        raw: bool | None = None,
     ) -> Figure:
         """The image beside its map, where the network looked; without images the bare map; see `render.plot`.
 
@@ -281,7 +284,7 @@ class Explanation:
             images: one per map: photographs, the views that `Preprocessing` made of them, or the input tensor (batch,
                 channel, *space).
             sample: which of them to draw.
-            raw: the map without the smoothing for showing.
+            raw: without effect, and deprecated.
 
         Raises:
             MissingExtraError: matplotlib or Pillow is not installed (extra `render`).

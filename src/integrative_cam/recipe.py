@@ -7,9 +7,9 @@ from dataclasses import asdict, dataclass, fields
 from difflib import get_close_matches
 from functools import wraps
 from numbers import Real
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from ._choices import AGGREGATIONS, BIASES, FUSIONS, READOUTS, WEIGHTINGS
+from ._choices import AGGREGATIONS, BIASES, FUSIONS, READOUTS, SCORES, WEIGHTINGS
 from ._deprecation import is_called_by_user, warn_deprecated
 from .errors import RecipeError
 
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from ._maps.weighting import Weighting
     from ._plan.taps import Taps
 
+Score = Literal["contrast", "logit"]
+
 RENAMED: Mapping[str, str] = {
     "negative": "negative_share",
     "temper": "weight_exponent",
@@ -30,6 +32,7 @@ RENAMED: Mapping[str, str] = {
 """Ingredients under their name in 0.1.0, and under the present one."""
 DEPRECATED: Mapping[str, str] = {
     "aggregation": "take the recipe of a method that has it, such as get_method('gradcam++').recipe",
+    "centred": "leave it, or take Recipe.plain()",
     "bias_share": 'leave it, or take bias="none"',
     "path_exponent": "leave it, or take Recipe.plain()",
     "stride_exponent": "leave it, or take Recipe.plain()",
@@ -57,9 +60,15 @@ class Recipe:
         taps: feature maps to fuse: "activations", the output of every nonlinearity with a spatial extent; "stages", the
             last of them at each resolution; "last", the last of them; or a name, glob, module path or resolution
             ("14x14"), or several of these.
+        score: what is explained of a class: "contrast", its logit minus 0.8 of the mean of the other classes' logits,
+            weighted by softmax(logits / 2): why this class and no other; or "logit". Callables give their own score.
         readout: smooth function of the score: "exp", which saturates evidence as Grad-CAM++ does, "identity",
             "softplus", "sigmoid", "softmax" or "log_softmax".
-        negative_share: share of the evidence against the target that is subtracted, 0 to 1.
+        regions: the gradient is averaged over a grid of so many regions along each axis, at least 1, and the evidence
+            made of it over twice as many: what a gradient says of a single position of a fine layer is mostly noise.
+            None leaves both as they are.
+        negative_share: share of the evidence against the target that is subtracted, 0 to 1. With `regions`, a layer
+            of more positions along an axis subtracts less of it: sqrt(regions / positions) of this share.
         bias: "layers": each bias map joins the fusion as a layer of its own, with a share of the weight; "complete":
             each tap's map gains the bias maps of everything behind it; "residual": each tap's map gains S - <g, A>,
             spread evenly; "none": no bias in the map.
@@ -69,11 +78,16 @@ class Recipe:
     """
 
     taps: Taps = "activations"
+    score: Score = "contrast"
     readout: str | Readout = "exp"
     # "position" keeps evidence where it arose; "channel" gives each channel one weight (Grad-CAM++); "active" does too,
     # from where the channel is active (XGrad-CAM).
     aggregation: Aggregation = "position"
-    negative_share: float = 0.5
+    regions: int | None = 14
+    # Each channel's mean over space, times sqrt(regions / positions) where that is below 1, is taken off: a constant
+    # background says nothing of a place.
+    centred: bool = True
+    negative_share: float = 0.9
     bias: Bias = "layers"
     # Share of the weight that all bias layers have together, with bias="layers".
     bias_share: float = 0.2
@@ -92,11 +106,11 @@ class Recipe:
     # "sum", the weighted sum; "max", the largest weighted value at each position; "geometric", the weighted geometric
     # mean; "product", the geometric mean to the power of the number of layers.
     fusion: Fusion = "sum"
-    gamma: float = 0.85
+    gamma: float = 1.0
 
     @classmethod
     def plain(cls, **ingredients: Any) -> Recipe:
-        """A recipe whose layer weights are those of its weighting, and whose map is raised to no power.
+        """A recipe of logits and gradients as they are, whose layer weights are those of its weighting.
 
         Only scaling the weights to sum 1 is left: a layer's paths, stride and resolution do not count.
 
@@ -118,6 +132,9 @@ class Recipe:
             one_of("readout", self.readout, READOUTS, "or an elementwise callable")
         if not callable(self.weighting):
             one_of("weighting", self.weighting, WEIGHTINGS, "or a callable on LayerScores")
+        one_of("score", self.score, SCORES)
+        if self.regions is not None and (not isinstance(self.regions, int) or self.regions < 1):
+            raise RecipeError(f"regions must be an integer of at least 1, or None, but got {self.regions!r}.")
         one_of("aggregation", self.aggregation, AGGREGATIONS)
         one_of("bias", self.bias, BIASES)
         one_of("fusion", self.fusion, FUSIONS)
@@ -171,14 +188,17 @@ def _accept_old_names(create: Callable[..., None]) -> Callable[..., None]:
 
 Recipe.__init__ = _accept_old_names(Recipe.__init__)  # type: ignore[method-assign]
 
+OF_0_1_0: Mapping[str, Any] = {"score": "logit", "regions": None, "centred": False}
+"""What a recipe of 0.1.0 has where it does not say it."""
 PLAIN: Mapping[str, Any] = {
+    **OF_0_1_0,
     "weight_exponent": 1.0,
     "path_exponent": 0.0,
     "stride_exponent": 0.0,
     "stage_share": 0.0,
     "gamma": 1.0,
 }
-"""Ingredients that leave the weighting's weights and the finished map as they are."""
+"""Ingredients that leave the score, the gradient, the weighting's weights and the finished map as they are."""
 
 
 def one_of(argument: str, value: object, choices: Collection[str], alternative: str = "") -> None:

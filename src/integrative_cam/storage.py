@@ -24,7 +24,7 @@ from ._plan.placement import Placement
 from ._version import __version__
 from .errors import ExplanationError
 from .explanation import BiasLayer, Explanation, Layer, SeenRegion, tensors_in
-from .recipe import Recipe, present_names
+from .recipe import OF_0_1_0, Recipe, present_names
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -199,4 +199,6 @@ def recipe_of(described: dict[str, Any] | None) -> Recipe | None:
         return None
     # JSON has lists, a recipe has tuples.
     taps = described["taps"]
-    return Recipe(**{**present_names(described, warn=()), "taps": taps if isinstance(taps, str) else tuple(taps)})
+    return Recipe(
+        **{**OF_0_1_0, **present_names(described, warn=()), "taps": taps if isinstance(taps, str) else tuple(taps)}
+    )

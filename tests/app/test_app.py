@@ -320,7 +320,6 @@ def test_the_map_lies_where_the_network_looked(session: Session) -> None:
     "choice",
     [
         Choice("n", 3, "integrative", DEFAULT),
-        Choice("n", 3, "integrative", DEFAULT, raw=True),
         Choice("n", 3, "integrative", changed("identity", "none", "uniform", 0.25)),
         Choice("n", 3, "gradcam++", changed("exp", "residual", "last", 1.0, method="gradcam++")),
         Choice("n", 3, "fullgrad", None),

@@ -45,6 +45,13 @@ READOUTS: dict[Any, reference.Readout] = {**reference.NAMED, **CALLABLES}
 
 RECIPES = [
     {},
+    {"score": "logit", "regions": None, "centred": False},
+    *({"regions": regions} for regions in (None, 1, 3)),
+    *({"regions": 3, "readout": readout} for readout in READOUTS),
+    *({"regions": 3, "centred": False, "bias": bias} for bias in ("complete", "residual", "none")),
+    {"centred": False},
+    {"regions": 2, "aggregation": "channel", "score": "logit"},
+    {"regions": 2, "weighting": "product", "negative_share": 0.5, "gamma": 0.5},
     *({"readout": readout} for readout in READOUTS),
     *({"readout": readout, "bias": "complete"} for readout in READOUTS),
     *({"readout": readout, "bias": "residual"} for readout in READOUTS),
@@ -90,22 +97,29 @@ class Case:
     model: nn.Module
     images: Tensor
     target: Tensor | None
-    samples: list[whole.Sample]
+    of_score: dict[str, list[whole.Sample]]
+
+    def samples(self, recipe: dict[str, Any]) -> list[whole.Sample]:
+        """Of the score that a recipe explains."""
+        return self.of_score[recipe.get("score", "contrast")]
 
 
 def case(kind: str, option: networks.Options, space: tuple[int, ...] | None = None, target: int | None = None) -> Case:
     """Build and measure."""
     model, images = networks.build(kind, option), networks.images(option, space)
     chosen = None if target is None else torch.tensor([target, (target + 1) % option.classes])
-    measured = measure.measure(model, images, chosen)
-    return Case(model, images, chosen, measure.samples(model, images, measured, measured.of(nn.ReLU)))
+    of_score = {}
+    for score in ("logit", "contrast"):
+        measured = measure.measure(model, images, chosen, contrast=score == "contrast")
+        of_score[score] = measure.samples(model, images, measured, measured.of(nn.ReLU))
+    return Case(model, images, chosen, of_score)
 
 
 def agree(found: Explanation, samples: list[whole.Sample], recipe: dict[str, Any]) -> None:
     """Every number of the explanation is the twin's."""
     walked = [whole.walk(sample, ingredients(recipe)) for sample in samples]
     for index, (sample, expected) in enumerate(zip(samples, walked, strict=True)):
-        close(found.score[index], sample.logits[sample.target])
+        close(found.score[index], sample.score)
         assert found.target is not None
         assert found.target[index] == sample.target
         assert found.clamped[index] == expected.clamped
@@ -154,11 +168,14 @@ def made(request: pytest.FixtureRequest) -> Case:
 @pytest.mark.filterwarnings("ignore:The map of image")
 @pytest.mark.parametrize("recipe", RECIPES, ids=named)
 def test_recipes(made: Case, recipe: dict[str, Any]) -> None:
-    agree(explain(made.model, made.images, made.target, **recipe), made.samples, recipe)
+    agree(explain(made.model, made.images, made.target, **recipe), made.samples(recipe), recipe)
 
 
 recipes = st.fixed_dictionaries(
     {
+        "score": st.sampled_from(["contrast", "logit"]),
+        "regions": st.sampled_from([None, 2, 3, 14]),
+        "centred": st.booleans(),
         "readout": st.sampled_from(["exp", "identity", "softplus", "softmax", "log_softmax", "sigmoid"]),
         "aggregation": st.sampled_from(["position", "channel"]),
         "negative_share": st.sampled_from([0.0, 0.5, 1.0]),
@@ -184,13 +201,13 @@ def test_any_network_and_recipe(
 ) -> None:
     made = case(kind, option, networks.ODD_SPACES[option.dims] if odd else None, target)
     found = explain(made.model, made.images, made.target, **recipe)
-    agree(found, made.samples, recipe)
+    agree(found, made.samples(recipe), recipe)
     assert found.map.shape == (2, *made.images.shape[2:])
 
 
 @pytest.mark.filterwarnings("ignore:The map of image")
 def test_one_trace_serves_every_recipe(made: Case) -> None:
-    once = trace(made.model, made.images, made.target)
+    once = trace(made.model, made.images, made.target, contrast=True)
     before = [(tap.activation.clone(), tap.gradient.clone()) for tap in once.taps]
     for recipe in ({}, {"bias": "complete"}, {"readout": next(iter(CALLABLES))}, {"fusion": "geometric"}):
         again = explain(made.model, made.images, made.target, **recipe)
@@ -204,7 +221,7 @@ def test_one_trace_serves_every_recipe(made: Case) -> None:
 def test_other_taps_meet_the_same_formulas(taps: str) -> None:
     option = networks.Options(seed=9, norm="affine", stride=2)
     model, images = networks.build("vgg", option), networks.images(option, (16, 12))
-    measured = measure.measure(model, images)
+    measured = measure.measure(model, images, contrast=True)
     relus, norms = measured.of(nn.ReLU), measured.of(measure.NORMS)
     # Sizes 16x12, then 4x3 twice.
     chosen = {"last": relus[-1:], "*.1": norms, "stages": [relus[0], relus[2]]}[taps]
@@ -244,8 +261,8 @@ def test_a_falling_readout_explains_the_opposite_score(bias: str) -> None:
     with torch.no_grad():
         last.weight.neg_()
         last.bias.neg_()
-    found = explain(model, images, 2, readout=lambda score: (-score).exp(), bias=bias)
-    expected = explain(opposite, images, 2, readout="exp", bias=bias)
+    found = explain(model, images, 2, score="logit", readout=lambda score: (-score).exp(), bias=bias)
+    expected = explain(opposite, images, 2, score="logit", readout="exp", bias=bias)
     torch.testing.assert_close(found.map, expected.map, rtol=1e-10, atol=1e-12)
     for layer, other in zip(found.layers, expected.layers, strict=True):
         torch.testing.assert_close(layer.map, other.map, rtol=1e-10, atol=1e-12)
@@ -264,7 +281,8 @@ def test_a_single_layer_by_hand() -> None:
         for layer, bias in ((model[0], 1.0), (model[4], 0.5)):
             layer.weight.fill_(1)
             layer.bias.fill_(bias)
-    found = explain(model.eval(), torch.tensor([[[1.0, 3.0]]], dtype=torch.float64), gamma=1)
+    plain = Recipe(centred=False)
+    found = explain(model.eval(), torch.tensor([[[1.0, 3.0]]], dtype=torch.float64), recipe=plain)
     (layer,) = found.layers
     close(found.score, [3.5])
     close(layer.map, [[0.2, 0.4]])
@@ -281,7 +299,7 @@ def test_a_single_layer_by_hand() -> None:
     close(found.completeness.activation, [[3]])
     close(found.completeness.tap_bias, [[0.5]])
     # The site behind the tap has no space: 1/2 saturates to (1/2)/(2 + 1/2) = 1/5, half to each position.
-    complete = explain(model, torch.tensor([[[1.0, 3.0]]], dtype=torch.float64), bias="complete", gamma=1)
+    complete = explain(model, torch.tensor([[[1.0, 3.0]]], dtype=torch.float64), recipe=plain, bias="complete")
     close(complete.layers[0].map, [[0.3, 0.5]])
     close(complete.map, [[0.6, 1]])
 

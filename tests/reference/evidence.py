@@ -28,9 +28,10 @@ def alpha(activation: Array, gradient: Array, rho: float) -> tuple[Array, int]:
 
 
 def evidence(
-    activation: Array, gradient: Array, rho: float, negative_share: float, aggregation: str
+    activation: Array, gradient: Array, rho: float, negative_share: float, aggregation: str, by_product: bool = False
 ) -> tuple[Array, int]:
-    """alpha g A summed over channels, what has g < 0 with the share `negative_share`; and the clamped entries.
+    """alpha g A summed over channels, what has g < 0 (`by_product`: g A < 0) with the share `negative_share`; and the
+    clamped entries.
 
     "position" keeps each product in its place; "channel" makes one weight per channel, sum(alpha g), first; "active"
     makes it sum(alpha g A) / sum(A), and 0 where sum(A) is.
@@ -42,7 +43,8 @@ def evidence(
         slope = np.zeros(space)
         for place in positions(space):
             g = float(gradient[channel][place])
-            slope[place] = float(saturation[channel][place]) * (g if g >= 0 else negative_share * g)
+            sign = g * float(activation[channel][place]) if by_product else g
+            slope[place] = float(saturation[channel][place]) * (g if sign >= 0 else negative_share * g)
         weight = total(slope)
         if aggregation == "active":
             mass = total(activation[channel])

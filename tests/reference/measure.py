@@ -7,6 +7,7 @@ gradient there, whatever later overwrites the value. What lies behind a layer is
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -56,8 +57,10 @@ class Measured:
         return [index for index, call in enumerate(self.calls) if call.shift is not None]
 
 
-def measure(model: nn.Module, images: Tensor, target: Tensor | None = None) -> Measured:
-    """Run a copy of `model` once and differentiate each image's `target` logit (None: its highest)."""
+def measure(model: nn.Module, images: Tensor, target: Tensor | None = None, contrast: bool = False) -> Measured:
+    """Run a copy of `model` once and differentiate each image's `target` logit (None: its highest); with `contrast`
+    the logit minus 0.8 of the others' mean, weighted by exp(logit / 2).
+    """
     seen: list[tuple[str, nn.Module, Tensor, Tensor, Tensor | None]] = []
 
     def watch(name: str, layer: nn.Module, value: Tensor, given: Tensor) -> Tensor:
@@ -69,6 +72,13 @@ def measure(model: nn.Module, images: Tensor, target: Tensor | None = None) -> M
     logits = _watched(model, watch)(leaf)
     chosen = logits.argmax(1) if target is None else target
     score = logits.gather(1, chosen[:, None])[:, 0]
+    if contrast and logits.shape[1] > 1:
+        rivals = []
+        for row, own in zip(logits, chosen.tolist(), strict=True):
+            others = [index for index in range(len(row)) if index != own]
+            parts = torch.tensor([math.exp(float(row[index].detach()) / 2) for index in others], dtype=row.dtype)
+            rivals.append((parts / parts.sum() * row[others]).sum())
+        score = score - 0.8 * torch.stack(rivals)
     gradients = torch.autograd.grad(score.sum(), [leaf, *(each[3] for each in seen)])
     calls = [
         Call(name, layer, value, gradient, shift)
@@ -150,6 +160,7 @@ def samples(model: nn.Module, images: Tensor, measured: Measured, taps: Sequence
             logits=measured.logits[index].tolist(),
             target=int(measured.target[index]),
             space=tuple(images.shape[2:]),
+            score=float(measured.score[index]),
         )
         for index in range(len(images))
     ]

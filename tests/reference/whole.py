@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from . import bias as bias_maps
-from . import evidence, fusion, readout, weighting
+from . import evidence, fusion, readout, regional, weighting
 from .arrays import Array, Space, inner, relu
 
 
@@ -31,7 +31,7 @@ class Site:
 @dataclass(frozen=True)
 class Sample:
     """One image's run; `behind[layer][site]` tells which constants enter behind which layer, `paths` which share of
-    the network's paths passes each layer.
+    the network's paths passes each layer. `score` is what the gradients are of.
     """
 
     layers: Sequence[Layer]
@@ -41,15 +41,19 @@ class Sample:
     logits: Sequence[float]
     target: int
     space: Space
+    score: float
 
 
 @dataclass(frozen=True)
 class Ingredients:
     """A recipe with everything spelled out."""
 
+    score: str = "contrast"
     readout: readout.Readout = readout.exp
     aggregation: str = "position"
-    negative_share: float = 0.5
+    regions: int | None = 14
+    centred: bool = True
+    negative_share: float = 0.9
     bias: str = "layers"
     bias_share: float = 0.2
     weighting: str = "joint"
@@ -59,7 +63,7 @@ class Ingredients:
     stage_share: float = 0.5
     signed: bool = True
     fusion: str = "sum"
-    gamma: float = 0.85
+    gamma: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -78,20 +82,43 @@ class Walked:
 
 def walk(sample: Sample, recipe: Ingredients) -> Walked:
     """Evidence per layer, bias, weights, fusion."""
-    derivatives = recipe.readout(sample.logits, sample.target)
+    logits = list(sample.logits)
+    if recipe.readout not in (readout.softmax, readout.log_softmax):
+        logits[sample.target] = sample.score
+    derivatives = recipe.readout(logits, sample.target)
     # Where f falls with S, it rises with -S: every gradient and the score turn, and f''' with them.
     sign = readout.direction(derivatives)
     rho = sign * readout.rho(derivatives)
-    score = sign * sample.logits[sample.target]
+    score = sign * sample.score
+    site_gradients = [_regional(site.gradient, recipe.regions) for site in sample.sites]
     site_maps = [
-        bias_maps.site_map(sign * site.gradient, site.shift, rho, recipe.negative_share) for site in sample.sites
+        bias_maps.site_map(
+            sign * gradient,
+            site.shift,
+            rho,
+            recipe.negative_share * regional.coherence(gradient.shape[1:], recipe.regions),
+        )
+        for site, gradient in zip(sample.sites, site_gradients, strict=True)
     ]
 
+    site_maps = [_calmed(each, recipe.regions) for each in site_maps]
     layer_maps, layer_biases, clamped = [], [], 0
+    centred, gradients = [], []
     for layer, behind in zip(sample.layers, sample.behind, strict=True):
         activation, gradient = layer.activation, sign * layer.gradient
-        found, touched = evidence.evidence(activation, gradient, rho, recipe.negative_share, recipe.aggregation)
         space = activation.shape[1:]
+        trust = regional.coherence(space, recipe.regions)
+        gradients.append(_regional(layer.gradient, recipe.regions))
+        centred.append(regional.centred(activation, trust) if recipe.centred else activation)
+        found, touched = evidence.evidence(
+            centred[-1],
+            sign * gradients[-1],
+            rho,
+            recipe.negative_share * trust,
+            recipe.aggregation,
+            by_product=recipe.centred and recipe.aggregation == "position",
+        )
+        found = _calmed(found, recipe.regions)
         bias = np.zeros(space)
         if recipe.bias == "complete":
             bias = bias_maps.complete(site_maps, behind, space)
@@ -101,9 +128,9 @@ def walk(sample: Sample, recipe: Ingredients) -> Walked:
         layer_biases.append(bias)
         clamped += touched
 
-    scores = weighting.layer_scores(
-        [each.activation for each in sample.layers], [each.gradient for each in sample.layers]
-    )
+    gradient_shares, _, joint = weighting.layer_scores(centred, gradients)
+    _, activation_shares, _ = weighting.layer_scores([each.activation for each in sample.layers], gradients)
+    scores = gradient_shares, activation_shares, joint
     weights = weighting.weights(*scores, sample.paths, recipe.weighting, recipe.weight_exponent, recipe.path_exponent)
     spaces = [each.shape for each in layer_maps]
     weights = weighting.adjust_for_resolution(weights, spaces, sample.space, recipe.stride_exponent, recipe.stage_share)
@@ -111,10 +138,10 @@ def walk(sample: Sample, recipe: Ingredients) -> Walked:
     joining: list[Array] = []
     masses: list[float] = []
     if recipe.bias == "layers":
-        for site, found in zip(sample.sites, site_maps, strict=True):
+        for site, gradient, found in zip(sample.sites, site_gradients, site_maps, strict=True):
             if found.ndim == len(sample.space) and found.size > 1:
                 joining.append(found)
-                masses.append(weighting.joint_score(site.shift, site.gradient))
+                masses.append(weighting.joint_score(site.shift, gradient))
     share = recipe.bias_share if joining else 0.0
     tempered = weighting.shares(
         [
@@ -133,6 +160,15 @@ def walk(sample: Sample, recipe: Ingredients) -> Walked:
     )
     fused = np.vectorize(lambda value: value**recipe.gamma)(fused)
     return Walked(fused, layer_maps, layer_biases, weights, scores, joining, bias_weights, clamped)
+
+
+def _regional(gradient: Array, regions: int | None) -> Array:
+    """Without space, as of a linear layer, there are no regions."""
+    return gradient if regions is None or gradient.ndim == 1 else regional.averaged_over_regions(gradient, regions)
+
+
+def _calmed(values: Array, regions: int | None) -> Array:
+    return values if regions is None or values.ndim == 0 else _regional(values[None], 2 * regions)[0]
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,6 @@ from integrative_cam.render import (
     overlays,
     panel,
     plot,
-    presented,
     profile,
     save,
     slices,
@@ -187,8 +186,8 @@ def test_plot_of_every_space(dims: int) -> None:
     under.canvas.draw()
     if dims == 2:
         drawn = np.asarray(under.axes[1].images[0].get_array())
-        assert np.array_equal(drawn, np.asarray(overlays(presented(found), images)[1]))
-        assert np.array_equal(np.asarray(bare.axes[0].images[0].get_array()), presented(found)[0].numpy())
+        assert np.array_equal(drawn, np.asarray(overlays(found.map, images)[1]))
+        assert np.array_equal(np.asarray(bare.axes[0].images[0].get_array()), found.map[0].numpy())
     with pytest.raises(InputError, match="2 maps, but got 1 images"):
         found.plot(images[:1])
     with pytest.raises(InputError, match="sample must be from 0 to 1"):
@@ -198,10 +197,8 @@ def test_plot_of_every_space(dims: int) -> None:
 def test_plot_lies_where_the_region_says() -> None:
     found, _ = explained(2)
     region = (20.0, 0.0, 60.0, 60.0)
-    shown = plot(found, PHOTO, region=region, raw=True).axes[1].images[0].get_array()
+    shown = plot(found, PHOTO, region=region).axes[1].images[0].get_array()
     assert np.array_equal(np.asarray(shown), np.asarray(overlay(found.map[0], PHOTO, region)))
-    smooth = plot(found, PHOTO, region=region).axes[1].images[0].get_array()
-    assert np.array_equal(np.asarray(smooth), np.asarray(overlay(presented(found)[0], PHOTO, region)))
 
 
 @pytest.mark.parametrize("kind", ["png", "svg", "pdf"])
@@ -298,7 +295,6 @@ def test_pictures_of_a_differentiable_explanation_hold_no_graph() -> None:
     found, _ = explained(2)
     image = coloured(found.map[0].clone().requires_grad_(), (16, 12))
     assert np.array_equal(np.asarray(image), np.asarray(coloured(found.map[0], (16, 12))))
-    assert not presented(found).requires_grad
 
 
 LONG = "cougar, puma, catamount, mountain lion, painter, panther, Felis concolor rather than jaguar, Panthera onca"

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import matplotlib as mpl
 import numpy as np
 import pytest
@@ -10,13 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from networks import examples
 from PIL import Image, ImageEnhance
-from torch import Tensor, nn
+from torch import nn
 
-from integrative_cam import Recipe, explain
+from integrative_cam import explain
+from integrative_cam._plan.placement import Placement
 from integrative_cam.errors import InputError
 from integrative_cam.models import Preprocessing
-from integrative_cam.render import coloured, contour, outline, overlay, presented, presented_layer
-from integrative_cam.render._drawing import smoothed
+from integrative_cam.render import coloured, contour, outline, overlay, panel, plot, presented_layer
 from integrative_cam.render._overlay import top_mask
 
 GREY = Image.new("RGB", (90, 60), (128, 128, 128))
@@ -137,55 +140,26 @@ def test_contour_follows_a_level() -> None:
     assert (np.asarray(outline(torch.zeros(6, 9), GREY)) == 128).all()
 
 
-def test_smoothing_by_hand() -> None:
-    line = torch.tensor([[0.0, 0, 8, 0, 4]])
-    assert smoothed(line).tolist() == [[0, 2, 4, 3, 3]]
-    peak = torch.zeros(1, 3, 3)
-    peak[0, 1, 1] = 16
-    assert smoothed(peak)[0].tolist() == [[1, 2, 1], [2, 4, 2], [1, 2, 1]]
-    checkerboard = torch.tensor([[(-1.0) ** (row + column) for column in range(6)] for row in range(6)])[None]
-    assert smoothed(checkerboard)[0, 1:-1, 1:-1].abs().max() == 0
-    corner = torch.zeros(2, 3, 4, 5)
-    corner[1, 0, 3, 4] = 1
-    assert float(smoothed(corner).sum()) == pytest.approx(1)
-    assert not smoothed(corner)[0].any()
+def test_a_layer_is_shown_as_it_is_or_where_it_lies() -> None:
+    found = explain(MODEL, IMAGES, 1)
+    assert torch.equal(presented_layer(found, 0), found.layers[0].map)
+    placement = Placement(((0.25,), (0.25,)), ((0.0, 0.5), (0.0, 0.5)), (False, False))
+    moved = replace(found, layers=(replace(found.layers[0], map=torch.ones(len(IMAGES), 1, 1), placement=placement),))
+    shown = presented_layer(moved, 0)
+    assert shown.shape == found.map.shape
+    height, width = found.map.shape[1] // 2, found.map.shape[2] // 2
+    assert (shown[:, :height, :width] == 1).all()
+    assert not shown[:, height:].any()
+    assert not shown[:, :, width:].any()
 
 
-@pytest.mark.parametrize(
-    "recipe",
-    [Recipe(), Recipe(bias="complete"), Recipe(fusion="max"), Recipe(fusion="product", bias="none", signed=False)],
-    ids=["default", "complete", "max", "product"],
-)
-def test_presented_is_the_fusion_of_smoothed_layers(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without smoothing the same path gives the map itself, so that smoothing is the only difference."""
-    found = explain(MODEL, IMAGES, 1, recipe)
-    before = [found.map.clone(), *(layer.map.clone() for layer in found.layers)]
-    shown = presented(found)
-    layer = presented_layer(found, 0)
-    assert not torch.allclose(shown, found.map, atol=1e-3)
-    assert torch.equal(layer, smoothed(found.layers[0].map))
-    for kept, now in zip(before, [found.map, *(each.map for each in found.layers)], strict=True):
-        assert torch.equal(kept, now)
-    assert torch.equal(presented(found, raw=True), found.map)
-    assert torch.equal(presented_layer(found, 0, raw=True), found.layers[0].map)
-    monkeypatch.setattr("integrative_cam.render._drawing.smoothed", lambda values: values)
-    torch.testing.assert_close(presented(found), found.map)
-
-
-def test_presented_of_several_inputs_leaves_out_what_does_not_lead_to_the_map(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Both(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.picture, self.signal = nn.Conv2d(1, 3, 3), nn.Conv1d(1, 3, 3)
-
-        def forward(self, picture: Tensor, signal: Tensor) -> Tensor:
-            return self.picture(picture).relu().mean((2, 3)) + self.signal(signal).relu().mean(2)
-
-    torch.manual_seed(1)
-    found = explain(Both().eval(), (torch.randn(1, 1, 9, 9), torch.randn(1, 1, 20)), 0)
-    assert presented(found).shape == (1, 9, 9)
-    monkeypatch.setattr("integrative_cam.render._drawing.smoothed", lambda values: values)
-    torch.testing.assert_close(presented(found), found.map)
+@pytest.mark.parametrize("draw", [plot, panel])
+def test_raw_of_0_1_0_warns_and_changes_nothing(draw: Any) -> None:
+    found, photograph = explain(MODEL, IMAGES, 1), Image.new("RGB", (IMAGES.shape[3], IMAGES.shape[2]))
+    with pytest.warns(DeprecationWarning, match="raw has no effect"):
+        shown = draw(found, photograph, raw=False)
+    same = draw(found, photograph)
+    assert np.array_equal(shown.axes[1].images[0].get_array(), same.axes[1].images[0].get_array())
 
 
 def test_bad_requests() -> None:

@@ -72,9 +72,9 @@ def test_evidence_is_drawn_where_it_is_in_the_photograph(way: str, size: tuple[i
     assert drawn.size == size
     assert np.abs(np.subtract(coloured_box(drawn), box)).max() <= 2
     for image in (photograph, view):
-        figure = silently(lambda image=image: found.plot(image, raw=True))
+        figure = silently(lambda image=image: found.plot(image))
         assert np.array_equal(figure.axes[1].images[0].get_array(), np.asarray(drawn))
-        figure = silently(lambda image=image: panel(found, image, raw=True))
+        figure = silently(lambda image=image: panel(found, image))
         assert np.array_equal(figure.axes[1].images[0].get_array(), np.asarray(drawn))
         assert found.overlay(image)[0] == drawn
     larger = photograph.resize((2 * size[0], 2 * size[1]))

@@ -19,7 +19,6 @@ from typer.testing import CliRunner
 from integrative_cam import Recipe, explain, get_method
 from integrative_cam.errors import ExplanationError, InputError, ModelError, TargetError
 from integrative_cam.models import read_image
-from integrative_cam.render import presented
 
 pa = pytest.importorskip("pyarrow", reason="needs the extra run: pip install 'integrative-cam[run]'")
 pytest.importorskip("fsspec", reason="needs the extra run: pip install 'integrative-cam[run]'")
@@ -75,14 +74,6 @@ def test_each_row_is_what_explain_gives_for_that_image_alone(photographs: Path, 
             assert (row["image_width"], row["image_height"]) == (24, 20)
             ((view,), (expected,)) = found.views or (), wanted.views or ()
             assert (view.size, view.box) == (expected.size, pytest.approx(expected.box))
-            # Drawn without the layers' maps, which are not stored: the map itself is smoothed, by (1, 2, 1) / 4.
-            padded, kernel = np.pad(found.map[0].numpy(), 1, mode="edge"), np.array([1, 2, 1]) / 4
-            smooth = sum(
-                kernel[down] * kernel[across] * padded[down : down + 16, across : across + 16]
-                for down in range(3)
-                for across in range(3)
-            )
-            np.testing.assert_allclose(presented(found)[0], smooth / smooth.max(), atol=1e-5)
             split = wanted.completeness
             assert row["score"] == pytest.approx(float(wanted.score), rel=1e-4)
             for part in ("input", "bias"):

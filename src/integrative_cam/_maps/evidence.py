@@ -7,7 +7,6 @@ alpha g A; the positive factor f'(S) is the same everywhere and cancels when the
 
 from __future__ import annotations
 
-from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -15,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .blocks import per_channel, sum_over_blocks
+from .regional import averaged_over_regions
 from .traced import Sums, block_sums, sums_of
 
 if TYPE_CHECKING:
@@ -57,18 +57,38 @@ def evidence_and_sums(
     aggregation: Aggregation,
     is_positive: bool,
     can_fall: bool = True,
+    regions: int | None = None,
+    centring: float = 0,
 ) -> tuple[Float[Tensor, "batch *space"], Int[Tensor, "batch"], Sums]:
-    """`evidence`, and the sums over the feature map, in one walk. `is_positive`: no activation is below zero."""
+    """`evidence`, and the sums over the feature map, in one walk. `is_positive`: no activation is below zero.
+
+    With `regions` the gradient is first averaged over them, and with `centring` that share of each channel's mean is
+    taken off the activation. Evidence and scores are made of these; the sum of g A is always that of the gradient and
+    the activation themselves, so that the score's parts stay exact.
+    """
+    space = activation.shape[2:]
 
     def reduced(activation: Tensor, gradient: Tensor, rho: Tensor) -> tuple[Tensor, ...]:
-        strength, product, mass = gradient.abs(), activation * gradient, activation.sum(2)
-        sums = block_sums(mass if is_positive else activation.abs().sum(2), product, strength)
+        product, mass = activation * gradient, activation.sum(2)
+        size = mass if is_positive else activation.abs().sum(2)
         of_sign = product if is_positive else None
+        total = None
+        if regions is not None or centring:
+            total = product.sum((1, 2))
+            if regions is not None and space:
+                gradient = averaged_over_regions(gradient.reshape(*gradient.shape[:2], *space), regions).flatten(2)
+            if centring:
+                activation = activation - mass[..., None] * (centring / activation.shape[2])
+                mass = mass * (1 - centring)
+            product = activation * gradient
+            of_sign = product if is_positive or centring else None
+        strength = gradient.abs()
+        signed, *sums = block_sums(size, product, strength)
         parts = _evidence(activation, gradient, strength, mass, rho, negative_share, aggregation, can_fall, of_sign)
-        return *parts, *sums
+        return *parts, signed if total is None else total, *sums
 
     found, clamped, *sums = sum_over_blocks(reduced, (activation, gradient), rho)
-    return found.reshape(len(found), *activation.shape[2:]), clamped, sums_of(sums, activation[0].numel())
+    return found.reshape(len(found), *space), clamped, sums_of(sums, activation[0].numel())
 
 
 def _evidence(
@@ -123,20 +143,28 @@ def saturated_shift(
     shift: Float[Tensor, "batch channel *space"],
     rho: Float[Tensor, "batch"],
     negative_share: float,
+    regions: int | None = None,
 ) -> tuple[Float[Tensor, "batch *space"], Float[Tensor, "batch"], Float[Tensor, "batch"]]:
     """Evidence that a constant `shift` carries, its mass, the sum of |shift * gradient|, and the sum of
     shift * gradient.
 
     Per channel t / (2 + rho sum(t)) with t = relu(shift * gradient). What pulls against the target,
-    relu(-shift * gradient), saturates alike and is subtracted by its share.
+    relu(-shift * gradient), saturates alike and is subtracted by its share. With `regions` evidence and mass are made
+    of the gradient's averages over these; the sum is that of the gradient itself.
     """
-    factor = per_channel(shift)
+    factor, space = per_channel(shift), gradient.shape[2:]
     if factor is None:
         gradient, factor = gradient * shift, torch.ones_like(shift.flatten(2)[..., :1])
-    found, mass, total = sum_over_blocks(
-        partial(_saturated_shift, negative_share=negative_share), (gradient, factor), rho
-    )
-    return found.reshape(len(found), *gradient.shape[2:]), mass, total
+
+    def reduced(gradient: Tensor, factor: Tensor, rho: Tensor) -> tuple[Tensor, ...]:
+        if regions is None or not space:
+            return _saturated_shift(gradient, factor, rho, negative_share)
+        regional = averaged_over_regions(gradient.reshape(*gradient.shape[:2], *space), regions).flatten(2)
+        evidence, mass, _ = _saturated_shift(regional, factor, rho, negative_share)
+        return evidence, mass, (factor[..., 0] * gradient.sum(2)).sum(1)
+
+    found, mass, total = sum_over_blocks(reduced, (gradient, factor), rho)
+    return found.reshape(len(found), *space), mass, total
 
 
 def _saturated_shift(

@@ -12,13 +12,13 @@ from torch import Tensor
 
 from .._plan.placement import Placement
 from .evidence import expand_like
+from .regional import MODES
 from .weighting import power
 
 if TYPE_CHECKING:
     from jaxtyping import Float
 
 Fusion = Literal["sum", "max", "geometric", "product"]
-_MODES = {1: "linear", 2: "bilinear", 3: "trilinear"}
 
 
 def fuse(
@@ -123,14 +123,14 @@ def resize(values: Float[Tensor, "batch *space"], space: tuple[int, ...]) -> Flo
     """Linear interpolation with pixel centres aligned (align_corners=False), in 1, 2 or 3 dimensions."""
     if tuple(values.shape[1:]) == tuple(space):
         return values
-    return F.interpolate(values[:, None], size=space, mode=_MODES[len(space)], align_corners=False)[:, 0]
+    return F.interpolate(values[:, None], size=space, mode=MODES[len(space)], align_corners=False)[:, 0]
 
 
 def laid_on(
     values: Float[Tensor, "batch *grid"], space: tuple[int, ...], placement: Placement | None
 ) -> Float[Tensor, "batch *space"]:
     """A map on the input that it lies on: as `resize` where it covers it evenly, else by its `Placement`."""
-    if placement is None and len(space) in _MODES:
+    if placement is None and len(space) in MODES:
         return resize(values, space)
     if placement is None:
         lines = tuple(tuple((place + 0.5) / size for place in range(size)) for size in values.shape[1:])

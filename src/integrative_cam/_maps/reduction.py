@@ -14,6 +14,7 @@ from ..recipe import Recipe
 from ..targets import class_scores
 from .evidence import Aggregation, evidence, evidence_and_sums, expand_like, saturated_shift
 from .readout import NEVER_NEGATIVE, USES_MARGIN, rho_of, to_float64
+from .regional import calmed, coherence
 from .traced import BiasSite, Sums, Tap, Trace, with_rest
 
 if TYPE_CHECKING:
@@ -70,25 +71,29 @@ def reducers(
         return values * expand_like(direction, values) if falls else values
 
     def tap_map(tap: Tap) -> TapMap:
-        given = tap.activation, directed(tap.gradient), rho, recipe.negative_share, recipe.aggregation
+        trust = coherence(tap.shape[1:], recipe.regions)
+        centring = trust if recipe.centred else 0.0
+        given = tap.activation, directed(tap.gradient), rho, recipe.negative_share * trust, recipe.aggregation
         can_fall = not (tap.is_positive and recipe.readout in NEVER_NEGATIVE)
-        if tap.has_sums:
+        if tap.has_sums and recipe.regions is None and not centring:
             found, clamped = evidence(*given, can_fall)
             sums = tap.sums
         else:
-            found, clamped, sums = evidence_and_sums(*given, tap.is_positive, can_fall)
+            found, clamped, sums = evidence_and_sums(*given, tap.is_positive, can_fall, recipe.regions, centring)
             sums = replace(sums, product=directed(sums.product))
         part = with_rest(sums.product, tap.rest)
         # A channel's evidence saturates at 1 / rho: terms of that size cancel, however large the score is.
         most = tap.shape[0] / rho.abs().to(sums.magnitude)
+        found = calmed(found, recipe.regions)
         found = above_rounding(found, torch.minimum(sums.magnitude, most), recipe.aggregation)
         return TapMap(tap.name, tap.kind, tap.shape, tap.path_share, sums, part, found, clamped)
 
     def site_map(site: BiasSite) -> SiteMap:
         if recipe.bias not in ("complete", "layers"):
             return SiteMap(site.name, site.part, None, None)
-        found, mass, part = saturated_shift(directed(site.gradient), site.shift, rho, recipe.negative_share)
-        return SiteMap(site.name, with_rest(directed(part), site.rest), found, mass)
+        share = recipe.negative_share * coherence(site.gradient.shape[2:], recipe.regions)
+        found, mass, part = saturated_shift(directed(site.gradient), site.shift, rho, share, recipe.regions)
+        return SiteMap(site.name, with_rest(directed(part), site.rest), calmed(found, recipe.regions), mass)
 
     return tap_map, site_map
 
@@ -134,4 +139,4 @@ def margin(
     if logits.shape[1] == 1:
         return score
     others = logits.scatter(1, index[:, None], float("-inf")).logsumexp(1)
-    return to_float64(score) - others
+    return logits.gather(1, index[:, None])[:, 0] - others

@@ -159,7 +159,8 @@ class Trace(Generic[TapT, SiteT]):
     Taps and sites may also be what was made of them as soon as their gradients arrived; see `trace_reduced`.
     `behind[t, s]`, on the CPU, is True where bias site s acts on a value computed from tap t. `index` holds the target
     classes, None where the target is a callable; `names` those of callables, none for classes. `unit`: what
-    the score is divided by before the read-out; None for a score as it is.
+    the score is divided by before the read-out; None for a score as it is. `contrast`: the score is that of
+    Recipe(score="contrast").
     """
 
     taps: tuple[TapT, ...]
@@ -171,6 +172,7 @@ class Trace(Generic[TapT, SiteT]):
     names: tuple[str, ...]
     inputs: tuple[Input, ...]
     unit: Float[Tensor, "batch"] | None = None
+    contrast: bool = False
 
     @property
     def target_names(self) -> tuple[str, ...]:

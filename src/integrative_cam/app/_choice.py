@@ -21,14 +21,13 @@ INGREDIENTS = ("readout", "bias", "weighting", "negative_share")
 class Choice:
     """One map: which network, class index, method and recipe.
 
-    `recipe` is None for a method that is no recipe. `raw`: not smoothed for display.
+    `recipe` is None for a method that is no recipe.
     """
 
     network: str
     target: int
     method: str
     recipe: Recipe | None
-    raw: bool = False
 
     def changes(self) -> dict[str, object]:
         """The ingredients that differ from the method's own."""
@@ -80,7 +79,7 @@ def python_lines(
     """
     calls = [choice.call() for choice in choices]
     needed = [name for name in ("IntegrativeCAM", "get_method") if any(f"{name}(" in call for call in calls)]
-    drawn = {"overlay"} | {"presented" if layer is None else "presented_layer" for layer in layers}
+    drawn = {"overlay"} | ({"presented_layer"} if any(layers) else set())
     lines = [
         f"from integrative_cam import {', '.join(needed)}",
         "from integrative_cam.models import load, read_image",
@@ -90,17 +89,14 @@ def python_lines(
         f"photograph = read_image({photograph!r})",
         "view = network.preprocessing(photograph)",
     ]
-    for result, choice, call, label, layer in zip(
-        ("explanation", "other"), choices, calls, labels, layers, strict=False
-    ):
-        raw = ", raw=True" if choice.raw else ""
+    for result, call, label, layer in zip(("explanation", "other"), calls, labels, layers, strict=False):
         # A label may hold line breaks.
         lines += ["", f"{result} = {call}  # {' '.join(label.split())}"]
         if layer is None:
-            drawing = f"presented({result}{raw})[0], photograph, view.region"
+            drawing = f"{result}.map[0], photograph, view.region"
         else:
             lines += [f"index = [layer.name for layer in {result}.layers].index({layer!r})"]
-            drawing = f"presented_layer({result}, index{raw})[0], photograph, view.region, signed=True"
+            drawing = f"presented_layer({result}, index)[0], photograph, view.region, signed=True"
         lines += [f'overlay({drawing}).save("{result}.png")']
     return "\n".join(lines) + "\n"
 

@@ -179,11 +179,11 @@ class Handlers:
 def selection_of(fields: tuple[Values, ...]) -> Selection:
     """The values of the page's fields, in their order, as a selection."""
     network, target, method, *rest = fields
-    ingredients, (raw, compare, other_target, other_method, layer) = rest[: len(INGREDIENTS)], rest[len(INGREDIENTS) :]
+    ingredients, (compare, other_target, other_method, layer) = rest[: len(INGREDIENTS)], rest[len(INGREDIENTS) :]
     own = recipe_of(method)
     recipe = own and replace(own, **dict(zip(INGREDIENTS, ingredients, strict=True)))
     target = -1 if target is None else target
-    return Selection(network, target, method, recipe, raw, compare or COMPARE[0], other_target, other_method, layer)
+    return Selection(network, target, method, recipe, compare or COMPARE[0], other_target, other_method, layer)
 
 
 def _parts(screen: Screen) -> list[Values]:

@@ -92,7 +92,6 @@ def page(sessions: SessionStore, uploads: Path, example: Path | None = None) -> 
                         label="Negative share",
                         info="How much of the evidence against the class is subtracted.",
                     )
-                    raw = gr.Checkbox(False, label="Raw map, not smoothed for showing")
                     reset = gr.Button("Back to what the method has", size="sm", elem_id="icam-reset")
         with gr.Row(visible=False, elem_id="icam-more") as more:
             with gr.Column(min_width=320):
@@ -120,7 +119,7 @@ def page(sessions: SessionStore, uploads: Path, example: Path | None = None) -> 
         )
 
         ingredients = [readout, bias, weighting, negative_share]
-        selected = [key, network, target, method, *ingredients, raw, compare, other_target, other_method, layer]
+        selected = [key, network, target, method, *ingredients, compare, other_target, other_method, layer]
         parts = [stage, profile, numbers, code, curves]
         first = [target, layer, top, search, other_target, *parts]
 
@@ -149,7 +148,7 @@ def page(sessions: SessionStore, uploads: Path, example: Path | None = None) -> 
         top.input(act.top, [key, top, *selected[1:]], [target, search, *parts], **latest)
         search.input(act.searched, [key, search, *selected[1:]], [target, top, *parts], **latest)
         compare.input(act.compared, selected, [other_target, other_method, *parts], **latest)
-        for field in (other_target, other_method, *ingredients, raw):
+        for field in (other_target, other_method, *ingredients):
             field.input(act.changed, selected, parts, **latest)
         for event in (method.input, reset.click):
             event(act.method, selected, [*ingredients, *parts], **latest)

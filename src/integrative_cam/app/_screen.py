@@ -22,7 +22,7 @@ from ..explanation import Explanation
 from ..models._image import encode_image
 from ..query import area_above_half, score_parts, short_name
 from ..recipe import Recipe
-from ..render import coloured, overlay, presented, presented_layer
+from ..render import coloured, overlay, presented_layer
 from ..render._comparison import side_by_side
 from ..render._parts import layer_facts
 from ..render._sheet import DPI, png
@@ -61,7 +61,6 @@ class Selection:
     target: int
     method: str
     recipe: Recipe | None
-    raw: bool = False
     compare: str = COMPARE[0]
     other_target: int | None = None
     other_method: str | None = None
@@ -69,7 +68,7 @@ class Selection:
 
     def choices(self) -> list[Choice]:
         """One map, or two that differ in class or method; the other method has its own recipe."""
-        first = Choice(self.network, self.target, self.method, self.recipe, self.raw)
+        first = Choice(self.network, self.target, self.method, self.recipe)
         if self.compare == "two classes" and self.other_target is not None:
             return [first, replace(first, target=self.other_target)]
         if self.compare == "two methods" and self.other_method is not None:
@@ -102,8 +101,8 @@ class ShownMap:
     def map(self) -> Float[Tensor, "height width"]:
         """The map as it is shown."""
         if self.layer is None:
-            return presented(self.explanation, self.choice.raw)[0]
-        return presented_layer(self.explanation, self.layer, self.choice.raw)[0]
+            return self.explanation.map[0]
+        return presented_layer(self.explanation, self.layer)[0]
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from .._call import trace
 from .._maps.reduction import Reduced
 from .._maps.traced import Trace
-from .._plan.taps import Taps
 from ..cam import assemble, reduce
 from ..errors import InputError, ModelError
 from ..explanation import Explanation, tensors_in, with_views
@@ -159,10 +158,10 @@ class Session:
 
         def compute() -> Tensor:
             # The first map that a visitor sees is that of the top class.
-            taps = Recipe().taps
-            run = trace(self.network(name).model, self.seen(name).tensor, None, taps)
+            recipe = Recipe()
+            run = self._run(name, None, recipe)
             assert run.index is not None
-            self._once(("trace", name, int(run.index[0]), taps), lambda: run)
+            self._trace(name, int(run.index[0]), recipe, lambda: run)
             return class_scores(run.output, "target")[0]
 
         return rank_outputs(self._once(("output", name), compute), self.network(name).task)
@@ -177,22 +176,25 @@ class Session:
                 return with_views(assemble(reduced, choice.recipe), images)
             return offered(choice.method)(self.network(choice.network).model, images, choice.target)
 
-        # `raw` is left out: smoothing for display changes no explanation.
-        return self._once(("map", choice.network, choice.target, choice.method, choice.recipe), compute)
+        return self._once(("map", choice), compute)
 
     def _reduced(self, name: str, target: int, recipe: Recipe) -> Reduced:
         """The layers' maps, which do not depend on how they are weighted, joined by biases and fused."""
-        used = (recipe.taps, recipe.readout, recipe.negative_share, recipe.aggregation)
+        used = ("taps", "score", "readout", "regions", "centred", "negative_share", "aggregation")
         return self._once(
-            ("reduced", name, target, *used),
-            lambda: reduce(self._trace(name, target, recipe.taps), replace(recipe, bias="layers")),
+            ("reduced", name, target, *(getattr(recipe, each) for each in used)),
+            lambda: reduce(self._trace(name, target, recipe), replace(recipe, bias="layers")),
         )
 
-    def _trace(self, name: str, target: int, taps: Taps) -> Trace:
-        """The network's run for a class, which serves every recipe with these taps."""
-        return self._once(
-            ("trace", name, target, taps), lambda: trace(self.network(name).model, self.seen(name).tensor, target, taps)
-        )
+    def _trace(self, name: str, target: int, recipe: Recipe, compute: Callable[[], Trace] | None = None) -> Trace:
+        """The network's run for a class, which serves every recipe of the same taps and score."""
+        compute = compute or (lambda: self._run(name, target, recipe))
+        return self._once(("trace", name, target, recipe.taps, recipe.score), compute)
+
+    def _run(self, name: str, target: int | None, recipe: Recipe) -> Trace:
+        network = self.network(name)
+        contrast = recipe.score == "contrast" and network.task != "multi-label"
+        return trace(network.model, self.seen(name).tensor, target, recipe.taps, contrast=contrast)
 
     def _once(self, name: Hashable, compute: Callable[[], T]) -> T:
         value: T | None = self.computed.get(self.key, name)

@@ -66,8 +66,12 @@ def print_answer(answer: Answer, folder: Path) -> None:
         ]
         print_table(f"\nLayers that weigh most, of {len(layers)}", ("layer", ">size", ">weight", ""), rows)
     score, image, biases, remainder = (values[0] for values in score_parts(explanation).values())
+    kind = answer.target.label
+    if answer.target.index is not None:
+        contrast = explanation.recipe is not None and explanation.recipe.score == "contrast"
+        kind = "logit, less those of the other classes" if contrast else "logit"
     print_line(
-        f"\nScore ({'logit' if answer.target.index is not None else answer.target.label}) {score:.2f} = "
+        f"\nScore ({kind}) {score:.2f} = "
         f"input {image:+.2f}, biases {biases:+.2f}, remainder {remainder:+.2f} (clipping, gates, smooth activations)"
     )
     if explanation.layers:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from .._choices import PROBABILITY_TASKS
 from ..errors import CamError, InputError, first_line
 from ..integrations._libraries import named
+from ..methods import Method
 from ..models import Network, load
 from ..models._image import read_classes
 from ..query import Prediction, predict
@@ -123,7 +124,10 @@ def measure(network: Network, part: Part, settings: Settings) -> dict[str, Any]:
         for name, target, regions in _objects_to_explain(prediction, part.sample, settings, left_out):
             answers: dict[tuple[object, ...], Any] = {}
             for method, metrics in settings.metrics_by_method.items():
-                values = evaluate_maps(named(method), metrics, target=target, regions=regions, answers=answers)
+                explainer = named(method)
+                if isinstance(explainer, Method):
+                    explainer = explainer.for_task(network.task)
+                values = evaluate_maps(explainer, metrics, target=target, regions=regions, answers=answers)
                 about = {"model": part.model, "image": part.sample.name, "object": name, "target": target}
                 for metric, value in values.items():
                     hits = metric == MAX_BOX

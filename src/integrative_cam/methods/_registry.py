@@ -6,7 +6,7 @@ Nothing here imports torch before a method is called, so that the command can li
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from typing import TYPE_CHECKING, cast
 
@@ -81,6 +81,14 @@ class Method:
             return [self(model, images, target) for target in targets]
         highest = self(model, images)
         return [highest, *(self(model, images, index) for index in top_classes(highest.output, targets)[1:])]
+
+    def for_task(self, task: str) -> Method:
+        """The method as it explains networks of a task: for "multi-label", whose classes do not exclude each other, a
+        recipe of contrasts explains the logits themselves.
+        """
+        if task == "multi-label" and isinstance(self.way, Recipe) and self.way.score == "contrast":
+            return replace(self, way=replace(self.way, score="logit"))
+        return self
 
     def each(self, model: nn.Module, images: Inputs, targets: Targets) -> list[Explanation]:
         """The old name of `explain_targets`."""

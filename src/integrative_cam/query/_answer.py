@@ -111,7 +111,7 @@ def answer_question(question: Question, prediction: Prediction, method: Method) 
         warnings.simplefilter("always")
         warnings.filterwarnings("ignore", message=ONNX_WARNING)
         resolved = resolve_targets(question, prediction)
-        explanations = method.explain_targets(
+        explanations = method.for_task(prediction.network.task).explain_targets(
             prediction.network.model, prediction.view.tensor, [each.target for each in resolved]
         )
     notes = tuple(dict.fromkeys(str(warning.message) for warning in caught))

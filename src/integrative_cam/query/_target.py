@@ -27,7 +27,7 @@ RIVALS = ("runner-up", "rest")
 """Values of `Question.versus` that name no class; see `targets.contrast`."""
 
 ClassTarget = Callable[[int], "int | targets.SampleTarget"]
-"""Takes a class index and gives the target that is its score; an index stands for its logit."""
+"""Takes a class index and gives the target that is its score; an index stands for its logit, or contrast."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class ResolvedTarget:
     """One target on one photograph's output.
 
     Attributes:
-        target: a class index, for its logit, or a callable on the sample's output.
+        target: a class index, for its logit or contrast as the recipe says, or a callable on the sample's output.
         label: the target in words.
         classes: indices that count for the score.
         against: indices that count against it.
@@ -96,7 +96,7 @@ class ResolvedTarget:
 
     @property
     def index(self) -> int | None:
-        """The class index if the target is one class's logit."""
+        """The class index if the target is one class."""
         return self.target if isinstance(self.target, int) else None
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from .._deprecation import deprecated_names
 from ._colours import ACTIVATION, GRADIENT, WEIGHT
 from ._comparison import comparison, contrast
-from ._drawing import curve, plot, presented, presented_layer, slices
+from ._drawing import curve, plot, presented_layer, slices
 from ._notebook import viewer
 from ._overlay import Region, coloured, contour, outline, overlay
 from ._parts import decomposition, panel, profile, streams
@@ -33,7 +33,6 @@ __all__ = [
     "overlays",
     "panel",
     "plot",
-    "presented",
     "presented_layer",
     "profile",
     "save",

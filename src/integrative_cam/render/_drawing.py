@@ -1,4 +1,4 @@
-"""Maps as figures: smoothed for display, over a picture, a signal or slices of a volume."""
+"""Maps as figures: over a picture, a signal or slices of a volume."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 import matplotlib as mpl
 import numpy as np
 import torch
-import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from .._deprecation import warn_deprecated
 from .._maps.fusion import by_magnitude, laid_on
 from ..errors import InputError
 from ._colours import EVIDENCE, INK, SIGNED, WEIGHT_MARKED
@@ -29,35 +29,21 @@ if TYPE_CHECKING:
 
 COLUMNS = 4
 """Slices of a volume in a row."""
-_MEAN = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
 
 
-def smoothed(values: Float[Tensor, "batch *space"]) -> Float[Tensor, "batch *space"]:
-    """(previous + 2 value + next) / 4 along each axis, with repeated borders; it removes a checkerboard."""
-    axes = values.ndim - 1
-    # The mean of two neighbours, twice.
-    padded = F.pad(values[:, None], [1, 1] * axes, mode="replicate")
-    return _MEAN[axes](_MEAN[axes](padded, 2, 1), 2, 1)[:, 0]
-
-
-@torch.no_grad()
-def presented(explanation: Explanation, raw: bool = False) -> Float[Tensor, "batch *space"]:
-    """The maps as they are shown, in [0, 1], maximum 1 or blank: fused again from the layers' smoothed maps.
-
-    Early layers respond pixel by pixel and look speckled, so each layer's map is smoothed at its own resolution. A map
-    that is not made of layers is smoothed itself. With `raw` it is `explanation.map`.
-    """
-    return explanation.map.detach() if raw else explanation.fuse(change=smoothed)
-
-
-@torch.no_grad()
-def presented_layer(explanation: Explanation, index: int, raw: bool = False) -> Float[Tensor, "batch *layer_space"]:
-    """A layer's signed maps as they are shown, at its own resolution, or the input's where it does not cover that
-    evenly; with `raw`, without smoothing.
+def presented_layer(explanation: Explanation, index: int) -> Float[Tensor, "batch *layer_space"]:
+    """A layer's signed maps as they are shown: at its own resolution, or the input's where it does not cover that
+    evenly.
     """
     layer = explanation.layers[index]
-    layer_map = layer.map.detach() if raw else smoothed(layer.map.detach())
+    layer_map = layer.map.detach()
     return layer_map if layer.placement is None else laid_on(layer_map, explanation.map.shape[1:], layer.placement)
+
+
+def ignored(raw: bool | None) -> None:
+    """Warn where `raw` of 0.1.0 is given."""
+    if raw is not None:
+        warn_deprecated("raw has no effect: pictures show explanation.map itself; it goes with the next release.")
 
 
 def plot(
@@ -66,7 +52,7 @@ def plot(
     title: str = "",
     sample: int = 0,
     region: Region | None = None,
-    raw: bool = False,
+    raw: bool | None = None,
 ) -> Figure:
     """Draw the photograph, its overlay and the scale of colours; a signal as a curve, a volume as slices.
 
@@ -77,11 +63,12 @@ def plot(
         title: shown above the map; default "Why" and the target's name.
         sample: which image of the explanation.
         region: where the map lies in the image; None: where the network looked, by the view or `Explanation.views`.
-        raw: show the map without smoothing; see `presented`.
+        raw: without effect, and deprecated.
     """
+    ignored(raw)
     check_sample(explanation, sample)
     title = title or f"Why {explanation.target_names[sample]}"
-    saliency = presented(explanation, raw)[sample]
+    saliency = explanation.map[sample].detach()
     if saliency.ndim == 1:
         return curve(saliency, image, title)
     if saliency.ndim == 3:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import import_extra
 from ..query import probabilities
 from ._colours import WEIGHT
-from ._drawing import draw, presented, presented_layer
+from ._drawing import draw, presented_layer
 from ._overlay import Region
 from ._parts import check_layers, layer_facts, strongest_layers
 from ._placement import Seen, placed
@@ -35,7 +35,7 @@ def summary(explanation: Explanation) -> str:
 
     The explanation holds no photograph: `Explanation.plot` draws over one.
     """
-    maps = presented(explanation)
+    maps = explanation.map.detach()
     rows = [
         f'<div style="{_ROW}"><img alt="map" style="max-width:14em" src="{_map(maps[sample])}">'
         f"<div>{_head(explanation, sample)}{_layers(explanation, sample)}</div></div>"
@@ -108,7 +108,6 @@ def viewer(explanation: Explanation, image: Seen = None, sample: int = 0, region
         continuous_update=False,
         layout={"width": "32em"},
     )
-    raw = widgets.Checkbox(value=False, description="without smoothing", indent=False)
     shown = widgets.Image(format="png", layout={"width": "32em", "object_fit": "contain"})
     facts = widgets.HTML()
     if image is not None and explanation.map.ndim == 3:
@@ -116,18 +115,17 @@ def viewer(explanation: Explanation, image: Seen = None, sample: int = 0, region
 
     def update(_change: Any = None) -> None:
         index = int(chosen.value)
-        shown.value = _picture(explanation, index, image, sample, region, bool(raw.value))
+        shown.value = _picture(explanation, index, image, sample, region)
         facts.value = _numbers(explanation, index, sample)
 
     chosen.observe(update, names="value")
-    raw.observe(update, names="value")
     update()
-    return widgets.VBox([chosen, raw, shown, facts])
+    return widgets.VBox([chosen, shown, facts])
 
 
-def _picture(explanation: Explanation, index: int, image: Seen, sample: int, region: Region | None, raw: bool) -> bytes:
+def _picture(explanation: Explanation, index: int, image: Seen, sample: int, region: Region | None) -> bytes:
     signed = index != FUSED
-    saliency = presented_layer(explanation, index, raw) if signed else presented(explanation, raw)
+    saliency = presented_layer(explanation, index) if signed else explanation.map.detach()
     figure = sheet(5.6, 2.6 if saliency.ndim == 2 else 4.4)
     axes = figure.subplots()
     draw(axes, saliency[sample], image, region, signed)

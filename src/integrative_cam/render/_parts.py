@@ -12,7 +12,7 @@ from matplotlib.ticker import MaxNLocator
 
 from ..errors import InputError
 from ._colours import ACTIVATION, BIAS, GRADIENT, INK, INPUT, REMAINDER, SERIES, WEIGHT, WEIGHT_MARKED
-from ._drawing import check_sample, draw, draw_beside, numbers, presented, presented_layer
+from ._drawing import check_sample, draw, draw_beside, ignored, numbers, presented_layer
 from ._overlay import Region
 from ._placement import Seen, placed
 from ._sheet import bare, colour_bar, open_frame, set_title, sheet, wrapped
@@ -39,7 +39,7 @@ def panel(
     title: str = "",
     sample: int = 0,
     region: Region | None = None,
-    raw: bool = False,
+    raw: bool | None = None,
 ) -> Figure:
     """Draw photograph, overlay, the most important layers' signed maps and the weight profile over depth.
 
@@ -51,8 +51,9 @@ def panel(
         title: shown above the overlay, such as the class and its probability.
         sample: which image of the explanation.
         region: where the map lies in the image; None: where the network looked, by the view or `Explanation.views`.
-        raw: show the maps without smoothing; see `presented`.
+        raw: without effect, and deprecated.
     """
+    ignored(raw)
     if explanation.map.ndim != 3:
         raise InputError(f"panel draws maps of two dimensions, but the map is {tuple(explanation.map.shape[1:])}.")
     check_sample(explanation, sample)
@@ -63,10 +64,10 @@ def panel(
     grid = figure.add_gridspec(len(heights), 1, height_ratios=heights)
     parts = [figure.add_subfigure(grid[row]) for row in range(len(heights))]
     title = title or f"Why {explanation.target_names[sample]}"
-    draw_beside(parts[0], presented(explanation, raw)[sample], (photograph, region), title, "photograph")
+    draw_beside(parts[0], explanation.map[sample].detach(), (photograph, region), title, "photograph")
     if explanation.layers:
         strongest = strongest_layers(explanation, sample)
-        _layers(parts[1], explanation, sample, strongest, raw)
+        _layers(parts[1], explanation, sample, strongest)
         _weight_profile(parts[2].subplots(), explanation, sample, strongest)
     return figure
 
@@ -104,11 +105,11 @@ def layer_facts(explanation: Explanation, index: int, sample: int) -> tuple[str,
     return layer.name, " x ".join(map(str, layer.map.shape[1:])), float(layer.weight[sample])
 
 
-def _layers(part: SubFigure, explanation: Explanation, sample: int, strongest: list[int], raw: bool) -> None:
+def _layers(part: SubFigure, explanation: Explanation, sample: int, strongest: list[int]) -> None:
     cells = part.subplots(1, LAYERS_SHOWN, squeeze=False)[0]
     bare(*cells)
     for axes, index in zip(cells, strongest, strict=False):
-        draw(axes, presented_layer(explanation, index, raw)[sample], signed=True)
+        draw(axes, presented_layer(explanation, index)[sample], signed=True)
         name, size, weight = layer_facts(explanation, index, sample)
         name = name if len(name) <= 24 else f"…{name[-23:]}"
         set_title(axes, f"{name}\n{size}, weight {weight:.1%}", fontsize=8)

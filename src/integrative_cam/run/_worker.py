@@ -215,7 +215,8 @@ class Worker:
         with half, warnings.catch_warnings():
             # A blank map needs no warning here: its area is 0.
             warnings.filterwarnings("ignore", message="The map of image")
-            explanations = self.job.method.explain_targets(self.network.model, images, self.targets)
+            method = self.job.method.for_task(self.network.task)
+            explanations = method.explain_targets(self.network.model, images, self.targets)
             for rank, explanation in enumerate(explanations, 1):
                 rows += rows_of(explanation, rank, samples, self.network, self.job.threshold)
                 draft.layers = [[layer.name, layer.kind] for layer in explanation.layers]

@@ -1,0 +1,47 @@
+"""Gradients averaged over regions, activations without their mean, and how far a fine layer is trusted."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+
+from .arrays import Array, Space, positions, total
+from .fusion import interpolate
+
+
+def averaged_over_regions(gradient: Array, regions: int) -> Array:
+    """Per channel: the mean of every region, then linear interpolation between the regions' centres.
+
+    Region i of k along an axis of n positions reaches from floor(i n / k) to ceil((i + 1) n / k).
+    """
+    space: Space = gradient.shape[1:]
+    grid = tuple(min(size, regions) for size in space)
+    result = np.zeros(gradient.shape)
+    for channel in range(gradient.shape[0]):
+        means = np.zeros(grid)
+        for cell in positions(grid):
+            spans = [
+                range(at * size // count, math.ceil((at + 1) * size / count))
+                for at, count, size in zip(cell, grid, space, strict=True)
+            ]
+            inside = [float(gradient[channel][place]) for place in itertools.product(*spans)]
+            means[cell] = math.fsum(inside) / len(inside)
+        result[channel] = interpolate(means, space)
+    return result
+
+
+def coherence(space: Space, regions: int | None) -> float:
+    """sqrt(regions / side), at most 1; the side is the geometric mean over the axes."""
+    if regions is None or not space:
+        return 1.0
+    return min(1.0, math.sqrt(regions / math.prod(space) ** (1 / len(space))))
+
+
+def centred(activation: Array, share: float) -> Array:
+    """Each channel without the share of its mean over space."""
+    result = np.array(activation, dtype=float)
+    for channel in range(activation.shape[0]):
+        result[channel] -= share * total(activation[channel]) / activation[channel].size
+    return result
