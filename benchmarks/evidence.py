@@ -68,7 +68,7 @@ RUNS = {
     "class": Run(
         "photos",
         ("gradcam", *PEERS, *CONTROLS),
-        "class-dependence,class-dependence-second,planted-patch,planted-patch-pointing",
+        "class-dependence,class-dependence-second,grid-pointing,planted-patch,planted-patch-pointing",
         100,
         2,
     ),

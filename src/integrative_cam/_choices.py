@@ -20,6 +20,8 @@ FUSIONS = ("sum", "max", "geometric", "product")
 DEFAULT_METHODS = ("integrative", "gradcam", "gradcam++", "hirescam", "layercam-fused")
 DEFAULT_METRICS = ("insertion", "deletion", "ins-del", "drop", "increase", "area")
 """What `icam compare` and `icam evaluate` show unless told otherwise."""
+NOISE_CONTROLS = ("integrative-times-noise", "gradcam-times-noise")
+"""Measured by `icam evaluate` besides `DEFAULT_METHODS`: a metric that rises by noise rewards roughness."""
 
 DEFAULT_NETWORK = "efficientnet-lite0"
 TASKS = ("classification", "multi-label", "regression", "image", "fastestdet")

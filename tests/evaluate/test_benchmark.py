@@ -27,6 +27,7 @@ from integrative_cam.evaluate import _simplicity as simplicity
 from integrative_cam.evaluate import (
     class_dependence,
     faithfulness_correlation,
+    grid_pointing,
     infidelity,
     mask_of_boxes,
     max_sensitivity,
@@ -47,7 +48,8 @@ IMAGES = torch.randn(3, 3, 16, 16)
 
 def test_every_metric_is_its_function_on_the_methods_map() -> None:
     hirescam, recipe = get_method("hirescam"), get_method("hirescam").recipe
-    found = evaluate(MODEL, IMAGES, hirescam, tuple(METRICS), steps=4, seed=3, cells=4)
+    companions = torch.stack([IMAGES.flip(0), -IMAGES, IMAGES.flip(-1)], 1)
+    found = evaluate(MODEL, IMAGES, hirescam, tuple(METRICS), steps=4, seed=3, cells=4, companions=companions)
     explanation = explain(MODEL, IMAGES, recipe=recipe)
     maps, signed, target = explanation.map, explanation.signed_map, explanation.target
     insertion = faithfulness.insertion(MODEL, IMAGES, maps, target, 4)
@@ -85,6 +87,7 @@ def test_every_metric_is_its_function_on_the_methods_map() -> None:
         "randomisation": randomisation(MODEL, IMAGES, hirescam, target, 0.5, seed=3),
         "class-dependence": class_dependence(MODEL, IMAGES, hirescam, target),
         "class-dependence-second": class_dependence(MODEL, IMAGES, hirescam, target, "second"),
+        "grid-pointing": grid_pointing(MODEL, IMAGES, companions, hirescam, target),
         "planted-patch": planted_patch(MODEL, IMAGES, hirescam),
         "planted-patch-pointing": planted_patch(MODEL, IMAGES, hirescam, localisation.pointing),
         "infidelity": infidelity(MODEL, IMAGES, hirescam, target, seed=3),
@@ -146,6 +149,8 @@ def test_localisation_is_of_the_target_in_the_regions() -> None:
         torch.testing.assert_close(found[name], values, msg=name)
     with pytest.raises(InputError, match="regions must say where the explained class is"):
         evaluate(MODEL, IMAGES, get_method("layercam"), ["energy"])
+    with pytest.raises(InputError, match="companions must be three images per image for grid-pointing"):
+        evaluate(MODEL, IMAGES, get_method("layercam"), ["grid-pointing"])
     with pytest.raises(InputError, match="regions must have boxes for maxboxacc"):
         evaluate(MODEL, IMAGES, get_method("layercam"), ["maxboxacc"], regions=Regions(masks))
 

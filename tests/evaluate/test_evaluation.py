@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 from pathlib import Path
+from typing import Any
 
 import polars
 import pytest
 import running
+from PIL import Image
+from rich.console import Console
 from running import pictures, tiny
 from typer.testing import CliRunner
 
 from integrative_cam import get_method
 from integrative_cam.cli._app import app
+from integrative_cam.cli._evaluate import print_summary
 from integrative_cam.errors import InputError, RecipeError
 from integrative_cam.evaluate import Evaluation, Interval, bootstrap_mean, evaluate_dataset
 from integrative_cam.models import read_image
@@ -156,3 +161,54 @@ def test_a_folder_of_another_version_is_left_alone(photographs: Path, tmp_path: 
     with pytest.raises(InputError, match=r"weights was \[\], now null.*choose another --out"):
         measured(photographs, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["manifest.json"]
+
+
+SURE = """
+import torch
+from torch import nn
+from integrative_cam.models import Network, Preprocessing
+
+def sure():
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 4))
+    model[0].weight.data = torch.tensor([[1.0, -1, -1], [-1, 1, -1], [-1, -1, 1], [1, 1, 1]])[:, :, None, None]
+    model[-1].weight.data = 2 * torch.eye(4)
+    model[0].bias.data.zero_(), model[-1].bias.data.zero_()
+    return Network("sure", model.eval(), Preprocessing(8, (8, 8)))
+"""
+
+
+def test_grid_pointing_takes_photographs_of_which_the_network_is_sure(tmp_path: Path) -> None:
+    """Red, green, blue and white are classes, which a convolution of one pixel sees only in their quadrants."""
+    (tmp_path / "photos").mkdir()
+    colours = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255), "white": (255,) * 3, "grey": (118,) * 3}
+    for name, colour in colours.items():
+        Image.new("RGB", (12, 12), colour).save(tmp_path / "photos" / f"{name}.png")
+    (tmp_path / "net.py").write_text(SURE)
+
+    def evaluated(dataset: str, out: str, **settings: Any) -> Evaluation:
+        methods, metrics = ("hirescam", "uniform"), ("complexity", "grid-pointing")
+        network = [f"{tmp_path / 'net.py'}:sure"]
+        return evaluate_dataset(
+            tmp_path / dataset, network, methods, metrics, out=tmp_path / out, reference="hirescam", **settings
+        )
+
+    evaluation = evaluated("photos", "all")
+    grid = evaluation.rows.filter(polars.col("metric") == "grid-pointing")
+    assert sorted(grid["image"].unique()) == ["blue.png", "green.png", "red.png", "white.png"]
+    assert grid.filter(polars.col("method") == "hirescam")["value"].to_list() == pytest.approx([1] * 4)
+    assert grid.filter(polars.col("method") == "uniform")["value"].to_list() == [0.25] * 4
+    assert evaluation.left_out == {"grid-pointing: the network is not sure of the class (below 0.5)": 1}
+    assert [score.mean.n for score in evaluation.scores if score.method == "hirescam"] == [5, 4]
+    printed = Console(record=True, width=200, file=io.StringIO())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("integrative_cam.cli._evaluate.Console", lambda **_: printed)
+        print_summary(evaluation)
+    assert "n = 5: mean" in (text := printed.export_text())
+    assert text.count(", n = 4") == 2
+    # The others in the mosaics may be any of the data set, so that no value depends on how many are measured.
+    first = evaluated("photos", "first", limit=1)
+    assert first.rows.rows() == evaluation.rows.filter(polars.col("image") == "blue.png").rows()
+    (tmp_path / "list.csv").write_text("file\nphotos/red.png\nphotos/green.png\nphotos/blue.png\n")
+    three = evaluated("list.csv", "three")
+    assert three.left_out == {"grid-pointing: too few photographs of other classes of which the network is sure": 3}
+    assert set(three.rows["metric"]) == {"complexity"}

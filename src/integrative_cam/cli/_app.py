@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from .. import __version__
-from .._choices import DEFAULT_METHODS, DEFAULT_METRICS, DEFAULT_NETWORK
+from .._choices import DEFAULT_METHODS, DEFAULT_METRICS, DEFAULT_NETWORK, NOISE_CONTROLS
 from . import _options as options
 from ._command import command
 
@@ -108,7 +108,7 @@ def evaluate(
     *,
     models: list[str] | None = None,
     weights: list[str] | None = None,
-    methods: str = METHODS,
+    methods: str = ",".join((*DEFAULT_METHODS, *NOISE_CONTROLS)),
     metrics: str = ",".join(DEFAULT_METRICS),
     target: str | None = None,
     regions: str | None = None,
@@ -135,7 +135,7 @@ def evaluate(
         weights: local weights: FILE for the only network; MODEL=FILE, repeatable, for several.
         metrics: any of insertion, deletion, ins-del, srg, insertion-cells, deletion-cells, ins-del-cells, srg-cells,
             single-cell, faithfulness-correlation, drop, increase, road, road-cells, coherency, complexity, adcc, arcc,
-            area, variation, randomisation, class-dependence, class-dependence-second, planted-patch,
+            area, variation, randomisation, class-dependence, class-dependence-second, grid-pointing, planted-patch,
             planted-patch-pointing, infidelity, sensitivity, pointing, energy, top-share, best-iou, maxboxacc.
         target: what is explained: top1, the network's own top class; label, from the CSV file's column named label, an
             index or name; object, each class of objects that has boxes or masks, the default where any has.

@@ -56,6 +56,7 @@ class Case:
     task: str = "classification"
     cells: int = by_cells.CELL
     answers: dict[tuple[object, ...], Tensor] = field(default_factory=dict)
+    companions: Float[Tensor, "batch 3 channel height width"] | None = None
     _values: dict[str, Tensor] = field(default_factory=dict, init=False)
 
     @cached_property
@@ -145,6 +146,12 @@ def _class_dependence(case: Case, other: str) -> Float[Tensor, "batch"]:
     return simplicity.correlation(case.maps, case.method(case.model, case.images, index).map)
 
 
+def _grid_pointing(case: Case) -> Float[Tensor, "batch"]:
+    if case.companions is None:
+        raise InputError(f"companions must be three images per image for {GRID}, of other classes; got None.")
+    return ground_truth.grid_pointing(case.model, case.images, case.companions, case.method, case.index)
+
+
 def _planted(case: Case, measure: Callable[[Tensor, Tensor], Tensor]) -> Float[Tensor, "batch"]:
     maps, masks = case.planted
     return measure(maps.flatten(0, 1), masks.flatten(0, 1)).reshape(4, -1).mean(0)
@@ -166,6 +173,9 @@ class Metric:
         """The metric's name with an arrow to the better side."""
         return name + {True: " ↑", False: " ↓", None: ""}[self.higher_is_better]
 
+
+GRID = "grid-pointing"
+"""Needs other photographs beside the image."""
 
 METRICS: Mapping[str, Metric] = {
     "insertion": Metric(
@@ -258,6 +268,11 @@ METRICS: Mapping[str, Metric] = {
         False,
         "correlation with the map of the class with the highest score besides the target",
     ),
+    GRID: Metric(
+        _grid_pointing,
+        True,
+        "share of the map's sum in the photograph's quadrant of a mosaic with three photographs of other classes",
+    ),
     "planted-patch": Metric(
         lambda case: _planted(case, localisation.energy),
         True,
@@ -324,6 +339,7 @@ def evaluate(
     task: str = "classification",
     cells: int = by_cells.CELL,
     answers: dict[tuple[object, ...], Tensor] | None = None,
+    companions: Float[Tensor, "batch 3 channel height width"] | None = None,
 ) -> dict[str, Float[Tensor, "batch"]]:
     """The value of each metric for a method's map of each image, which is normalised, so that 0 is the mean colour.
 
@@ -331,7 +347,8 @@ def evaluate(
     sets of cells and of redrawn layers, `cells` the pixels per side of a cell, `target` a class, one per image, or each
     image's top class. Metrics of `LOCALISATION` need `regions`; for `maxboxacc` the values are the hits that
     `max_box_accuracy` takes. With the task "multi-label", `images` holds one image. Calls with the same model, images,
-    task, seed and cells may share a dict of `answers`: what the network answers whatever the map.
+    task, seed and cells may share a dict of `answers`: what the network answers whatever the map. `companions` are
+    those of `grid_pointing`.
 
     Raises:
         RecipeError: an unknown metric.
@@ -342,5 +359,7 @@ def evaluate(
         raise RecipeError(f"metrics must name at least one of {', '.join(ALL)}.")
     for name in metrics:
         one_of("metric", name, ALL)
-    case = Case(model, images, method, steps, seed, target, regions, task, cells, {} if answers is None else answers)
+    case = Case(
+        model, images, method, steps, seed, target, regions, task, cells, {} if answers is None else answers, companions
+    )
     return {name: case[name] for name in metrics}

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from .._choices import DEFAULT_METHODS, DEFAULT_METRICS, DEFAULT_NETWORK
+from .._choices import DEFAULT_METHODS, DEFAULT_METRICS, DEFAULT_NETWORK, NOISE_CONTROLS
 from .._version import __version__
 from ..errors import CamError, ExplanationError, InputError, import_extra
 from ..integrations._libraries import named
@@ -22,7 +22,7 @@ from ..recipe import one_of
 from ..run import Progress
 from ..run._pool import Lost, run_parts
 from ..run._store import Store, read_object
-from ._benchmark import ALL, LOCALISATION, MAX_BOX
+from ._benchmark import ALL, GRID, LOCALISATION, MAX_BOX
 from ._cells import CELL
 from ._dataset import Sample, read_dataset, spread
 from ._measure import Measured, Part, Settings, start_measuring
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 TARGETS = ("top1", "label", "object")
 REGIONS = ("boxes", "masks")
+CANDIDATES = 16
+"""How many photographs are tried for the mosaics of grid pointing."""
 PARTS = "parts"
 FILES = ("report.html", "results.parquet", "results.csv", "plots", "manifest.json")
 
@@ -96,7 +98,7 @@ class Evaluation:
 def evaluate_dataset(
     dataset: str | Path,
     models: Sequence[str] | Mapping[str, str | Path | None] = (DEFAULT_NETWORK,),
-    methods: Sequence[str] = DEFAULT_METHODS,
+    methods: Sequence[str] = (*DEFAULT_METHODS, *NOISE_CONTROLS),
     metrics: Sequence[str] = DEFAULT_METRICS,
     *,
     out: str | Path,
@@ -122,7 +124,8 @@ def evaluate_dataset(
         dataset: a folder of photographs; a CSV file with a column `file`, and `label` if there are labels; or a
             folder with JPEGImages/ beside Annotations/ or SegmentationClass*/, as in Pascal VOC.
         models: names of networks, as `models.load` takes them; or a mapping from names to files of weights.
-        methods: names from `list_methods()`, or of other libraries, such as "grad-cam:HiResCAM@stages".
+        methods: names from `list_methods()`, or of other libraries, such as "grad-cam:HiResCAM@stages";
+            with "-times-noise" behind it, the control whose map is multiplied by noise.
         metrics: names from `METRICS` and, where the data set has boxes or masks, `LOCALISATION`; for these the
             controls center, uniform and random are measured too.
         out: folder for the results, or a URL that fsspec writes to.
@@ -160,13 +163,15 @@ def evaluate_dataset(
         str(dataset), {name: str(file or "") for name, file in weights.items()}, tuple(methods), tuple(metrics),
         target, regions, limit, steps, seed, cells, __version__, torch.__version__, platform.python_version(),
     )  # fmt: skip
-    settings, samples = _resolved(asked, read_dataset(Path(dataset)))
+    everything = read_dataset(Path(dataset))
+    settings, samples = _resolved(asked, everything)
     store = Store(str(out))
     store.claim(asdict(settings), "evaluation")
     store.tidy()
 
+    others = _others(everything) if GRID in metrics else {}
     parts = [
-        Part(name, sample, f"{PARTS}/{number}/{index:06d}.json")
+        Part(name, sample, f"{PARTS}/{number}/{index:06d}.json", others.get(sample.path, ()))
         for number, name in enumerate(settings.models)
         for index, sample in enumerate(samples)
     ]
@@ -209,6 +214,13 @@ def _resolved(settings: Settings, samples: Sequence[Sample]) -> tuple[Settings, 
     if MAX_BOX in where and regions != "boxes":
         raise InputError(f"{MAX_BOX} compares with boxes, but the regions are {regions}.")
     return replace(settings, target=target, regions=regions), spread(having[regions], settings.limit)
+
+
+def _others(samples: Sequence[Sample]) -> dict[Path, tuple[Sample, ...]]:
+    """For each photograph those that follow it, as many as may be needed to find three for its mosaic."""
+    ring = [*samples, *samples[:CANDIDATES]]
+    count = min(CANDIDATES, len(samples) - 1)
+    return {sample.path: tuple(ring[place : place + count]) for place, sample in enumerate(samples, 1)}
 
 
 def _measure_missing(

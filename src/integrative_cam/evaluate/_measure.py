@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
+from torch import Tensor
 
 from .._choices import PROBABILITY_TASKS
 from ..errors import CamError, InputError, first_line
@@ -17,16 +20,14 @@ from ..integrations._libraries import named
 from ..methods import Method
 from ..models import Network, load
 from ..models._image import read_classes
-from ..query import Prediction, predict
+from ..query import Prediction, predict, probabilities
 from ..run._failures import DestinationError
 from ..run._store import Store
 from ..targets import class_scores
-from ._benchmark import LOCALISATION, MAX_BOX, Regions, evaluate
+from ._benchmark import GRID, LOCALISATION, MAX_BOX, Regions, evaluate
 from ._dataset import Sample, objects_in, read_boxes, target_of
+from ._ground_truth import SURE
 from ._localisation import mask_of_boxes
-
-if TYPE_CHECKING:
-    pass
 
 CONTROLS = ("center", "uniform", "random")
 """Methods that look at no network; any method should locate objects better than they do."""
@@ -65,11 +66,15 @@ class Settings:
 
 @dataclass(frozen=True)
 class Part:
-    """A photograph under a network, measured by one worker at a time; `file` is where its rows are stored."""
+    """A photograph under a network, measured by one worker at a time; `file` is where its rows are stored.
+
+    `others` are photographs that may join it in a mosaic.
+    """
 
     model: str
     sample: Sample
     file: str
+    others: tuple[Sample, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -118,22 +123,62 @@ def measure(network: Network, part: Part, settings: Settings) -> dict[str, Any]:
     )  # fmt: skip
     rows: list[dict[str, Any]] = []
     left_out: list[str] = []
+    sure = _sure_photographs(network, part.others)
     with warnings.catch_warnings():
         # A blank map needs no warning here: its metrics show it.
         warnings.filterwarnings("ignore", message="The map of image")
         for name, target, regions in _objects_to_explain(prediction, part.sample, settings, left_out):
             answers: dict[tuple[object, ...], Any] = {}
-            for method, metrics in settings.metrics_by_method.items():
+            companions = None
+            if part.others:
+                try:
+                    companions = _companions(prediction, target, sure)
+                except InputError as reason:
+                    left_out.append(f"{GRID}: {reason}")
+            for method, asked in settings.metrics_by_method.items():
+                metrics = [metric for metric in asked if metric != GRID or companions is not None]
+                if not metrics:
+                    continue
                 explainer = named(method)
                 if isinstance(explainer, Method):
                     explainer = explainer.for_task(network.task)
-                values = evaluate_maps(explainer, metrics, target=target, regions=regions, answers=answers)
+                values = evaluate_maps(
+                    explainer, metrics, target=target, regions=regions, answers=answers, companions=companions
+                )
                 about = {"model": part.model, "image": part.sample.name, "object": name, "target": target}
                 for metric, value in values.items():
                     hits = metric == MAX_BOX
                     result = {"hits": value[0].nonzero()[:, 0].tolist()} if hits else {"value": value.item()}
                     rows.append({**about, "method": method, "metric": metric, **result})
     return {"rows": rows, "left_out": left_out}
+
+
+def _sure_photographs(network: Network, others: Sequence[Sample]) -> dict[int, Tensor]:
+    """By class, up to four photographs of whose top class the network is sure; three of them differ from any class."""
+    photographs: dict[int, Tensor] = {}
+    for sample in others:
+        try:
+            prediction = predict(sample.path, network)
+        except CamError:
+            continue  # it fails, and is reported, as a photograph of its own
+        chances = probabilities(class_scores(prediction.output[None], "target")[0], network.task)
+        if chances.max() >= SURE:
+            photographs.setdefault(int(chances.argmax()), prediction.view.tensor)
+        if len(photographs) == 4:
+            break
+    return photographs
+
+
+def _companions(prediction: Prediction, target: int | None, photographs: Mapping[int, Tensor]) -> Tensor:
+    """Three photographs of other classes, (1, 3, channel, height, width); InputError where there can be no mosaic."""
+    chances = probabilities(class_scores(prediction.output[None], "target")[0], prediction.network.task)
+    target = int(chances.argmax()) if target is None else target
+    if chances[target] < SURE:
+        raise InputError(f"the network is not sure of the class (below {SURE})")
+    others = [tensor for index, tensor in photographs.items() if index != target][:3]
+    if len(others) < 3:
+        raise InputError("too few photographs of other classes of which the network is sure")
+    return torch.stack(others, 1)
 
 
 def _objects_to_explain(
