@@ -85,7 +85,7 @@ def held_out(photographs: Path, out: Path) -> Path:
     return out / "held-out.csv"
 
 
-def command(name: str, shared: Path, out: Path, quick: bool, processes: int) -> list[str]:
+def command(name: str, shared: Path, out: Path, limit: int, processes: int) -> list[str]:
     """The `icam evaluate` of a run."""
     run = RUNS[name]
     data = shared / "data" / run.data
@@ -97,7 +97,7 @@ def command(name: str, shared: Path, out: Path, quick: bool, processes: int) -> 
         "--model", "efficientnet-lite0", *(part for model in weights for part in ("--model", f"torchvision/{model}")),
         *(part for model, file in weights.items() for part in ("--weights", f"torchvision/{model}={file}")),
         "--methods", ",".join(("integrative", *run.methods)), "--metrics", run.metrics, "--steps", "8",
-        "--limit", str(run.quick if quick else run.limit), "--processes", str(processes),
+        "--limit", str(limit), "--processes", str(processes),
     ]  # fmt: skip
 
 
@@ -132,12 +132,14 @@ def main() -> None:
     parser.add_argument("shared", type=Path, help="the folder with data/ and models/")
     parser.add_argument("--out", type=Path, default=Path("evidence"))
     parser.add_argument("--quick", action="store_true", help="few photographs: shows that it works, proves nothing")
+    parser.add_argument("--limit", type=int, help="photographs of each network, instead of each run's own number")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--only", choices=RUNS, help="one run; `slow`, perturbation methods, runs only when named")
     asked = parser.parse_args()
     for name in [asked.only] if asked.only else [name for name in RUNS if name != "slow"]:
         print(f"\n== {name} ==", flush=True)
-        subprocess.run(command(name, asked.shared, asked.out, asked.quick, asked.processes), check=True)
+        limit = asked.limit or (RUNS[name].quick if asked.quick else RUNS[name].limit)
+        subprocess.run(command(name, asked.shared, asked.out, limit, asked.processes), check=True)
         print_tables(name, asked.out)
 
 
