@@ -76,7 +76,7 @@ def _monai(name: str) -> Network:
         return Network(
             nets.SegResNet(spatial_dims=3, in_channels=1, out_channels=2, init_filters=8), (1, 48, 48, 48), _VOLUME
         )
-    return Network(nets.SwinUNETR(in_channels=1, out_channels=2, feature_size=12), (1, 64, 64, 64), _VOLUME)
+    return Network(nets.SwinUNETR(in_channels=1, out_channels=2, feature_size=12), (1, 64, 32, 32), _VOLUME)
 
 
 def _unet() -> Network:

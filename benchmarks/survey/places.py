@@ -45,7 +45,7 @@ ZONE = 0.1
 """How far around a box a right map may change, in shares of the input."""
 CLEARLY = 2.0
 """So many times more of a right map's change lies in the zones than of any wrong map's."""
-DRAWS = 1
+DRAWS = 2
 """Boxes of noise at one place."""
 MOST_TAPS = 12
 """Taps whose gradients are looked at."""
@@ -112,7 +112,7 @@ class Placed:
             "grids": ", ".join("x".join(map(str, grid)) for grid in self.grids),
             "followed": str(self.taps - self.measured),
             "measured": str(self.measured),
-            "left out, with a warning": str(self.left_out),
+            "left out": str(self.left_out),
             "gradients agree": f"{confirmed} of {len(self.looks)}" if self.looks else "-",
             "without a target": self.default,
             "planted evidence": self.verdict,
