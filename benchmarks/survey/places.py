@@ -53,7 +53,7 @@ MOST_TAPS = 12
 
 @dataclass(frozen=True)
 class Look:
-    """Two positions of a tap along one axis of its grid, at an eighth of it from both ends.
+    """Two positions of a tap along one axis of its grid, at a sixth of it from both ends.
 
     Attributes:
         ratio: how far the centre of the input gradient moves between them, over how far their places are apart.
