@@ -64,7 +64,6 @@ evidence: $(VENV)/.dev ## The tables of docs/evidence.md from SHARED=../shared, 
 
 ablation: $(VENV)/.dev ## The tables of docs/ablation.md from SHARED=../shared, in half an hour.
 	$(BIN)/python benchmarks/ablation.py develop $(SHARED) --limit 34
-	$(BIN)/python benchmarks/ablation.py places $(SHARED) --limit 34
 	$(BIN)/python benchmarks/ablation.py verify $(SHARED) --limit 34
 
 survey: $(if $(FIELDS),$(SURVEY)/.fields,$(VENV)/.dev) ## Explain every network of torchvision and every family of timm, FIELDS=1 networks of other fields; OPTIONS=--help says more.

@@ -1,7 +1,6 @@
 """Which ingredients earn their place: the default recipe with one of them changed at a time.
 
-    python benchmarks/ablation.py develop ../shared     # on the photographs to choose on: the second default
-    python benchmarks/ablation.py places ../shared      # there: the step from it to the default
+    python benchmarks/ablation.py develop ../shared     # on the photographs to choose on
     python benchmarks/ablation.py verify ../shared      # the other half, and two more networks
 
 Each run goes on where it stopped and prints Markdown tables: docs/ablation.md holds them.
@@ -15,31 +14,34 @@ import multiprocessing
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
 import torch
 from rich.progress import track
-from torch import Tensor
+from torch import Tensor, nn
 from unseen import brain_scans, cifar_images, small_photographs
 
 from integrative_cam import Recipe, explain_trace, trace
+from integrative_cam._maps.traced import Trace
+from integrative_cam.evaluate import _cells as cells
 from integrative_cam.evaluate import _faithfulness as faithfulness
 from integrative_cam.evaluate import _simplicity as simplicity
-from integrative_cam.evaluate import bootstrap_mean, paired_difference
+from integrative_cam.evaluate import blurred, bootstrap_mean, paired_difference, zeros
 from integrative_cam.evaluate._dataset import read_dataset
 from integrative_cam.models import Network, load, read_image
 from integrative_cam.recipe import PLAIN
 
 STEPS = 8
-SECOND = {"stride_exponent": 0.0, "stage_share": 0.0, "gamma": 1.0}
-"""What the default was without; the rows of `develop` are changes of it."""
 NETWORKS = {
     "EfficientNet-Lite0": ("efficientnet-lite0", None),
     "MobileNetV2": ("torchvision/mobilenet_v2", "mobilenet_v2.safetensors"),
     "SqueezeNet 1.1": ("torchvision/squeezenet1_1", "squeezenet1_1.safetensors"),
 }
+DECISIVE = ("cells", "single cell", "sets", "pixels")
+"""Insertion minus deletion by cells and by pixels, single-cell deletion, faithfulness correlation: of these also
+differences are printed."""
 UNSEEN = {
     "ResNet-56": cifar_images,
     "ResNet-56, small photographs": small_photographs,
@@ -47,56 +49,34 @@ UNSEEN = {
 }
 
 
-def changes(stage: str) -> dict[str, dict[str, Any]]:
+CHANGES: dict[str, Sequence[Any]] = {
+    "score": ("logit",),
+    "regions": (None, 7, 28),
+    "centred": (False,),
+    "negative_share": (0.5, 0.75, 1.0),
+    "readout": ("identity",),
+    "bias": ("none",),
+    "weighting": ("uniform", "last"),
+    "weight_exponent": (0.5,),
+    "path_exponent": (0.0,),
+    "taps": ("stages",),
+    "gamma": (0.85,),
+}
+"""One ingredient at a time."""
+OF_0_1_0 = {"score": "logit", "regions": None, "centred": False, "negative_share": 0.5, "gamma": 0.85}
+
+
+def rows() -> dict[str, dict[str, Any]]:
     """What differs from the default recipe, by the name of the row; the first row is what others are compared with."""
-    rivals = {
+    changes = {f"{name} = {value}": {name: value} for name, values in CHANGES.items() for value in values}
+    return {
+        "default": {},
+        **changes,
+        "default of 0.1.0": OF_0_1_0,
         "HiResCAM over stages": _linear(taps="stages", negative_share=1.0),
+        "LayerCAM over stages": _linear(taps="stages", negative_share=0.0),
         "LayerCAM over all activations": _linear(negative_share=0.0),
     }
-    if stage == "develop":
-        return {name: {**SECOND, **row} for name, row in {"second default": {}, **_changes(), **rivals}.items()}
-    steps: dict[str, dict[str, Any]] = {
-        **{f"stage_share = {share}": {"stage_share": share} for share in (0.0, 0.25, 1.0)},
-        **{f"gamma = {gamma}": {"gamma": gamma} for gamma in (0.7, 1.0)},
-    }
-    if stage == "verify":
-        steps = {
-            "bias = none": {"bias": "none"},
-            "stage_share = 0": {"stage_share": 0.0},
-            "stride_exponent = 0": {"stride_exponent": 0.0},
-        }
-    return {"default": {}, **steps, "second default": SECOND, **rivals}
-
-
-def _changes() -> dict[str, dict[str, Any]]:
-    ingredients: dict[str, Sequence[Any]] = {
-        "readout": ("identity", "softplus", "softmax", "log_softmax", exp_of_a_fifth),
-        "aggregation": ("channel",),
-        "negative_share": (0.0, 0.25, 0.75, 1.0),
-        "bias": ("none", "complete", "residual"),
-        "bias_share": (0.1, 0.4),
-        "weighting": ("uniform", "product", "average", "geometric", "last"),
-        "weight_exponent": (0.125, 0.5, 1.0),
-        "path_exponent": (0.0, 2.0, 16.0),
-        "taps": ("stages",),
-        "signed": (False,),
-        "fusion": ("max", "geometric", "product"),
-    }
-    rows = {
-        f"{name} = {getattr(value, '__name__', value)}": {name: value}
-        for name, values in ingredients.items()
-        for value in values
-    }
-    rows["negative_share = 1, signed = False"] = {"negative_share": 1.0, "signed": False}
-    return {
-        **rows,
-        "the first default: weight_exponent = 0.5, path_exponent = 0": {"weight_exponent": 0.5, "path_exponent": 0.0},
-    }
-
-
-def exp_of_a_fifth(score: Tensor) -> Tensor:
-    """exp(S / 5): rho = 1/5."""
-    return (score / 5).exp()
 
 
 def _linear(**ingredients: Any) -> dict[str, Any]:
@@ -128,29 +108,50 @@ def measure(task: Task) -> None:
     if isinstance(image, Path):
         image = network.preprocessing(read_image(image)).tensor
     image = image.contiguous(memory_format=torch.channels_last)
-    traces: dict[Any, Any] = {}
+    target, *others = _classes(model(image)[0])
+    index = torch.tensor([target])
+    falls = cells.falls_by_cell(model, image, index)
+    logits = cells.logits_of_sets(model, image, index)
+
+    @cache
+    def traced(own: int, taps: str, score: str) -> Trace:
+        return trace(model, image, own, taps, contrast=score == "contrast")
+
     found = {}
-    for name, change in changes(task.stage).items():
+    for name, change in rows().items():
         recipe = replace(Recipe(), **change)
-        if recipe.taps not in traces:
-            traces[recipe.taps] = trace(model, image, None, recipe.taps)
-        explanation = explain_trace(traces[recipe.taps], recipe)
-        assert explanation.target is not None
-        maps, target = explanation.map, explanation.target
-        shown, dimmed = faithfulness.dimmed_probabilities(model, image, maps, target)
-        insertion = faithfulness.insertion(model, image, maps, target, STEPS)
-        deletion = faithfulness.deletion(model, image, maps, target, STEPS)
+        own, *rivals = (explain_trace(traced(each, recipe.taps, recipe.score), recipe) for each in (target, *others))
+        maps = own.map
+        shown, dimmed = faithfulness.dimmed_probabilities(model, image, maps, index)
         found[name] = {
-            "ins-del": (insertion - deletion).item(),
+            "pixels": _gain(model, image, maps, index, None),
+            "cells": _gain(model, image, maps, index, cells.CELL),
+            "single cell": cells.single_cell_of(own.signed_map, falls).item(),
+            "sets": cells.faithfulness_correlation_of(own.signed_map, logits).item(),
             "drop": faithfulness.share_lost(shown, dimmed).item(),
             "increase": faithfulness.gained(shown, dimmed).item(),
             "area": simplicity.area(maps).item(),
-            "variation": simplicity.total_variation(maps).item(),
+            "variation": 1000 * simplicity.total_variation(maps).item(),
+            "second class": simplicity.correlation(maps.flatten(1), rivals[0].map.flatten(1)).item(),
+            "unrelated class": simplicity.correlation(maps.flatten(1), rivals[1].map.flatten(1)).item(),
         }
     task.file.parent.mkdir(parents=True, exist_ok=True)
     draft = task.file.with_suffix(".draft")
     draft.write_text(json.dumps(found))
     draft.replace(task.file)
+
+
+def _classes(logits: Tensor) -> tuple[int, int, int]:
+    """The top class, the second one, and one of median logit."""
+    order = logits.argsort(descending=True).tolist()
+    return order[0], order[1], order[len(order) // 2]
+
+
+def _gain(model: nn.Module, image: Tensor, maps: Tensor, index: Tensor, size: int | None) -> float:
+    """Insertion minus deletion, which deletes to zero by pixels and to the blurred image by cells."""
+    shown = faithfulness.insertion(model, image, maps, index, STEPS, cells=size)
+    hidden = faithfulness.deletion(model, image, maps, index, STEPS, blurred if size else zeros, cells=size)
+    return (shown - hidden).item()
 
 
 @lru_cache(maxsize=1)
@@ -177,30 +178,26 @@ def tasks(stage: str, shared: Path, out: Path, limit: int | None) -> Iterator[Ta
 
 
 def table(done: Sequence[Task], title: str) -> None:
-    """Means over images and networks; the difference to the first row is paired."""
+    """Means over images and networks, and differences to the first row, paired, in what decides."""
     found = [json.loads(task.file.read_text()) for task in done]
-    print(f"\n{title}, n = {len(found)}\n")
-    print("| recipe | ins-del | minus the first row's | drop | increase | area | variation x 1000 |")
-    print("|---|---|---|---|---|---|---|")
-    for name in found[0]:
-        values = {
-            metric: torch.tensor([each[name][metric] for each in found], dtype=torch.float64)
-            for metric in found[0][name]
-        }
-        mean = {metric: bootstrap_mean(value).mean for metric, value in values.items()}
-        first = next(iter(found[0]))
-        default = torch.tensor([each[first]["ins-del"] for each in found], dtype=torch.float64)
-        ahead = paired_difference(values["ins-del"], default)
-        difference = "" if name == first else f"{ahead.mean:+.3f} [{ahead.low:+.3f}, {ahead.high:+.3f}]"
-        print(
-            f"| {name} | {mean['ins-del']:.3f} | {difference} | {mean['drop']:.3f} | {mean['increase']:.2f} "
-            f"| {mean['area']:.2f} | {1000 * mean['variation']:.1f} |"
-        )
+    values = {
+        name: {metric: torch.tensor([each[name][metric] for each in found], dtype=torch.float64) for metric in first}
+        for name, first in found[0].items()
+    }
+    metrics = next(iter(values.values()))
+    print(f"\n{title}, n = {len(found)}\n\n| recipe | {' | '.join(metrics)} |\n|{'---|' * (len(metrics) + 1)}")
+    for name, row in values.items():
+        print(f"| {name} | {' | '.join(f'{bootstrap_mean(each).mean:.3f}' for each in row.values())} |")
+    default, *others = values
+    print(f"\n| minus the {default} | {' | '.join(DECISIVE)} |\n|{'---|' * (len(DECISIVE) + 1)}")
+    for name in others:
+        ahead = [paired_difference(values[name][metric], values[default][metric]) for metric in DECISIVE]
+        print(f"| {name} | {' | '.join(f'{each.mean:+.3f} [{each.low:+.3f}, {each.high:+.3f}]' for each in ahead)} |")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("stage", choices=("develop", "places", "verify"))
+    parser.add_argument("stage", choices=("develop", "verify"))
     parser.add_argument("shared", type=Path, help="the folder with data/ and models/")
     parser.add_argument("--out", type=Path, default=Path("ablation"), help="where finished images are kept")
     parser.add_argument("--limit", type=int, help="photographs per network")
