@@ -245,7 +245,8 @@ class Capture(Watch):
         self.steps.append(Step(func, arguments, self._flow.add(output, args), overwrites, is_view))
         self._without_graph.update(self._flow.label(t) for t in tensors_in((output,)) if not t.requires_grad)
         if from_data:
-            self._data.update(self._flow.label(tensor) for tensor in tensors_in((output,)))
+            filled = tensors_in((output, written, getattr(written, "_base", None)))
+            self._data.update(map(self._flow.label, filled))
             if written is not None and not written.is_floating_point():
                 self._data_storages.add(storage_of(written))
         if is_layer:
@@ -391,7 +392,8 @@ class Capture(Watch):
         layout = layout_of(output)
         grids = self._grids_of(None if layout is None else layout.positions)
         if grids is None and may_measure and self._measurements < _MOST_MEASUREMENTS:
-            spaces = {of: self._follower.space(of) for of, leaf in enumerate(self._leaves) if leaf.ndim > 1}
+            inputs = [of for of, leaf in enumerate(self._leaves) if leaf.ndim > 1]
+            spaces = {of: self._follower.space(of, is_final=False) for of in inputs}
             positions = measured(output, self._leaves, spaces)
             if positions is None:
                 self._measurements += 1
@@ -406,7 +408,7 @@ class Capture(Watch):
         if positions is None:
             return None
         follower, shapes = self._follower, [tuple(leaf.shape) for leaf in self._leaves]
-        spaces = {of: follower.space(of) for of, shape in enumerate(shapes) if len(shape) > 1}
+        spaces = {of: follower.space(of) for of in sorted({of for of, _ in positions.own.at})}
         return grids_of(positions, spaces, shapes, self._batch, follower.slid, follower.used_data)
 
     def _place(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial, reduce
 from typing import Any
 
@@ -18,8 +18,10 @@ from .functions import (
     CONTRACTIONS,
     DROPPING,
     ELEMENTWISE,
+    FACTORS,
     JOINS,
     MOVES,
+    NORMS,
     PER_TOKEN,
     REDUCTIONS,
     RESHAPES,
@@ -31,6 +33,7 @@ from .positions import (
     Positions,
     averaged,
     collapsed,
+    compact,
     field_of,
     merged,
     replayed,
@@ -90,6 +93,7 @@ class Follower:
         self._is_data = is_data
         self._channels: set[Axis] = set()
         self._convolved: set[Axis] = set()  # windows slid along these
+        self._in_batch: set[Axis] = set()  # a layer saw the places along these one by one, as the frames of a clip
         self._layers: set[int] = set()  # inputs that a layer with weights saw
         self._space: dict[int, tuple[int, ...]] = {}
         self._layouts: list[Layout] = []
@@ -151,7 +155,7 @@ class Follower:
     def _second(self, of: int) -> int:
         """The second axis as the channels', unless windows slid along it or layers left its many places apart."""
         is_frames = of in self._layers and self._shapes[of][1] > _MOST_COLOURS
-        return 0 if (of, 1) in self._convolved or is_frames else 1
+        return 0 if (of, 1) in self._convolved | self._in_batch or is_frames else 1
 
     def is_over_channels(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
         """Whether a maximum is one over channels: positions do not change along its axes, but there are several."""
@@ -180,18 +184,22 @@ class Follower:
         sources = tuple(
             (tensor, layout)
             for tensor in tensors_in((*args, *kwargs.values()))
-            if (layout := layout_of(tensor)) is not None
+            if tensor.numel() and (layout := self._layout(tensor)) is not None
         )
         if not sources:
             return
         call = _Call(func, name, args, kwargs, sources)
         if name == "setitem":
-            give(args[0], self._set(call, args[0], _on_cpu(args[1]), args[2]))
+            value, index = call.layout(args[2]), _on_cpu(args[1])
+            if value is not None:  # constants written into a feature map leave it where it lies
+                self.used_data |= any(map(self._is_data, tensors_in((index,))))
+                self._write(args[0], value, lambda old, new: old.__setitem__(index, new))
             return
-        if name == "copy" and args[0]._base is not None and args[0]._base.is_contiguous():
-            base, view = args[0]._base, args[0]
-            window = view.size(), view.stride(), view.storage_offset() - base.storage_offset()
-            give(base, self._set(call, base, window, args[1]))
+        others = tuple((tensor, layout) for tensor, layout in sources if tensor is not out)
+        if name == "copy" and args[0] is out:
+            call = replace(call, sources=others)
+            if not others:
+                return
         outputs = [out] if isinstance(out, Tensor) else list(out) if isinstance(out, tuple | list) else []
         for at, tensor in enumerate(outputs):
             if isinstance(tensor, Tensor) and tensor.is_floating_point():
@@ -204,13 +212,18 @@ class Follower:
                 give(tensor, layout)
                 if tensor.grad_fn is not None:
                     self._by_node[tensor.grad_fn] = torch.autograd.graph.get_gradient_edge(tensor), layout
+        if others and args and args[0] is out and out._base is not None and (layout := layout_of(out)) is not None:
+            self._write(out, layout, Tensor.copy_)
+
+    def _layout(self, tensor: Tensor) -> Layout | None:
+        """A tensor's layout; of what an unseen function computed from the inputs, one without positions."""
+        layout = layout_of(tensor)
+        if layout is None and tensor.requires_grad and self._is_data(tensor):
+            return Layout(_unknown, tuple(tensor.shape))
+        return layout
 
     def _made(self, call: _Call, shape: tuple[int, ...], at: int | None) -> Layout:
-        name, first = call.name, call.sources[0][1]
-        if name in RESHAPES:
-            return self._derived(
-                first, shape, shape, lambda: None if first.positions is None else reshaped(first.positions, shape)
-            )
+        name, (source, first) = call.name, call.sources[0]
         if name in JOINS and (layout := self._joined(call, shape)) is not None:
             return layout
         if name in MOVES:
@@ -221,15 +234,23 @@ class Follower:
             return self._elementwise(call, shape)
         if name in REDUCTIONS:
             return self._reduced(call, shape)
-        if name in ATTENTION or name in PER_TOKEN:
-            return self._derived(first, (name, shape), shape, lambda: self._mixed(first, -1, shape))
+        is_first = call.argument(0, "query" if name in ATTENTION else "input") is source
+        if name in ATTENTION and not is_first:  # a query that is the same for all images looks everywhere
+            keys = 0 if name == "multi_head_attention_forward" else -2
+            return self._derived(first, (name, shape), shape, lambda: self._mixed(first, (keys, -1), shape))
+        if not is_first:
+            return Layout(_unknown, shape)
+        if name in RESHAPES:
+            return self._derived(
+                first, shape, shape, lambda: None if first.positions is None else reshaped(first.positions, shape)
+            )
+        if name in ATTENTION or (name in PER_TOKEN and not at):
+            return self._derived(first, (name, shape), shape, lambda: self._mixed(first, (-1,), shape))
         if (sources := sources_of(call, first.shape, shape)) is not None:
             groups = groups_of(call)
             key = (name, shape, groups, repr(sources))
             return self._derived(first, key, shape, lambda: self._windowed(first, sources, shape, groups))
-        if name in AVERAGES and call.args and call.args[0] is call.sources[0][0]:
-            return self._averaged(call, shape)
-        return Layout(_unknown, shape)
+        return self._averaged(call, shape) if name in AVERAGES else Layout(_unknown, shape)
 
     def _derived(
         self, parent: Layout, key: Any, shape: tuple[int, ...], find: Callable[[], Positions | None]
@@ -238,15 +259,14 @@ class Follower:
             parent.known[key] = Layout(find, shape)
         return parent.known[key]
 
-    def _mixed(self, layout: Layout, axis: int, shape: tuple[int, ...]) -> Positions | None:
-        """After a mixture of channels along one axis, for a tensor of that shape."""
-        if layout.positions is None:
-            return None
-        mixed = collapsed(layout.positions, axis)
-        if mixed is None:
-            return None
-        self._mixes_channels(mixed[1])
-        return spread_to(mixed[0].field, shape)
+    def _mixed(self, layout: Layout, axes: tuple[int, ...], shape: tuple[int, ...]) -> Positions | None:
+        """After a mixture along some axes, the last of channels, for a tensor of that shape."""
+        positions, whole = layout.positions, frozenset[Axis]()
+        for axis in axes:
+            mixed = None if positions is None else collapsed(positions, axis)
+            positions, whole = (None, whole) if mixed is None else mixed
+        self._mixes_channels(whole)
+        return None if positions is None else spread_to(positions.field, shape)
 
     def _mixes_channels(self, axes: frozenset[Axis]) -> None:
         self._channels |= {axis for axis in axes if axis[0] not in self._space}
@@ -264,31 +284,35 @@ class Follower:
         for key, values in own.at.items():
             if any(size > 1 for size in values.shape[first:]):
                 self._convolved.add(key)
+            if any(size > 1 for size in compact(values, values.isfinite()).shape[: first - 1]):
+                self._in_batch.add(key)
         self._mixes_channels(whole)
         return new
 
     def _elementwise(self, call: _Call, shape: tuple[int, ...]) -> Layout:
         layouts = list(dict.fromkeys(layout for _, layout in call.sources))
-        whole = [layout for layout in layouts if layout.shape == shape]
         if call.name == "glu":
             return self._halved(call, layouts[0], shape)
-        if len(layouts) == 1 and layouts[0].shape == shape:
+        if call.name in NORMS:
             return layouts[0]
-        if len(whole) == 1:
-            # What is broadcast, such as a gate, has fewer positions.
-            return whole[0]
-        if len(whole) > 1:
-            layouts = whole
-        key = ("together", shape, *map(id, layouts[1:]))
+        # What has no gradient, such as a mask, shows nothing of its own.
+        layouts = list(dict.fromkeys(of for tensor, of in call.sources if tensor.requires_grad)) or layouts
+        whole = [layout for layout in layouts if layout.shape == shape]
+        if whole and call.name in FACTORS:
+            layouts = whole  # a factor that is broadcast, such as a gate, leaves the other's positions
+        if len(layouts) == 1 and whole:
+            return layouts[0]
 
         def find() -> Positions | None:
             known = [layout.positions for layout in layouts if layout.positions is not None]
             if not known:
                 return None
             start = spread_to(known[0].own, shape)
-            return reduce(lambda a, b: None if a is None else merged(a, b, shape), known[1:], start)
+            joint = reduce(lambda a, b: None if a is None else merged(a, b, shape), known[1:], start)
+            unknown = [layout.shape for layout in layouts if layout.positions is None]
+            return joint if joint is not None and all(_is_same_everywhere(of, joint) for of in unknown) else None
 
-        return self._derived(layouts[0], key, shape, find)
+        return self._derived(layouts[0], ("together", shape, *map(id, layouts[1:])), shape, find)
 
     def _halved(self, call: _Call, layout: Layout, shape: tuple[int, ...]) -> Layout:
         dim = call.argument(1, "dim", -1) % len(shape)
@@ -346,8 +370,9 @@ class Follower:
 
         def find() -> Positions | None:
             options = [self._contract(layout, letters, result, fixed, shape) for layout, letters in varying]
-            known = [positions for positions in options if positions is not None]
-            return next((positions for positions in known if positions.varies()), known[0] if known else None)
+            varied = next((positions for positions in options if positions is not None and positions.varies()), None)
+            # Where one operand's place is not known, it may be what tells the result's positions apart.
+            return varied if varied is not None or None in options else options[0]
 
         return self._derived(varying[0][0], key, shape, find)
 
@@ -445,7 +470,7 @@ class Follower:
             if positions is None:
                 return None
             if call.name not in ("fold", "col2im"):
-                positions = self._mixed(first, 1, positions.shape)
+                positions = self._mixed(first, (1,), positions.shape)
             if positions is None:
                 return None
             mean = averaged(positions, lambda values: call.func(values, *rest, **named))
@@ -469,7 +494,7 @@ class Follower:
 
         def find() -> Positions | None:
             certain = [self._without_channels(layout.positions, dim) for layout in known if layout.positions]
-            if not certain:
+            if len(certain) < len(known):
                 return None
             if any(field.shape[dim] > 1 for field in certain):
                 return self._moved(call, shape, None).positions
@@ -496,36 +521,28 @@ class Follower:
         self._mixes_channels(mixed[1])
         return mixed[0].field
 
-    def _set(self, call: _Call, target: Tensor, index: Any, written: Any) -> Layout:
-        """The layout of a tensor that entries were written to, at an index or in a window of memory."""
-        shape = tuple(target.shape)
-        before, value = layout_of(target), call.layout(written)
-        if isinstance(written, Tensor) and not written.numel() and before is not None:
-            return before
-        positions_of_value = None if value is None else value.positions
-        positions_before = None if before is None else before.positions
-        if (value is not None and positions_of_value is None) or (before is not None and positions_before is None):
-            return Layout(_unknown, shape)
-        self.used_data |= any(self._is_data(tensor) for tensor in tensors_in((call.args[1],)))
+    def _write(self, target: Tensor, value: Layout, put: Callable[[Tensor, Tensor], Any]) -> None:
+        """Entries with a layout were written to a tensor: give it and what it is a view of their new layouts."""
+        whole = target if target._base is None else target._base
+        shape, before = tuple(whole.shape), layout_of(whole)
+        window = target.size(), target.stride(), target.storage_offset() - whole.storage_offset()
+        known = [layout.positions for layout in (before, value) if layout is not None]
+        sources = [positions for positions in known if positions is not None]
 
         def write(numbers: Callable[[int], Tensor]) -> Tensor:
-            which = iter(range(2))
             old = torch.zeros(shape, dtype=torch.float64)
             if before is not None:
-                old.copy_(numbers(next(which)))
-            new = 0.0 if value is None else numbers(next(which))
-            if call.name == "copy":
-                old.as_strided(*index).copy_(torch.as_tensor(new))
-            else:
-                old[index] = new
+                old.copy_(numbers(0))
+            put(old if target is whole else old.as_strided(*window), numbers(len(sources) - 1))
             return old
 
-        sources = [positions for positions in (positions_before, positions_of_value) if positions is not None]
+        made: Positions | None = None
         with torch.no_grad():
-            made = replayed(write, sources, None, False)
-        if value is None and positions_before is not None:
-            made = positions_before  # constants written into a feature map leave it where it lies
-        return Layout(lambda: made, shape)
+            if len(sources) == len(known) and (target is whole or whole.is_contiguous()):
+                made = replayed(write, sources, None, False)
+        give(whole, Layout(lambda: made, shape))
+        if target is not whole:
+            give(target, value if value.shape == tuple(target.shape) else Layout(_unknown, tuple(target.shape)))
 
     def _moved(self, call: _Call, shape: tuple[int, ...], at: int | None) -> Layout:
         layouts = {id(tensor): layout for tensor, layout in call.sources}
@@ -588,6 +605,13 @@ def _is_local(tensor: Tensor, source: GradientEdge, axis: int) -> bool:
         (gradient,) = torch.autograd.grad(part.square().sum() + part.sum(), [source], retain_graph=True)
     lines = gradient.detach().abs().movedim(axis, 0).flatten(1).sum(1)
     return bool(lines[place] > 0) and bool(lines.sum() == lines[place])
+
+
+def _is_same_everywhere(shape: tuple[int, ...], positions: Positions) -> bool:
+    """Whether a tensor of this shape, broadcast to one at these positions, adds the same at all of them."""
+    field = positions.own
+    sizes = (1,) * (len(field.shape) - len(shape)) + shape
+    return not any(values.shape[axis] > 1 < size for values in field.at.values() for axis, size in enumerate(sizes))
 
 
 def _unknown() -> Positions | None:

@@ -63,6 +63,7 @@ COMBINATIONS = frozenset(
 )
 """What joins the pieces of an activation."""
 PRODUCTS = frozenset(("mul", "rmul", "imul"))
+FACTORS = PRODUCTS | frozenset(("multiply", "div", "truediv", "itruediv", "divide", "true_divide", "xlogy"))
 
 RESHAPES = frozenset(
     ("view", "reshape", "flatten", "unflatten", "squeeze", "unsqueeze", "view_as", "reshape_as", "unsafe_view", "ravel")

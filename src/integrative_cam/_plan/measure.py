@@ -12,7 +12,11 @@ from .positions import Axis, Positions, field_of, spread_to
 _LEAST_MOVE = 0.3
 """Of the way between two slices on an input that is covered evenly."""
 _LOCAL = 0.2
-"""Standard deviation of a local response, in widths of the input; a uniform one has .29."""
+"""Standard deviation of a local response, in widths of the input."""
+_UNIFORM = 12**-0.5
+"""Standard deviation of a uniform response."""
+_AROUND = 0.25
+"""Share of a response within 3/4 of its standard deviation, at least; a uniform one has .43, two points have none."""
 _CLOSE = 0.06
 """Of the input: as far as a slice may lie off the line through the others."""
 
@@ -58,7 +62,10 @@ def _probes(size: int) -> list[int]:
 
 
 def _centre(gradient: Tensor, axes: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-    """Where the gradient's energy lies along each axis of the space, and its standard deviation."""
+    """Where the gradient's energy lies along each axis of the space, and its standard deviation.
+
+    The latter is infinite where little lies around the centre, as of a slice that looks at two places.
+    """
     energy = gradient.detach().double().square().cpu()
     centres, widths = [], []
     for axis in axes:
@@ -66,8 +73,10 @@ def _centre(gradient: Tensor, axes: tuple[int, ...]) -> tuple[Tensor, Tensor]:
         share = share / share.sum()
         along = (torch.arange(len(share), dtype=torch.float64) + 0.5) / len(share)
         centre = (share * along).sum()
+        width = (share * (along - centre) ** 2).sum().sqrt()
+        near = (along - centre).abs() <= (0.75 * width).clamp_min(1 / len(share))
         centres.append(centre)
-        widths.append((share * (along - centre) ** 2).sum().sqrt())
+        widths.append(torch.where(share[near].sum() >= _AROUND, width, torch.inf))
     return torch.stack(centres), torch.stack(widths)
 
 
@@ -85,22 +94,22 @@ def _fitted(
         is_moved = is_local = False
         for axis, slices in moves.items():
             size, probes = shape[axis], _probes(shape[axis])
-            (_, first, width), (_, last, _) = slices[0], slices[-1]
-            way = float(last[number] - first[number]) / (probes[-1] - probes[0])
-            is_local |= float(width[number]) < _LOCAL
-            if abs(way) < _LEAST_MOVE / size:
-                if any(abs(float(centre[number] - first[number])) > _CLOSE for _, centre, _ in slices):
-                    return None
+            centres = [float(centre[number]) for _, centre, _ in slices]
+            widths = [float(width[number]) for _, _, width in slices]
+            way = (centres[-1] - centres[0]) / (probes[-1] - probes[0])
+            is_still = abs(way) < _LEAST_MOVE / size
+            line = torch.arange(size, dtype=torch.float64) - probes[0]
+            line = centres[0] + line * (0 if is_still else way)
+            off = max(abs(float(line[probe]) - centre) for probe, centre in zip(probes, centres, strict=True))
+            if off > _CLOSE or max(widths) >= (_UNIFORM if is_still else _LOCAL) * 1.25:
+                return None
+            is_local |= min(widths) < _LOCAL
+            if is_still:
                 continue
-            places = [float(first[number]) + (probe - probes[0]) * way for probe in probes]
-            is_line = all(
-                abs(place - float(centre[number])) <= _CLOSE
-                for place, (_, centre, _) in zip(places, slices, strict=True)
-            )
-            if is_moved or not is_line or float(width[number]) >= _LOCAL * 1.25:
+            if is_moved:
                 return None
             is_moved = True
-            middle = sum(float(centre[number]) for _, centre, _ in slices) / len(slices)
+            middle = sum(centres) / len(centres)
             line = middle + (torch.arange(size, dtype=torch.float64) - sum(probes) / len(probes)) * way
             value = line.reshape([-1 if other == axis else 1 for other in range(output.ndim)])
         if is_local and not is_moved:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from functools import partial
 from math import prod
 from typing import TYPE_CHECKING
 
@@ -77,6 +78,8 @@ class Fold:
         owner: the sample of each row, `NOWHERE` for none, where the samples' rows are interleaved.
         empty: the positions of the grid at which there is no entry, of the shape of `order`; None where there are none.
         is_part: other parts of the tensor lie elsewhere, and are feature maps of their own.
+        blocks: (axis, length): axes that are taken apart into blocks first, one after the other; `rows` and `columns`
+            number the axes that there are then.
     """
 
     rows: tuple[int, ...]
@@ -90,6 +93,7 @@ class Fold:
     owner: Tensor | None = None
     empty: Tensor | None = None
     is_part: bool = False
+    blocks: tuple[tuple[int, int], ...] = ()
 
     def __call__(self, values: Tensor) -> Float[Tensor, "batch channel *grid"]:
         """A view where the order allows it, a copy elsewhere."""
@@ -116,7 +120,7 @@ class Fold:
 
     def silence(self, values: Tensor, channel: Int[Tensor, "batch"]) -> None:
         """Set one channel of each sample to zero, in place, at all positions of its grid."""
-        moved = values.permute(*self.rows, *self.columns)
+        moved = self._permuted(values)
         flat = self._by_sample(values).clone()
         sample = torch.arange(len(channel), device=values.device)[:, None] if len(flat) > 1 else 0
         flat[sample, self._order_on(values.device), channel[:, None]] = 0
@@ -136,9 +140,14 @@ class Fold:
 
     def _by_sample(self, values: Tensor) -> Float[Tensor, "batch row column"]:
         """(1, all rows, column) where the samples' rows are interleaved."""
-        values = values.permute(*self.rows, *self.columns)
+        values = self._permuted(values)
         columns = values.shape[len(self.rows) :].numel()
         return values.reshape(-1, self.per_sample, columns)
+
+    def _permuted(self, values: Tensor) -> Tensor:
+        for axis, length in self.blocks:
+            values = torch.unflatten(values, axis, (-1, length))
+        return values.permute(*self.rows, *self.columns)
 
     def _order_on(self, device: torch.device) -> Tensor:
         return self.order.to(device, non_blocking=True)
@@ -213,7 +222,12 @@ Lines = tuple[tuple[float, ...], ...]
 def _same(a: Fold | None, b: Fold | None) -> bool:
     if a is None or b is None:
         return a is b
-    return a.rows == b.rows and a.grid == b.grid and a.order.shape == b.order.shape and torch.equal(a.order, b.order)
+    return (
+        (a.rows, a.blocks) == (b.rows, b.blocks)
+        and a.grid == b.grid
+        and a.order.shape == b.order.shape
+        and torch.equal(a.order, b.order)
+    )
 
 
 def _only(field: Field, keys: Sequence[Axis]) -> Field:
@@ -260,6 +274,15 @@ def _regular(
 def _parts(
     positions: Positions, field: Field, keys: Sequence[Axis], pixels: Sequence[int], batch: int, by_data: bool
 ) -> list[tuple[Fold | None, Lines]] | None:
+    if (block := _block(field)) is not None:
+        axis, length, apart = block
+        shape = (*positions.shape[:axis], positions.shape[axis] // length, length, *positions.shape[axis + 1 :])
+        own = field_of(apart(field.sample), {key: apart(values) for key, values in field.at.items()}, field.seen)
+        parts = _parts(Positions(shape, own), own, keys, pixels, batch, by_data)
+        first = ((axis, length),)
+        return parts and [
+            (fold and replace(fold, blocks=first + fold.blocks, any_batch=False), lines) for fold, lines in parts
+        ]
     ndim = len(field.shape)
     rows = [axis for axis in range(ndim) if field.shape[axis] > 1]
     columns = [axis for axis in range(ndim) if field.shape[axis] == 1]
@@ -281,16 +304,39 @@ def _parts(
     whole = None if by_data else maker.make(there)
     if whole is not None:
         return [] if prod(whole[0].grid) < 2 else [whole]
-    for axis in rows:
-        label = maker.labels(axis)
-        if label is None or not 1 < int(label.max()) + 1 <= _MOST_PARTS:
+    copies = maker.copies(there)
+    for label in () if by_data else (*map(maker.labels, rows[:1]), copies, *map(maker.labels, rows[1:])):
+        if not 1 < int(label.max()) + 1 <= _MOST_PARTS:
             continue
-        parts = [maker.make(there & (label == part)) for part in range(int(label.max()) + 1)]
-        known = [part for part in parts if part is not None and not by_data]
-        if len(known) == len(parts):
+        made = [maker.make(there & (label == part)) for part in range(int(label.max()) + 1)]
+        known = [part for part in made if part is not None]
+        if len(known) == len(made):
             return [(replace(fold, is_part=True), lines) for fold, lines in known if prod(fold.grid) > 1]
-    scattered = maker.scatter(there)
+    scattered = None if bool(copies.any()) else maker.scatter(there)
     return None if scattered is None else [scattered]
+
+
+def _block(field: Field) -> tuple[int, int, Callable[[Tensor], Tensor]] | None:
+    """An axis that falls into blocks of a size within which nothing changes, or which are all alike, if there is one.
+
+    The function takes the axis apart, so that one of the two that come of it has size 1.
+    """
+    for axis, size in enumerate(field.shape):
+        lines = [values.double().nan_to_num(NOWHERE).movedim(axis, 0) for values in (field.sample, *field.at.values())]
+        lines = [values.reshape(size, -1) for values in lines if values.shape[0] > 1]
+        for length in (divisor for divisor in range(2, size // 2 + 1) if size % divisor == 0):
+            blocks = [torch.unflatten(values, 0, (-1, length)) for values in lines]
+            for still in (0, 1):
+                if all(bool((values == values.narrow(still, 0, 1)).all()) for values in blocks):
+                    return axis, length, partial(_apart, axis, length, still)
+    return None
+
+
+def _apart(axis: int, length: int, still: int, values: Tensor) -> Tensor:
+    """An axis as (block, place in the block), where nothing changes along one of the two."""
+    if values.shape[axis] == 1:
+        return values.unsqueeze(axis)
+    return torch.unflatten(values, axis, (-1, length)).narrow(axis + still, 0, 1)
 
 
 @dataclass(frozen=True)
@@ -305,20 +351,17 @@ class _Maker:
     pixels: Sequence[int]
     batch: int
 
-    def labels(self, axis: int) -> Tensor | None:
-        """Which copy of its sample an entry belongs to: its place along an axis, or among those of its sample."""
+    def labels(self, axis: int) -> Tensor:
+        """Which part of its sample an entry belongs to: its place along an axis, or among those of its sample."""
         along = coordinates(torch.arange(len(self.sample)), self.shape)[axis]
-        first = self.sample.reshape(self.shape).movedim(axis, 0).flatten(1).amax(1)
-        if axis != 0 and not bool((first == first[0]).all()):
-            return None
-        if bool((first == first[0]).all()):
-            return along
-        count = torch.zeros(self.batch + 1, dtype=torch.long)
-        label = torch.zeros(len(first), dtype=torch.long)
-        for place, owner in enumerate(first.tolist()):
-            label[place] = count[owner + 1]
-            count[owner + 1] += 1
-        return label[along]
+        first = self.sample.reshape(self.shape).movedim(axis, 0).reshape(self.shape[axis], -1).amax(1)
+        return _numbered(first)[along]
+
+    def copies(self, there: Tensor) -> Tensor:
+        """How many entries before this one lie at the same place of the same sample."""
+        places = [self.sample.double(), *((value.nan_to_num(NOWHERE) / _LINE).round() for value in self.values)]
+        _, place = torch.unique(torch.stack(places), dim=1, return_inverse=True)
+        return torch.where(there, _numbered(torch.where(there, place, -1)), 0)
 
     def make(self, there: Tensor) -> tuple[Fold, Lines] | None:
         """The fold of some entries, if those of each sample make up the same full grid."""
@@ -396,6 +439,14 @@ class _Maker:
             empty.append(torch.cat(distances) > 0.6 * len(moving) ** 0.5 * own_step)
         fold = self._fold(torch.stack(order), tuple(sizes), torch.stack(empty))
         return fold, tuple(tuple(line.tolist()) for line in lines)
+
+
+def _numbered(values: Tensor) -> Tensor:
+    """0, 1, 2, ... for those of equal value, in their order."""
+    order = values.argsort(stable=True)
+    ordered, place = values[order], torch.arange(len(values))
+    start = torch.where(ordered.diff(prepend=ordered[:1] - 1) != 0, place, 0).cummax(0).values
+    return torch.empty_like(place).scatter(0, order, place - start)
 
 
 def _gridded(sample: Tensor, values: Sequence[Tensor]) -> tuple[Tensor, Lines] | None:

@@ -97,8 +97,8 @@ class Positions:
         sample, at = self.field.rows((index - 1).clamp_min(0).long())
         return Field(
             tuple(index.shape),
-            _compact(torch.where(there, sample, NOWHERE)),
-            {axis: _compact(torch.where(there, values, torch.nan), there) for axis, values in at.items()},
+            compact(torch.where(there, sample, NOWHERE)),
+            {axis: compact(torch.where(there, values, torch.nan), there) for axis, values in at.items()},
             self.field.seen,
         )
 
@@ -148,7 +148,7 @@ def is_constant(index: Tensor, axis: int) -> bool:
     return bool((index == index.narrow(axis, 0, 1)).all())
 
 
-def _compact(values: Tensor, there: Tensor | None = None) -> Tensor:
+def compact(values: Tensor, there: Tensor | None = None) -> Tensor:
     """Size 1 along every axis on which all values agree; those that are not `there` agree with any."""
     if not values.is_floating_point():
         for axis in range(values.ndim):
@@ -336,7 +336,7 @@ def _centre(values: Tensor, axis: int) -> tuple[Tensor, bool]:
     between = torch.bucketize(high + _SAME, lines) - torch.bucketize(low - _SAME, lines)
     # Two thirds of the lines in between: patches and windows are whole, flipped copies and far views are not.
     centre = torch.where(different * 3 >= between * 2, centre, torch.nan)
-    return centre.unsqueeze(axis), len(lines) > 1 and bool((different == len(lines)).all())
+    return centre.unsqueeze(axis), len(lines) > 1 and bool(((different == len(lines)) | (count == 0)).all())
 
 
 def merged(left: Positions, right: Positions, shape: tuple[int, ...], exact: bool = False) -> Positions | None:
@@ -368,7 +368,7 @@ def _agreed_sample(a: Tensor, b: Tensor) -> Tensor | None:
     a, b = a.expand(shape), b.expand(shape)
     if ((a != b) & (a != NOWHERE) & (b != NOWHERE)).any():
         return None
-    return _compact(torch.maximum(a, b))
+    return compact(torch.maximum(a, b))
 
 
 def _agreed(a: Tensor, b: Tensor, exact: bool) -> Tensor:
@@ -383,11 +383,11 @@ def _agreed(a: Tensor, b: Tensor, exact: bool) -> Tensor:
     left, right = a.expand(shape), b.expand(shape)
     near = (left - right).abs() <= (0 if exact else step) + _SAME
     if not step and (near.all() or not exact):  # frames that are added
-        return _compact((left + right) / 2)
+        return compact((left + right) / 2)
     if not bool((near | left.isnan() | right.isnan()).all()):
         return torch.full_like(a[(slice(0, 1),) * a.ndim], torch.nan)
     agreed = torch.where(left.isnan(), right, left)
-    return a if agreed.shape == a.shape and not a.isnan().any() else _compact(agreed)
+    return a if agreed.shape == a.shape and not a.isnan().any() else compact(agreed)
 
 
 def resampled(values: Tensor, axis: int, source: Tensor) -> Tensor:
@@ -518,9 +518,7 @@ def averaged(positions: Positions, call: Callable[[Tensor], Any]) -> Positions |
         return None
     own = torch.where((weight > 0.5) & whole.isfinite(), whole.nan_to_num(0), NOWHERE).long()
     shape = tuple(own.shape)
-    return _cropped_to(
-        Positions(shape, Field(shape, _compact(own), {a: _compact(v) for a, v in at.items()}, field.seen))
-    )
+    return _cropped_to(Positions(shape, Field(shape, compact(own), {a: compact(v) for a, v in at.items()}, field.seen)))
 
 
 def _cropped_to(positions: Positions) -> Positions:
