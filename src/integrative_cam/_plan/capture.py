@@ -333,7 +333,22 @@ class Capture(Watch):
             self.candidates[index] = replace(candidate, place=replace(candidate.place, kind=kind))
 
     def settle(self) -> None:
-        """After the run: nonlinearities that are part of others on their way count where there are none but them."""
+        """After the run: nonlinearities that are part of others on their way count where there are none but them.
+
+        What came before the first layer, which shows the channels, may have been laid along other axes than the rest.
+        """
+        axes = {of: on.axes for each in self.candidates for of, on in each.place.on.items()}
+
+        def is_certain(place: Place) -> bool:
+            return all(on.axes == axes.get(of, on.axes) for of, on in place.on.items())
+
+        lost = [each for each in self.candidates if not is_certain(each.place)]
+        self.candidates = [each for each in self.candidates if is_certain(each.place)]
+        self.unplaced += [(each.name, each.edge) for each in lost if each.kind == "activation"]
+        for at, shift in enumerate(self.shifts):
+            if not is_certain(shift.place):
+                nowhere = replace(shift.place, axes="unknown", fold=None, on={})
+                self.shifts[at] = replace(shift, place=nowhere)
         kinds = {candidate.kind for candidate in self.candidates}
         for index, candidate in enumerate(self.candidates):
             if candidate.kind == "piece":
@@ -399,16 +414,17 @@ class Capture(Watch):
                 self._measurements += 1
             else:
                 give(output, Layout(lambda: positions, positions.shape))
-                grids = self._grids_of(positions)
+                grids = self._grids_of(positions, is_final=True)
         if grids is None:
             return None
         return [grid for grid in grids if grid.fold is None or grid.fold.batch == self._batch]
 
-    def _grids_of(self, positions: Positions | None) -> list[Grid] | None:
+    def _grids_of(self, positions: Positions | None, is_final: bool = False) -> list[Grid] | None:
         if positions is None:
             return None
         follower, shapes = self._follower, [tuple(leaf.shape) for leaf in self._leaves]
-        spaces = {of: follower.space(of) for of in sorted({of for of, _ in positions.own.at})}
+        inputs = sorted({of for of, _ in positions.own.at})
+        spaces = {of: follower.space(of, is_final or follower.is_seen(of)) for of in inputs}
         return grids_of(positions, spaces, shapes, self._batch, follower.slid, follower.used_data)
 
     def _place(

@@ -152,6 +152,10 @@ class Follower:
             self._space[of] = space
         return self._space[of]
 
+    def is_seen(self, of: int) -> bool:
+        """Whether a layer with weights saw an input."""
+        return of in self._layers
+
     def _second(self, of: int) -> int:
         """The second axis as the channels', unless windows slid along it or layers left its many places apart."""
         is_frames = of in self._layers and self._shapes[of][1] > _MOST_COLOURS

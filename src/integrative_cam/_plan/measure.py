@@ -64,7 +64,7 @@ def _probes(size: int) -> list[int]:
 def _centre(gradient: Tensor, axes: tuple[int, ...]) -> tuple[Tensor, Tensor]:
     """Where the gradient's energy lies along each axis of the space, and its standard deviation.
 
-    The latter is infinite where little lies around the centre, as of a slice that looks at two places.
+    The latter is infinite where little lies right around the centre, as of a slice that looks at two places.
     """
     energy = gradient.detach().double().square().cpu()
     centres, widths = [], []
@@ -76,7 +76,8 @@ def _centre(gradient: Tensor, axes: tuple[int, ...]) -> tuple[Tensor, Tensor]:
         width = (share * (along - centre) ** 2).sum().sqrt()
         near = (along - centre).abs() <= (0.75 * width).clamp_min(1 / len(share))
         centres.append(centre)
-        widths.append(torch.where(share[near].sum() >= _AROUND, width, torch.inf))
+        is_one = (share[near].sum() >= _AROUND) | (width >= _LOCAL)
+        widths.append(torch.where(is_one, width, torch.inf))
     return torch.stack(centres), torch.stack(widths)
 
 

@@ -192,8 +192,10 @@ def grids_of(
         if parts is None:
             is_known = False
             continue
+        apart = tuple(key not in slid for key in keys)
         for grid, lines in parts:
-            apart = tuple(key not in slid for key in keys)
+            if not all(apart) and all(len(line) == 1 for line, own in zip(lines, apart, strict=True) if not own):
+                continue  # such as a gate of each frame: it does not tell where in the frame
             place = OnInput(axes, _placement(lines, [field.seen[key] for key in keys], apart), Fraction(1, len(parts)))
             twin = next((other for other in grids if of not in other.on and _same(other.fold, grid)), None)
             if twin is None:
@@ -422,7 +424,10 @@ class _Maker:
             return None
         shrink = max(1.0, (prod(self.pixels) / _MOST_CELLS) ** (1 / len(self.pixels)))
         sizes = [max(1, round(size / shrink)) if axis in moving else 1 for axis, size in enumerate(self.pixels)]
-        lines = [(torch.arange(size, dtype=torch.float64) + 0.5) / size for size in sizes]
+        lines = [
+            (torch.arange(size, dtype=torch.float64) + 0.5) / size if axis in moving else everywhere[:1, axis]
+            for axis, size in enumerate(sizes)
+        ]
         if prod(sizes) * max(len(places) for _, places in points) > _MOST_DISTANCES:
             return None
         targets = torch.stack([axis.flatten() for axis in torch.meshgrid(*lines, indexing="ij")], 1)

@@ -336,6 +336,8 @@ def _centre(values: Tensor, axis: int) -> tuple[Tensor, bool]:
     between = torch.bucketize(high + _SAME, lines) - torch.bucketize(low - _SAME, lines)
     # Two thirds of the lines in between: patches and windows are whole, flipped copies and far views are not.
     centre = torch.where(different * 3 >= between * 2, centre, torch.nan)
+    # What saw about all of a view lies nowhere on it: views of an image that differ do not tell such means apart.
+    centre = torch.where((different > 2) & (different * 4 >= len(lines) * 3), 0.5, centre)
     return centre.unsqueeze(axis), len(lines) > 1 and bool(((different == len(lines)) | (count == 0)).all())
 
 
@@ -451,8 +453,8 @@ def windowed(
     field, whole = positions.own, frozenset[Axis]()
     if field.shape[channel] > 1 and groups:
         mixed = collapsed(positions, channel)
-        if mixed is None and groups > 1:
-            # Samples side by side in the channels, each with kernels of its own.
+        if 1 < groups < positions.shape[channel] or (groups > 1 and mixed is None):
+            # Samples, frames or views side by side in the channels, each with kernels of its own.
             split = (*positions.shape[:channel], groups, positions.shape[channel] // groups, *positions.shape[first:])
             grouped = reshaped(positions, split)
             mixed = None if grouped is None else collapsed(grouped, channel + 1)
