@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -183,6 +184,124 @@ def test_a_function_that_cannot_be_seen_is_measured() -> None:
     explanation = explain(Net(lambda conv, x: OwnRelu.apply(conv(x.flip(-1))).mean((2, 3))), spots(*PLACES), 0)
     assert [layer.name for layer in explanation.layers] == [":OwnRelu"]
     assert_right(explanation)
+
+
+class OwnRoll(torch.autograd.Function):
+    @staticmethod
+    def forward(_: torch.autograd.function.FunctionCtx, x: Tensor) -> Tensor:
+        return torch.from_numpy(np.roll(x.numpy(force=True), 13, -1))
+
+    @staticmethod
+    def backward(_: torch.autograd.function.FunctionCtx, gradient: Tensor) -> Tensor:
+        return gradient.roll(-13, -1)
+
+
+def _in_half(x: Tensor) -> Tensor:
+    canvas = x + 0
+    canvas.narrow(1, 0, 2).add_(OwnRoll.apply(x)[:, :2])
+    return canvas
+
+
+UNKNOWN: dict[str, Callable[[Tensor], Tensor]] = {
+    "added": lambda x: x + OwnRoll.apply(x),
+    "beside it in the channels": lambda x: torch.cat([x, OwnRoll.apply(x)], 1),
+    "the larger": lambda x: torch.maximum(x, OwnRoll.apply(x)),
+    "added to a part in place": _in_half,
+}
+
+
+@pytest.mark.parametrize("how", UNKNOWN)
+def test_what_is_joined_with_something_unknown_is_unknown(how: str) -> None:
+    """Rolled by what cannot be seen: where the sum lies does not follow from the other operand."""
+    with pytest.warns(UserWarning, match=r"Beside the map's 1, there are . activation"):
+        assert_right(explain(Net(lambda conv, x: class_scores(UNKNOWN[how](conv(x).relu()))), spots(*PLACES), 0))
+
+
+COPIES: dict[str, Callable[[nn.Module, Tensor], Tensor]] = {
+    "twice in one batch": lambda conv, x: class_scores(conv(x.repeat(2, 1, 1, 1))).unflatten(0, (2, -1)).sum(0),
+    "twice in a row": lambda conv, x: class_scores(conv(x)[..., [*range(40), *range(40)]]),
+    "every one twice": lambda conv, x: class_scores(conv(x).repeat_interleave(2, 3)),
+    "views with kernels of their own": lambda conv, x: (
+        class_scores(
+            F.conv2d(
+                conv(torch.stack([x, x.flip(-1)], 1).flatten(0, 1)).reshape(1, -1, 32, 40),
+                torch.ones(4 * len(x), 4, 1, 1),
+                groups=2 * len(x),
+            )
+            .relu()
+            .reshape(2 * len(x), 2, 32, 40)
+        )
+        .unflatten(0, (-1, 2))
+        .sum(1)
+    ),
+    "an empty piece beside it": lambda conv, x: class_scores(conv(torch.cat([x[..., :0], x, x[..., :8] * 0], 3))),
+    "into zeros, then the larger of it and 0": lambda conv, x: torch.maximum(conv(in_canvas(x)), torch.zeros(())).mean(
+        (2, 3)
+    ),
+}
+
+
+@pytest.mark.parametrize("how", COPIES)
+def test_copies_of_an_image_are_laid_on_it_together(how: str) -> None:
+    images, model = spots(*PLACES), Net(COPIES[how])
+    both = explain(model, images, 0)
+    assert_right(both)
+    for sample in range(2):
+        torch.testing.assert_close(explain(model, images[sample : sample + 1], 0).map[0], both.map[sample])
+
+
+def test_the_space_of_an_input_is_known_once_a_layer_saw_it() -> None:
+    """Colours last, behind frames; an activation and another input come before the first layer."""
+    clips = torch.zeros(2, 3, 32, 40, 3)
+    for clip, frame, image in zip(clips, (2, 0), spots(*PLACES), strict=True):
+        clip[frame] = image[0, :, :, None]
+
+    def run(conv: nn.Module, x: Tensor) -> Tensor:
+        return class_scores(conv(x.relu().flatten(0, 1).permute(0, 3, 1, 2))).unflatten(0, (2, 3)).sum(1)
+
+    with pytest.warns(UserWarning, match="Beside the map's 1, there are 1 activation"):
+        maps = explain(Net(run, 3), clips, 0).map
+    assert maps.shape == (2, 3, 32, 40)
+    assert lies_at(maps[0, 2], PLACES[0])
+    assert lies_at(maps[1, 0], PLACES[1])
+
+    def towers(conv: nn.Module, a: Tensor, b: Tensor) -> Tensor:
+        return class_scores(conv(a[:, None])) + class_scores(conv(b[:, None]))
+
+    grey = spots(*PLACES)[:, 0]
+    streams = explain(Net(towers), (grey, grey.flip(-1)), 0).streams
+    assert streams is not None
+    for maps, flipped in zip(streams.maps, (False, True), strict=True):
+        assert maps is not None
+        assert all(
+            lies_at(values, (row, 39 - column if flipped else column))
+            for values, (row, column) in zip(maps, PLACES, strict=True)
+        )
+
+
+def test_few_grey_frames_in_the_batch_are_frames() -> None:
+    clips = torch.zeros(2, 3, 32, 40)
+    clips[0, 2], clips[1, 0] = spots(*PLACES)[:, 0]
+
+    def run(conv: nn.Module, x: Tensor) -> Tensor:
+        return class_scores(conv(x.flatten(0, 1)[:, None])).unflatten(0, (2, 3)).sum(1)
+
+    maps = explain(Net(run), clips, 0).map
+    assert maps.shape == (2, 3, 32, 40)
+    assert lies_at(maps[0, 2], PLACES[0])
+    assert lies_at(maps[1, 0], PLACES[1])
+
+
+def test_warped_frames_keep_their_frame() -> None:
+    clips = torch.zeros(2, 3, 1, 32, 40)
+    clips[0, 2], clips[1, 0] = spots(*PLACES)
+
+    def run(conv: nn.Module, x: Tensor) -> Tensor:
+        return torch.stack([class_scores(conv(warped(frame))) for frame in x.unbind(1)]).sum(0)
+
+    maps = explain(Net(run), clips, 0).map
+    assert lies_at(maps[0, 2], PLACES[0], 4)
+    assert lies_at(maps[1, 0], PLACES[1], 4)
 
 
 def test_frames_of_a_clip_keep_their_places() -> None:
