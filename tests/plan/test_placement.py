@@ -274,7 +274,7 @@ def test_the_space_of_an_input_is_known_once_a_layer_saw_it() -> None:
     for maps, flipped in zip(streams.maps, (False, True), strict=True):
         assert maps is not None
         assert all(
-            lies_at(values, (row, 39 - column if flipped else column))
+            lies_at(values, (row, 39 - column if flipped else column), 6)
             for values, (row, column) in zip(maps, PLACES, strict=True)
         )
 

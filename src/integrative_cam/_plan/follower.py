@@ -519,6 +519,8 @@ class Follower:
         changing = {key for key, values in field.at.items() if values.shape[dim] > 1}
         if not changing or any(axis in self.space(of, is_final=False) for of, axis in changing):
             return field
+        if dim != 1 and not all(self.is_seen(of) for of, _ in changing):
+            return field  # before the first layer, the channels are a guess
         mixed = collapsed(positions, dim)
         if mixed is None:
             return field
