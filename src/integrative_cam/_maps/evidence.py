@@ -69,23 +69,19 @@ def evidence_and_sums(
     space = activation.shape[2:]
 
     def reduced(activation: Tensor, gradient: Tensor, rho: Tensor) -> tuple[Tensor, ...]:
-        product, mass = activation * gradient, activation.sum(2)
+        mass = activation.sum(2)
         size = mass if is_positive else activation.abs().sum(2)
-        of_sign = product if is_positive else None
-        total = None
-        if regions is not None or centring:
-            total = product.sum((1, 2))
-            if regions is not None and space:
-                gradient = averaged_over_regions(gradient.reshape(*gradient.shape[:2], *space), regions).flatten(2)
-            if centring:
-                activation = activation - mass[..., None] * (centring / activation.shape[2])
-                mass = mass * (1 - centring)
-            product = activation * gradient
-            of_sign = product if is_positive or centring else None
-        strength = gradient.abs()
-        signed, *sums = block_sums(size, product, strength)
+        total = torch.linalg.vecdot(activation.flatten(1), gradient.flatten(1))
+        if regions is not None and space:
+            gradient = averaged_over_regions(gradient.reshape(*gradient.shape[:2], *space), regions).flatten(2)
+        if centring:
+            activation = activation - mass[..., None] * (centring / activation.shape[2])
+            mass = mass * (1 - centring)
+        product, strength = activation * gradient, gradient.abs()
+        sums = total, *block_sums(size, product, strength)
+        of_sign = product if is_positive or centring else None
         parts = _evidence(activation, gradient, strength, mass, rho, negative_share, aggregation, can_fall, of_sign)
-        return *parts, signed if total is None else total, *sums
+        return *parts, *sums
 
     found, clamped, *sums = sum_over_blocks(reduced, (activation, gradient), rho)
     return found.reshape(len(found), *space), clamped, sums_of(sums, activation[0].numel())

@@ -34,8 +34,8 @@ def block_sums(
     product: Float[Tensor, "row channel position"],
     strength: Float[Tensor, "row channel position"],
 ) -> tuple[Tensor, ...]:
-    """Of a block, what `sums_of` wants, from the sum of |A| per channel, g A and |g|."""
-    return *(each.sum((1, 2)) for each in (product, product.abs(), strength)), size.sum(1)
+    """Of a block, what `sums_of` wants beside the sum of g A, from the sum of |A| per channel, g A and |g|."""
+    return torch.linalg.vector_norm(product, 1, (1, 2)), strength.sum((1, 2)), size.sum(1)
 
 
 def sums_of(found: Sequence[Float[Tensor, "batch"]], entries: int) -> Sums:
