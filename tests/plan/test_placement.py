@@ -454,3 +454,47 @@ def test_a_placement_is_saved(tmp_path) -> None:  # type: ignore[no-untyped-def]
     again = Explanation.load(explanation.save(tmp_path / "explanation"))
     assert again.layers[0].placement == explanation.layers[0].placement
     assert torch.equal(again.fuse(), explanation.map)
+
+
+class ClassToken(nn.Module):
+    """The mean of all tokens stands before them, as in attention pooling."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches, self.linear, self.head = nn.Conv2d(3, 16, 8, 8), nn.Linear(16, 8), nn.Linear(8, 4)
+
+    def forward(self, images: Tensor) -> Tensor:
+        tokens = self.patches(images).relu().flatten(2).transpose(1, 2)
+        tokens = torch.cat([tokens.mean(1, keepdim=True), tokens], 1)
+        return self.head(self.linear(tokens).relu().mean(1))
+
+
+def test_a_mean_before_the_tokens_hides_no_layer() -> None:
+    torch.manual_seed(0)
+    layers = explain(ClassToken(), torch.randn(1, 3, 64, 48), 0).layers
+    assert [layer.kind for layer in layers] == ["activation", "activation"]
+
+
+class Attention(nn.Module):
+    """Attention with positions in the columns, over the whole image or in four windows folded into the batch."""
+
+    def __init__(self, windows: bool) -> None:
+        super().__init__()
+        self.windows, self.patches, self.qkv = windows, nn.Conv2d(3, 8, 4, 4), nn.Conv2d(8, 24, 1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = self.patches(images)
+        batch, channels, height, width = x.shape
+        if self.windows:
+            x = x.view(batch, channels, 2, height // 2, 2, width // 2).permute(0, 2, 4, 1, 3, 5)
+            x = x.reshape(batch * 4, channels, height // 2, width // 2)
+        q, k, v = self.qkv(x).flatten(2).split(8, 1)
+        x = (v @ (q.mT @ k).softmax(-1).mT).view(x.shape).relu()
+        return x.view(batch, -1, channels, *x.shape[2:]).mean((1, 3, 4))
+
+
+@pytest.mark.parametrize("windows", [False, True])
+def test_attention_keeps_the_queries_places(windows: bool) -> None:
+    torch.manual_seed(0)
+    (layer,) = explain(Attention(windows), torch.randn(1, 3, 48, 32), 0).layers
+    assert layer.map.shape == (1, 12, 8)

@@ -374,9 +374,12 @@ class Follower:
 
         def find() -> Positions | None:
             options = [self._contract(layout, letters, result, fixed, shape) for layout, letters in varying]
-            varied = next((positions for positions in options if positions is not None and positions.varies()), None)
+            varied = [positions for positions in options if positions is not None and positions.varies()]
             # Where one operand's place is not known, it may be what tells the result's positions apart.
-            return varied if varied is not None or None in options else options[0]
+            if not varied:
+                return None if None in options else options[0]
+            # In windows, one operand may tell windows apart only, and the other one their positions too.
+            return max(varied, key=lambda positions: sum(size > 1 for size in positions.own.shape))
 
         return self._derived(varying[0][0], key, shape, find)
 

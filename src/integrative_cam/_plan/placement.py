@@ -312,8 +312,9 @@ def _parts(
             continue
         made = [maker.make(there & (label == part)) for part in range(int(label.max()) + 1)]
         known = [part for part in made if part is not None]
-        if len(known) == len(made):
-            return [(replace(fold, is_part=True), lines) for fold, lines in known if prod(fold.grid) > 1]
+        if len(known) < len(made) or len({lines for _, lines in known if prod(map(len, lines)) == 1}) > 1:
+            continue  # single entries at places of their own are no parts of anything
+        return [(replace(fold, is_part=True), lines) for fold, lines in known if prod(fold.grid) > 1]
     scattered = None if bool(copies.any()) else maker.scatter(there)
     return None if scattered is None else [scattered]
 
