@@ -106,6 +106,8 @@ def fault_of(composition: Composition) -> tuple[str, int]:
 
 def maps(composition: Composition, inputs: tuple[torch.Tensor, ...]) -> tuple[list[torch.Tensor], int]:
     """The map of each input, and the number of layers."""
-    found = explain(composition.model, inputs if len(inputs) > 1 else inputs[0], composition.target)
+    # Averages over regions are as wide as what is told apart here.
+    given = inputs if len(inputs) > 1 else inputs[0]
+    found = explain(composition.model, given, composition.target, regions=None)
     each = [found.map] if found.streams is None else [torch.zeros(0) if m is None else m for m in found.streams.maps]
     return each * (len(inputs) // len(each)), len(found.layers)

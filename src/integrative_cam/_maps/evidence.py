@@ -78,7 +78,7 @@ def evidence_and_sums(
             activation = activation - mass[..., None] * (centring / activation.shape[2])
             mass = mass * (1 - centring)
         product, strength = activation * gradient, gradient.abs()
-        sums = total, *block_sums(size, product, strength)
+        sums = block_sums(size, product, strength, total)
         of_sign = product if is_positive or centring else None
         parts = _evidence(activation, gradient, strength, mass, rho, negative_share, aggregation, can_fall, of_sign)
         return *parts, *sums

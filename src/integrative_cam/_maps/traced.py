@@ -33,9 +33,10 @@ def block_sums(
     size: Float[Tensor, "row channel"],
     product: Float[Tensor, "row channel position"],
     strength: Float[Tensor, "row channel position"],
+    total: Float[Tensor, "row"],
 ) -> tuple[Tensor, ...]:
-    """Of a block, what `sums_of` wants beside the sum of g A, from the sum of |A| per channel, g A and |g|."""
-    return torch.linalg.vector_norm(product, 1, (1, 2)), strength.sum((1, 2)), size.sum(1)
+    """Of a block, what `sums_of` wants, from the sum of |A| per channel, g A, |g| and the sum of the untouched g A."""
+    return total, torch.linalg.vector_norm(product, 1, (1, 2)), strength.sum((1, 2)), size.sum(1)
 
 
 def sums_of(found: Sequence[Float[Tensor, "batch"]], entries: int) -> Sums:
@@ -72,7 +73,9 @@ class Tap:
         # Kept for later calls too, which may want the graph.
         with torch.set_grad_enabled(self.gradient.requires_grad):
             found = sum_over_blocks(
-                lambda activation, gradient: block_sums(activation.abs().sum(2), activation * gradient, gradient.abs()),
+                lambda activation, gradient: block_sums(
+                    activation.abs().sum(2), product := activation * gradient, gradient.abs(), product.sum((1, 2))
+                ),
                 (self.activation, self.gradient),
             )
             return sums_of(found, self.activation[0].numel())
