@@ -67,6 +67,10 @@ def regression() -> Network:
     return replace(_network(), task="regression")
 
 
+def labels() -> Network:
+    return replace(_network(), task="multi-label")
+
+
 def other() -> Network:
     """Like `tiny` but for one weight."""
     network = _network()

@@ -212,6 +212,10 @@ def test_labels_have_each_their_own_probability(network: Network) -> None:
     assert f"<span>{probability:.1%} probable</span>" in screen.stage()
     assert f"owl, {probability:.1%} probable: score {float(logits[2]):.2f} splits into" in screen.numbers()
     assert "labels that do not exclude each other" in screen.numbers()
+    # No label is another's rival: the logit is explained, and the lines say so.
+    tensor = session.seen("small").tensor
+    torch.testing.assert_close(screen.maps[0].map(), explain(network.model, tensor, 2, score="logit").map[0])
+    assert "IntegrativeCAM(network.model, score='logit')(view.tensor, target=2)" in screen.code()
     record = screen.record()
     assert record["probability"] == pytest.approx(probability)
     assert [entry["probability"] for entry in record["top"]] == pytest.approx(

@@ -44,7 +44,9 @@ def test_without_arguments_the_bundled_cat_is_explained(tmp_path: Path) -> None:
     first = next(line for line in run.stdout.splitlines() if "explained" in line)
     assert "cat" in first
     assert "Layers that weigh most, of 33" in run.stdout
-    assert "Score (logit) 9.25 = input -1.65, biases +4.68, remainder +6.22" in run.stdout
+    assert (
+        "Score (logit, less those of the other classes) 7.91 = input -1.61, biases +4.09, remainder +5.42" in run.stdout
+    )
     folder = tmp_path / "icam-out" / "chelsea"
     assert sorted(path.name for path in folder.iterdir()) == FILES
     assert all(f"icam-out/chelsea/{name}" in run.stdout for name in FILES[:4])
@@ -111,6 +113,7 @@ def test_target_by_name_and_every_ingredient(tmp_path: Path) -> None:
     run = icam(
         "explain", "--target", "egyptian CAT", "--taps", "stages", "--taps", "7x7", "--readout", "softplus",
         "--aggregation", "channel", "--negative-share", "0.25", "--bias", "complete", "--bias-share", "0.1",
+        "--score", "logit", "--regions", "7",
         "--weighting", "average", "--weight-exponent", "1", "--stride-exponent", "0", "--stage-share", "0.25",
         "--unsigned", "--fusion", "geometric", "--gamma", "2", "--json", cwd=tmp_path,
     )  # fmt: skip
@@ -118,8 +121,9 @@ def test_target_by_name_and_every_ingredient(tmp_path: Path) -> None:
     (record,) = json.loads(run.stdout)["explanations"]
     assert record["target"] == {"index": 285, "label": "Egyptian cat", "classes": [285]}
     assert record["recipe"] == {
-        "taps": ["stages", "7x7"], "readout": "softplus", "aggregation": "channel", "negative_share": 0.25,
-        "bias": "complete", "bias_share": 0.1, "weighting": "average", "weight_exponent": 1.0, "signed": False,
+        "taps": ["stages", "7x7"], "score": "logit", "readout": "softplus", "aggregation": "channel", "regions": 7,
+        "centred": True, "negative_share": 0.25, "bias": "complete", "bias_share": 0.1,
+        "weighting": "average", "weight_exponent": 1.0, "signed": False,
         "fusion": "geometric", "path_exponent": 4.0, "stride_exponent": 0.0, "stage_share": 0.25, "gamma": 2.0,
     }  # fmt: skip
     sizes = [tuple(layer["size"]) for layer in record["layers"]]

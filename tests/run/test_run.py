@@ -141,6 +141,17 @@ def test_one_class_for_all_and_another_threshold(photographs: Path, tmp_path: Pa
         assert row["area"] == pytest.approx(share, abs=2 / 256)
 
 
+def test_labels_are_explained_at_their_logits(photographs: Path, tmp_path: Path) -> None:
+    run(job(photographs, tmp_path / "out", "labels", target="name 3"), workers=0)
+    results, network = Results(str(tmp_path / "out")), tiny()
+    for name, found in zip(results.table(["image"])["image"].to_pylist(), results, strict=True):
+        tensor = network.preprocessing(read_image(photographs / name)).tensor
+        assert float(found.score) == pytest.approx(float(network.model(tensor)[0, 3]), rel=1e-4)
+        wanted = explain(network.model, tensor, 3, score="logit")
+        assert float((found.map - wanted.map).abs().max()) <= HALF_LEVEL + 1e-5
+        assert found.recipe == wanted.recipe == Recipe(score="logit")
+
+
 def test_a_network_in_half_precision_makes_nearly_the_same_maps(photographs: Path, done: str, tmp_path: Path) -> None:
     run(job(photographs, tmp_path / "out", target="top2", precision="bfloat16"), workers=0)
     half, whole = Results(str(tmp_path / "out")), Results(done)

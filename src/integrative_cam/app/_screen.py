@@ -178,7 +178,8 @@ class Screen:
         """The Python lines that make the maps again."""
         name, network = self.selection.network, self.session.network(self.selection.network)
         return python_lines(
-            [shown.choice for shown in self.maps],
+            # Of labels, the recipe that was used explains the logit.
+            [replace(shown.choice, recipe=shown.explanation.recipe) for shown in self.maps],
             self.session.offer[name].files,
             self.session.photograph.name,
             [network.label(shown.choice.target) for shown in self.maps],
@@ -208,7 +209,7 @@ class Screen:
         return stored.getvalue()
 
     def measure(self) -> list[dict[str, Any]]:
-        """Insertion and deletion of the fused maps, without smoothing: areas, and the probability at each step."""
+        """Insertion and deletion of the fused maps: areas, and the probability at each step."""
         network = self.session.network(self.selection.network)
         if network.task not in PROBABILITY_TASKS:
             raise InputError(f"Insertion and deletion follow a probability, but {network.name} gives values.")

@@ -62,7 +62,7 @@ def _question(
         within: a part of the output: a box, LEFT,TOP,RIGHT,BOTTOM in pixels of the photograph, or the file of a mask
             of its size, black outside. A detector's box is the one that matches it.
         similar_to: why it is like this photograph: the cosine of the two outputs.
-        probability: explain the class's probability in place of its logit.
+        probability: explain the class's probability.
         step: for an output of (step, class): the step; negative numbers count from the end.
         negate: explain what lowers the score in place of what raises it.
     """

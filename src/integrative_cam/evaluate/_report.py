@@ -148,7 +148,7 @@ def _examples(evaluation: Evaluation, samples: Sequence[Sample]) -> tuple[str, l
         for method in (reference, rival):
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", message="The map of image")
-                explanation = named(method)(network.model, view.tensor, row["target"])
+                explanation = named(method).for_task(network.task)(network.model, view.tensor, row["target"])
             pictures[f"{method} {row[method]:.3f}"] = explanation.overlay(view.picture)[0]
         assert explanation.target is not None
         what = f"{row['object']}, as " if row["object"] else ""

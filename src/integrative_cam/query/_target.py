@@ -43,7 +43,7 @@ class Question:
         within: the part of the output to explain: a box, "LEFT,TOP,RIGHT,BOTTOM" in pixels of the photograph, or the
             file of a mask of the photograph's size, black outside.
         similar_to: explain the cosine similarity of the output to that of this photograph, instead of a class.
-        probability: explain the class's probability instead of its logit.
+        probability: explain the class's probability.
         step: of an output (step, class), the step to explain; negative steps count from the end.
         negate: explain what lowers the score instead of what raises it.
     """

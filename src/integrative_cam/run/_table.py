@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -211,7 +212,7 @@ def explanation_of(row: Mapping[str, Any], about: Mapping[str, Any], recipe: Rec
             tap_bias=torch.tensor([row["layer_bias"]]),
             is_cut=torch.tensor(row["layer_is_cut"], dtype=torch.bool),
         ),
-        recipe=recipe,
+        recipe=recipe and replace(recipe, score=about.get("score", recipe.score)),
         streams=None,
         views=(view,) if view else None,
     )

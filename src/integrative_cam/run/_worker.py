@@ -45,6 +45,7 @@ class _Draft:
     failures: list[Failure] = field(default_factory=list)
     layers: list[list[str]] = field(default_factory=list)
     bias_layers: list[str] = field(default_factory=list)
+    score: str | None = None
     batch_reductions: int = 0
 
 
@@ -165,6 +166,7 @@ class Worker:
         about = {
             "layers": draft.layers,
             "bias_layers": draft.bias_layers,
+            "score": draft.score,
             "images": images,
             "halvings": draft.batch_reductions,
             "failures": [asdict(failure) for failure in draft.failures],
@@ -221,6 +223,8 @@ class Worker:
                 rows += rows_of(explanation, rank, samples, self.network, self.job.threshold)
                 draft.layers = [[layer.name, layer.kind] for layer in explanation.layers]
                 draft.bias_layers = [layer.name for layer in explanation.bias_layers]
+                # Labels are explained at their logits, whatever the job's recipe says.
+                draft.score = explanation.recipe and explanation.recipe.score
         return rows
 
 
