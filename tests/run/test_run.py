@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 
 from integrative_cam import Recipe, explain, get_method
 from integrative_cam.errors import ExplanationError, InputError, ModelError, TargetError
+from integrative_cam.methods import Method
 from integrative_cam.models import read_image
 
 pa = pytest.importorskip("pyarrow", reason="needs the extra run: pip install 'integrative-cam[run]'")
@@ -515,8 +516,11 @@ def test_a_run_of_0_1_0_is_read(tmp_path: Path) -> None:
     """Written by 0.1.0, over the same pictures."""
     names = pictures(tmp_path / "source", 5)
     (tmp_path / "source" / names[2]).write_text("no image")
-    run(job(tmp_path / "source", tmp_path / "out"), workers=0)
-    stored, made = Results(str(Path(__file__).parent / "run-of-0.1.0")), Results(str(tmp_path / "out"))
+    stored = Results(str(Path(__file__).parent / "run-of-0.1.0"))
+    of_then = {"score": "logit", "regions": None, "centred": False, "negative_share": 0.5, "gamma": 0.85}
+    assert stored.recipe == replace(Recipe(), **of_then)
+    run(job(tmp_path / "source", tmp_path / "out", method=Method("then", "", "", stored.recipe)), workers=0)
+    made = Results(str(tmp_path / "out"))
     assert stored.failures == made.failures
     assert stored.table().column_names == made.table().column_names
     assert stored.table(["image", "target"]).equals(made.table(["image", "target"]))
