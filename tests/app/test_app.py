@@ -234,6 +234,8 @@ def test_values_are_no_probabilities(network: Network) -> None:
     assert f"<span>{value:.4g}</span>" in screen.stage()
     assert "probable" not in screen.stage() + screen.numbers()
     assert "gives values, not probabilities" in screen.numbers()
+    assert f": score {value:.2f} splits into" in screen.numbers()
+    assert "score='logit'" in screen.code()
     assert screen.record()["value"] == pytest.approx(value)
     with pytest.raises(InputError, match="follow a probability, but small gives values"):
         screen.measure()

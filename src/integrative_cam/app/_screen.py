@@ -178,7 +178,7 @@ class Screen:
         """The Python lines that make the maps again."""
         name, network = self.selection.network, self.session.network(self.selection.network)
         return python_lines(
-            # Of labels, the recipe that was used explains the logit.
+            # The recipe that was used explains the logits of labels, and values.
             [replace(shown.choice, recipe=shown.explanation.recipe) for shown in self.maps],
             self.session.offer[name].files,
             self.session.photograph.name,
