@@ -224,7 +224,7 @@ class Worker:
                 draft.layers = [[layer.name, layer.kind] for layer in explanation.layers]
                 draft.bias_layers = [layer.name for layer in explanation.bias_layers]
                 # Labels are explained at their logits, whatever the job's recipe says.
-                draft.score = explanation.recipe and explanation.recipe.score
+                draft.score = explanation.recipe.score if explanation.recipe else None
         return rows
 
 
