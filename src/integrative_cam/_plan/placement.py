@@ -283,7 +283,12 @@ def _parts(
         parts = _parts(Positions(shape, own), own, keys, pixels, batch, by_data)
         first = ((axis, length),)
         return parts and [
-            (fold and replace(fold, blocks=first + fold.blocks, any_batch=False), lines) for fold, lines in parts
+            # Blocks behind the axis of the samples are the same in a batch of any size.
+            (
+                fold and replace(fold, blocks=first + fold.blocks, any_batch=fold.any_batch and axis > fold.rows[0]),
+                lines,
+            )
+            for fold, lines in parts
         ]
     ndim = len(field.shape)
     rows = [axis for axis in range(ndim) if field.shape[axis] > 1]
