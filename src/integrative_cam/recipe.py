@@ -64,9 +64,9 @@ class Recipe:
             weighted by softmax(logits / 2): why this class and no other; or "logit". Callables give their own score.
         readout: smooth function of the score: "exp", which saturates evidence as Grad-CAM++ does, "identity",
             "softplus", "sigmoid", "softmax" or "log_softmax".
-        regions: the gradient is averaged over a grid of so many regions along each axis, at least 1, and the evidence
-            made of it over twice as many: what a gradient says of a single position of a fine layer is mostly noise.
-            None leaves both as they are.
+        regions: the gradient is averaged over a grid of so many regions along each axis, at least 1 (along a signal,
+            over their square), and the evidence made of it over twice as many: what a gradient says of a single
+            position of a fine layer is mostly noise. None leaves both as they are.
         negative_share: share of the evidence against the target that is subtracted, 0 to 1. With `regions`, a layer
             of more positions along an axis subtracts less of it: sqrt(regions / positions) of this share.
         bias: "layers": each bias map joins the fusion as a layer of its own, with a share of the weight; "complete":

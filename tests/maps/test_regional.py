@@ -49,7 +49,8 @@ def test_averages_by_hand() -> None:
 
 
 @pytest.mark.parametrize(
-    ("space", "expected"), [((14, 14), 1), ((7, 7), 1), ((56, 56), 0.5), ((28, 112), 0.5), ((56,), 0.5), ((), 1)]
+    ("space", "expected"),
+    [((14, 14), 1), ((7, 7), 1), ((56, 56), 0.5), ((28, 112), 0.5), ((56,), 1), ((784,), 0.5), ((), 1)],
 )
 def test_coherence_by_hand(space: tuple[int, ...], expected: float) -> None:
     assert coherence(space, 14) == pytest.approx(expected)

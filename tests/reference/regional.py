@@ -11,13 +11,13 @@ from .arrays import Array, Space, positions, total
 from .fusion import interpolate
 
 
-def averaged_over_regions(gradient: Array, regions: int) -> Array:
+def averaged_over_regions(gradient: Array, along: int) -> Array:
     """Per channel: the mean of every region, then linear interpolation between the regions' centres.
 
     Region i of k along an axis of n positions reaches from floor(i n / k) to ceil((i + 1) n / k).
     """
     space: Space = gradient.shape[1:]
-    grid = tuple(min(size, regions) for size in space)
+    grid = tuple(min(size, along) for size in space)
     result = np.zeros(gradient.shape)
     for channel in range(gradient.shape[0]):
         means = np.zeros(grid)
@@ -32,11 +32,16 @@ def averaged_over_regions(gradient: Array, regions: int) -> Array:
     return result
 
 
+def along_axis(regions: int, space: Space) -> int:
+    """A signal has as many regions as an image."""
+    return regions * regions if len(space) == 1 else regions
+
+
 def coherence(space: Space, regions: int | None) -> float:
-    """sqrt(regions / side), at most 1; the side is the geometric mean over the axes."""
+    """sqrt(regions along an axis / side), at most 1; the side is the geometric mean over the axes."""
     if regions is None or not space:
         return 1.0
-    return min(1.0, math.sqrt(regions / math.prod(space) ** (1 / len(space))))
+    return min(1.0, math.sqrt(along_axis(regions, space) / math.prod(space) ** (1 / len(space))))
 
 
 def centred(activation: Array, share: float) -> Array:

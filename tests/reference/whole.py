@@ -162,13 +162,15 @@ def walk(sample: Sample, recipe: Ingredients) -> Walked:
     return Walked(fused, layer_maps, layer_biases, weights, scores, joining, bias_weights, clamped)
 
 
-def _regional(gradient: Array, regions: int | None) -> Array:
+def _regional(gradient: Array, regions: int | None, times: int = 1) -> Array:
     """Without space, as of a linear layer, there are no regions."""
-    return gradient if regions is None or gradient.ndim == 1 else regional.averaged_over_regions(gradient, regions)
+    if regions is None or gradient.ndim == 1:
+        return gradient
+    return regional.averaged_over_regions(gradient, times * regional.along_axis(regions, gradient.shape[1:]))
 
 
 def _calmed(values: Array, regions: int | None) -> Array:
-    return values if regions is None or values.ndim == 0 else _regional(values[None], 2 * regions)[0]
+    return values if regions is None or values.ndim == 0 else _regional(values[None], regions, 2)[0]
 
 
 @dataclass(frozen=True)

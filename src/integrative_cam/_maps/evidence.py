@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .blocks import per_channel, sum_over_blocks
-from .regional import averaged_over_regions
+from .regional import along_axis, averaged_over_regions
 from .traced import Sums, block_sums, sums_of
 
 if TYPE_CHECKING:
@@ -67,13 +67,14 @@ def evidence_and_sums(
     the activation themselves, so that the score's parts stay exact.
     """
     space = activation.shape[2:]
+    along = along_axis(regions, len(space)) if regions is not None and space else None
 
     def reduced(activation: Tensor, gradient: Tensor, rho: Tensor) -> tuple[Tensor, ...]:
         mass = activation.sum(2)
         size = mass if is_positive else activation.abs().sum(2)
         total = torch.linalg.vecdot(activation.flatten(1), gradient.flatten(1))
-        if regions is not None and space:
-            gradient = averaged_over_regions(gradient.reshape(*gradient.shape[:2], *space), regions).flatten(2)
+        if along is not None:
+            gradient = averaged_over_regions(gradient.reshape(*gradient.shape[:2], *space), along).flatten(2)
         if centring:
             activation = activation - mass[..., None] * (centring / activation.shape[2])
             mass = mass * (1 - centring)
@@ -149,13 +150,14 @@ def saturated_shift(
     of the gradient's averages over these; the sum is that of the gradient itself.
     """
     factor, space = per_channel(shift), gradient.shape[2:]
+    along = along_axis(regions, len(space)) if regions is not None and space else None
     if factor is None:
         gradient, factor = gradient * shift, torch.ones_like(shift.flatten(2)[..., :1])
 
     def reduced(gradient: Tensor, factor: Tensor, rho: Tensor) -> tuple[Tensor, ...]:
-        if regions is None or not space:
+        if along is None:
             return _saturated_shift(gradient, factor, rho, negative_share)
-        regional = averaged_over_regions(gradient.reshape(*gradient.shape[:2], *space), regions).flatten(2)
+        regional = averaged_over_regions(gradient.reshape(*gradient.shape[:2], *space), along).flatten(2)
         evidence, mass, _ = _saturated_shift(regional, factor, rho, negative_share)
         return evidence, mass, (factor[..., 0] * gradient.sum(2)).sum(1)
 

@@ -27,15 +27,15 @@ _POOLS: Mapping[int, Callable[[Tensor, Any], Tensor]] = {
 
 
 def averaged_over_regions(
-    gradient: Float[Tensor, "batch channel *space"], regions: int
+    gradient: Float[Tensor, "batch channel *space"], along: int
 ) -> Float[Tensor, "batch channel *space"]:
-    """The gradient averaged over a grid of `regions` cells along each axis, and interpolated linearly between them.
+    """The gradient averaged over a grid of so many regions along each axis, and interpolated linearly between them.
 
     One region is Grad-CAM's weight of a channel; as many as positions leave the gradient as it is, as LayerCAM and
-    HiResCAM take it. Axes of no more positions than `regions` stay as they are, and so do maps of four axes or more.
+    HiResCAM take it. Axes of no more positions than regions stay as they are, and so do maps of four axes or more.
     """
     space = gradient.shape[2:]
-    grid = [min(size, regions) for size in space]
+    grid = [min(size, along) for size in space]
     if list(space) == grid or len(space) not in _POOLS:
         return gradient
     pooled = _POOLS[len(space)](gradient, grid)
@@ -46,11 +46,14 @@ def calmed(evidence: Float[Tensor, "batch *space"], regions: int | None) -> Floa
     """Evidence averaged over a grid twice as fine as that of the gradient: a single position of a fine layer says
     little, and one speck must not set the layer's maximum.
     """
-    return evidence if regions is None else averaged_over_regions(evidence[:, None], 2 * regions)[:, 0]
+    if regions is None:
+        return evidence
+    return averaged_over_regions(evidence[:, None], 2 * along_axis(regions, evidence.ndim - 1))[:, 0]
 
 
 def coherence(space: tuple[int, ...], regions: int | None) -> float:
-    """How far a layer's gradient is trusted at single positions, in (0, 1]: sqrt(regions / side), at most 1.
+    """How far a layer's gradient is trusted at single positions, in (0, 1]: sqrt(regions along an axis / side), at
+    most 1.
 
     The side of a layer is the geometric mean of its positions along the axes. None regions: 1.
 
@@ -60,4 +63,9 @@ def coherence(space: tuple[int, ...], regions: int | None) -> float:
     if regions is None or not space:
         return 1.0
     side = float(prod(space)) ** (1 / len(space))
-    return min(1.0, math.sqrt(regions / max(side, 1)))
+    return min(1.0, math.sqrt(along_axis(regions, len(space)) / max(side, 1)))
+
+
+def along_axis(regions: int, axes: int) -> int:
+    """How many regions there are along each of so many axes; a signal has as many of them as an image."""
+    return regions**2 if axes == 1 else regions
