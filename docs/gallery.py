@@ -1,4 +1,4 @@
-"""The pictures of gallery.md: python docs/gallery.py, with the extra `demo`, in about a minute."""
+"""The pictures of gallery.md, which-layer.md and README: python docs/gallery.py, with the extra `demo`, in a minute."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor, nn
 
-from integrative_cam import explain, get_method
+from integrative_cam import IntegrativeCAM, explain, get_method
 from integrative_cam.models import load, read_image
 from integrative_cam.render import (
     comparison,
@@ -41,7 +41,9 @@ def cat(out: Path) -> None:
     view = network.preprocessing(photograph)
     explanation = explain(network.model, view.tensor)
     shown = explanation.map[0]
-    written(panel(explanation, photograph, "Why tiger cat"), out / "panel.jpg")
+    whole = panel(explanation, photograph, "Why tiger cat")
+    written(whole, out / "panel.jpg")
+    written(whole, out.parent / "cat.jpg")  # of README
     written(plot(explanation, photograph, "Why tiger cat"), out / "plot.jpg")
     written(profile(explanation), out / "profile.png")
     written(decomposition(explanation), out / "decomposition.png")
@@ -55,6 +57,15 @@ def cat(out: Path) -> None:
     names = ("integrative", "gradcam", "layercam", "gradcam++")
     maps = {name: get_method(name)(network.model, view.tensor, TIGER_CAT).map[0] for name in names}
     written(comparison(maps, photograph, "Four methods: why tiger cat", view.region), out / "comparison.jpg")
+    sides = {f"Grad-CAM, {side} x {side}": f"{side}x{side}" for side in (112, 56, 28, 14, 7)}
+    single = {
+        name: IntegrativeCAM(network.model, get_method("gradcam").recipe, taps=taps)(view.tensor, TIGER_CAT).map[0]
+        for name, taps in sides.items()
+    }
+    beside_all = comparison(
+        {**single, "all layers": shown}, photograph, "Why tiger cat: one layer, or all", view.region
+    )
+    written(beside_all, out.parent / "which-layer.jpg")
     classes = {"tabby": TABBY, "tiger cat": TIGER_CAT}
     both = {name: explain(network.model, view.tensor, index).map[0] for name, index in classes.items()}
     written(contrast(both, photograph, region=view.region), out / "contrast.jpg")
