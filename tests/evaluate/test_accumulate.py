@@ -82,9 +82,11 @@ def test_every_named_metric_accumulates_its_values_and_knows_which_way_is_better
     for name in METRICS:
         metric = pickle.loads(pickle.dumps(accumulator(name)))
         assert metric.higher_is_better is METRICS[name].higher_is_better
+        parts = []
         for batch in IMAGES.split(2):
-            metric.update(MODEL, batch, gradcam, steps=3, seed=4)
-        parts = [evaluate(MODEL, batch, gradcam, [name], steps=3, seed=4)[name] for batch in IMAGES.split(2)]
+            settings = {"steps": 3, "seed": 4, "cells": 4, "companions": batch[:, None].flip(3).repeat(1, 3, 1, 1, 1)}
+            metric.update(MODEL, batch, gradcam, **settings)
+            parts.append(evaluate(MODEL, batch, gradcam, [name], **settings)[name])
         assert torch.equal(metric.values, torch.cat(parts).double())
 
 
