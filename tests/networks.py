@@ -23,6 +23,8 @@ GLOBAL_POOL = {1: nn.AdaptiveAvgPool1d, 2: nn.AdaptiveAvgPool2d, 3: nn.AdaptiveA
 SPACES = {1: (16,), 2: (8, 4), 3: (8, 4, 4)}
 """Every axis a power of two: feature maps halve exactly."""
 ODD_SPACES = {1: (11,), 2: (9, 6), 3: (5, 4, 6)}
+AS_THEY_ARE = {"regions": None, "centred": False}
+"""Gradients and activations are neither averaged nor centred, as in formulas that speak of these themselves."""
 CHANNELS = 2
 CLASSES = 4
 

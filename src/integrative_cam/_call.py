@@ -339,12 +339,18 @@ def _scored(
     outputs = output_tensors(output)
     scored = targets.score_each(whole, several, call.batch)
     if contrast:
-        # Labels of a sigmoid do not exclude each other: no class is another's rival.
         scored = [
-            each if final.kind(each.logits) == "sigmoid" else targets.against_rivals(each, differentiable)
-            for each in scored
+            targets.against_rivals(each, differentiable) if _has_rivals(each, whole, final) else each for each in scored
         ]
     return scored, [*outputs, *final.of(outputs)]
+
+
+def _has_rivals(scored: targets.Scored, whole: targets.Output, final: FinalProbabilities) -> bool:
+    """Labels of a sigmoid do not exclude each other, and probabilities without logits are explained as they are."""
+    kind = final.kind(scored.logits)
+    if kind is None:
+        return scored.index is not None and not whole.are_bare_probabilities(scored.logits)
+    return kind == "softmax"
 
 
 def _outputs(scored: targets.Scored, outputs: Sequence[Tensor], call: Call) -> Outputs | None:

@@ -405,7 +405,8 @@ def _check(highest: Sequence[float], of: str, explanation: Explanation) -> None:
     blank = [image for image, value in enumerate(highest) if value == 0]
     if not blank:
         return
-    masses = [layer.joint_score for layer in explanation.layers]
+    # An activation that is the same everywhere has no score, but a part of the target's.
+    masses = [layer.joint_score for layer in explanation.layers] + [*explanation.completeness.activation.abs().T]
     flat = torch.stack(masses, 1).sum(1).tolist() if masses else [1.0] * len(highest)
     for images, why in (
         ([image for image in blank if flat[image] > 0], "no layer holds evidence for its target."),

@@ -22,6 +22,7 @@ from integrative_cam._maps.fusion import by_magnitude, fuse
 from integrative_cam._maps.readout import RHO_LIMIT, rho_of
 from integrative_cam._maps.weighting import WEIGHTINGS, LayerScores, layer_weights, shares
 from integrative_cam.errors import InputError
+from integrative_cam.recipe import OF_0_1_0
 
 
 class Small(nn.Module):
@@ -63,6 +64,8 @@ def _named(recipe: dict[str, Any]) -> str:
 
 RECIPES: list[dict[str, Any]] = [
     {},
+    {"regions": 2},
+    OF_0_1_0,
     {"bias": "complete"},
     {"bias": "residual", "readout": "sigmoid"},
     {"readout": "softmax"},
@@ -184,7 +187,7 @@ def test_gradients_by_hand(bias: str, share: float) -> None:
     1 everywhere with a weight of 0.2, does not move.
     """
     model, x = by_hand()
-    explain(model, x, differentiable=True, bias=bias, gamma=1).map[0, 0].backward()
+    explain(model, x, differentiable=True, bias=bias, **networks.AS_THEY_ARE).map[0, 0].backward()
     assert x.grad is not None
     torch.testing.assert_close(x.grad[0, 0], share * torch.tensor([1 / 4, -1 / 8], dtype=torch.float64))
     torch.testing.assert_close(model[0].weight.grad.item(), share * -1 / 8)
@@ -195,7 +198,7 @@ def test_gradients_by_hand(bias: str, share: float) -> None:
 def test_the_second_derivative_reaches_alpha_by_hand() -> None:
     """e_0 = alpha g A_0, g = v/2, sum(A) = 6, alpha = 1/(2 + 3v); so e_0 = v/(2 + 3v), and de_0/dv = 2/(2 + 3v)^2."""
     model, x = by_hand()
-    explain(model, x, differentiable=True, bias="none").layers[0].map[0, 0].backward()
+    explain(model, x, differentiable=True, bias="none", **networks.AS_THEY_ARE).layers[0].map[0, 0].backward()
     torch.testing.assert_close(model[4].weight.grad.item(), 2 / 25)
 
 
@@ -239,7 +242,7 @@ def test_where_autograd_is_off_it_says_so(off: Callable[[], Any]) -> None:
 
 def test_one_trace_serves_several_losses() -> None:
     model, x = small(), images()
-    found = trace(model, x, 1, differentiable=True)
+    found = trace(model, x, 1, differentiable=True, contrast=True)
     maps = [explain_trace(found, Recipe(**recipe)).map[:, 0, 0].sum() for recipe in ({}, {"bias": "none"})]
     together = torch.autograd.grad(maps[0] + maps[1], x)[0]
     alone = [
@@ -297,7 +300,7 @@ def test_a_blank_map_has_no_gradient() -> None:
     with torch.no_grad():
         model.head.weight[1] = -1  # type: ignore[union-attr, index, operator]
         model.head.bias[1] = 0  # type: ignore[union-attr, index, operator]
-    found = explain(model, x, 1, differentiable=True, bias="none", taps="last")
+    found = explain(model, x, 1, differentiable=True, bias="none", taps="last", **OF_0_1_0)
     assert not found.map.any()
     gradients = torch.autograd.grad(found.map.sum(), [x, *model.parameters()], allow_unused=True)
     assert not any(each.any() for each in gradients if each is not None)
@@ -376,12 +379,17 @@ def test_a_differentiable_explanation_can_be_saved(tmp_path: Path) -> None:
 
 
 def test_a_trace_without_network_still_has_no_graph() -> None:
-    pair = (torch.ones(1, 1, 2, 2, requires_grad=True), torch.ones(1, 1, 2, 2))
+    pair = (torch.eye(2).reshape(1, 1, 2, 2).requires_grad_(), torch.ones(1, 1, 2, 2))
     assert not explain_trace(trace_of([pair]), Recipe(bias="none")).map.requires_grad
 
 
 @pytest.mark.slow
-def test_a_penalty_on_the_map_removes_a_shortcut() -> None:
+@pytest.mark.parametrize(
+    ("recipe", "gain", "most"),
+    [({}, 0.25, 0.15), ({**OF_0_1_0, "negative_share": 0.5}, 0.1, 0.05)],
+    ids=["default", "0.1.0"],
+)
+def test_a_penalty_on_the_map_removes_a_shortcut(recipe: dict[str, Any], gain: float, most: float) -> None:
     """Signals hold one of four patterns, and in training a mark at the start that gives the class away."""
     generator = torch.Generator().manual_seed(0)
     patterns = 1.2 * torch.tensor([[1.0, 1, 1], [-1, -1, -1], [1, -1, 1], [-1, 1, -1]])
@@ -405,18 +413,18 @@ def test_a_penalty_on_the_map_removes_a_shortcut() -> None:
         optimiser = torch.optim.Adam(model.parameters(), 2e-2)
         for _ in range(150):
             batch = torch.randint(256, (64,))
-            found = explain(model, signals[batch], label[batch], differentiable=True, gamma=1)
+            found = explain(model, signals[batch], label[batch], differentiable=True, **recipe)
             share = found.map[:, :6].sum(1) / found.map.sum(1).clamp_min(1e-6)
             optimiser.zero_grad()
             (F.cross_entropy(found.output, label[batch]) + strength * share.mean()).backward()
             optimiser.step()
-        maps = explain(model, signals, label).map
+        maps = explain(model, signals, label, **recipe).map
         accuracy = (model(unmarked).argmax(1) == their_label).float().mean().item()
         return accuracy, (maps[:, :6].sum() / maps.sum()).item()
 
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         (before, map_before), (after, map_after) = trained(0.0), trained(3.0)
-    assert after > before + 0.1
+    assert after > before + gain
     assert map_before > 0.4
-    assert map_after < 0.05
+    assert map_after < most

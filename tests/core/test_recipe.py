@@ -41,7 +41,7 @@ RENAMED_BACK = {new: old for old, new in RENAMED.items()}
         ({"stride_exponent": -1.0}, "stride_exponent must be at least 0"),
         ({"stage_share": 1.1}, "stage_share must be between 0 and 1"),
         ({"gamma": 0.0}, "gamma must be above 0"),
-        ({"layers": "all"}, "unknown ingredient layers; there are taps, readout"),
+        ({"layers": "all"}, "unknown ingredient layers; there are taps, score, readout"),
         ({"method": "gradcam"}, r"Other methods are called by name: get_method\('gradcam'\)"),
         ({"recipe": "gradcam"}, r"recipe must be a Recipe, such as get_method\('gradcam'\).recipe, but got 'gradcam'"),
     ],
@@ -62,8 +62,8 @@ def test_ingredients_change_a_given_recipe() -> None:
 
 def test_ingredients_share_one_trace() -> None:
     """A trace holds all that other ingredients need; the network does not run again."""
-    found = trace(MODEL, IMAGES, target=1)
-    for recipe in (Recipe(), Recipe(bias="none"), Recipe(readout="softmax", fusion="max"), Recipe(weighting="last")):
+    found = trace(MODEL, IMAGES, target=1, contrast=True)
+    for recipe in (Recipe(), Recipe(regions=2), Recipe(bias="none"), Recipe(readout="softmax", fusion="max"), Recipe(weighting="last")):
         assert torch.equal(explain_trace(found, recipe).map, explain(MODEL, IMAGES, 1, recipe).map)
 
 
@@ -138,6 +138,7 @@ def test_unknown_attributes_stay_unknown() -> None:
 
 VALUES: dict[str, Any] = {
     "aggregation": "channel",
+    "centred": False,
     "bias_share": 0.1,
     "path_exponent": 1.0,
     "stride_exponent": 1.0,

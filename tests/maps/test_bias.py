@@ -162,6 +162,7 @@ def test_unsaturated_maps_with_complete_bias_sum_to_half_the_score(
         weighting="uniform",
         signed=True,
         fusion="sum",
+        **networks.AS_THEY_ARE,
     )
     cuts = found.completeness.is_cut.tolist()
     assert any(cuts)
@@ -178,6 +179,7 @@ def test_the_residual_makes_any_map_sum_to_half_the_score() -> None:
         readout="identity",
         negative_share=1.0,
         bias="residual",
+        **networks.AS_THEY_ARE,
     )
     assert not found.completeness.is_cut.all()
     for layer in found.layers:

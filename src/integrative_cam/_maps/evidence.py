@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 Aggregation = Literal["position", "channel", "active"]
 
+ROUNDING = 8
+"""Multiples of the number format's precision that sums of cancelling terms are off by."""
 FLOOR = 1.0
 """The pole guard: the least 2 + rho g sum(A) allowed, so that alpha <= 1, twice its linear value of 1/2."""
 
@@ -76,7 +78,7 @@ def evidence_and_sums(
         if along is not None:
             gradient = averaged_over_regions(gradient.reshape(*gradient.shape[:2], *space), along).flatten(2)
         if centring:
-            activation = activation - mass[..., None] * (centring / activation.shape[2])
+            activation = centred(activation, mass, size, centring)
             mass = mass * (1 - centring)
         product, strength = activation * gradient, gradient.abs()
         sums = block_sums(size, product, strength, total)
@@ -86,6 +88,24 @@ def evidence_and_sums(
 
     found, clamped, *sums = sum_over_blocks(reduced, (activation, gradient), rho)
     return found.reshape(len(found), *space), clamped, sums_of(sums, activation[0].numel())
+
+
+def centred(
+    activation: Float[Tensor, "row channel position"],
+    mass: Float[Tensor, "row channel"],
+    size: Float[Tensor, "row channel"],
+    share: float,
+) -> Float[Tensor, "row channel position"]:
+    """The activation without that share of each channel's mean; `mass` and `size` are the sums of A and |A|.
+
+    Where nothing is left of a channel but the rounding of a constant, it is zero: no fusion shall scale that up.
+    """
+    positions = activation.shape[2]
+    found = activation - mass[..., None] * (share / positions)
+    if share < 1:
+        return found
+    least = size * (ROUNDING * torch.finfo(found.dtype).eps / positions)
+    return found * (found.abs().amax(2) > least)[..., None]
 
 
 def _evidence(

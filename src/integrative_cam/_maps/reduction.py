@@ -12,17 +12,13 @@ from torch import Tensor
 
 from ..recipe import Recipe
 from ..targets import class_scores
-from .evidence import Aggregation, evidence, evidence_and_sums, expand_like, saturated_shift
+from .evidence import ROUNDING, Aggregation, evidence, evidence_and_sums, expand_like, saturated_shift
 from .readout import NEVER_NEGATIVE, USES_MARGIN, rho_of, to_float64
 from .regional import calmed, coherence
 from .traced import BiasSite, Sums, Tap, Trace, with_rest
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
-
-
-ROUNDING = 8
-"""Multiples of the number format's precision that sums of cancelling terms are off by."""
 
 
 @dataclass(frozen=True)
@@ -82,8 +78,9 @@ def reducers(
             found, clamped, sums = evidence_and_sums(*given, tap.is_positive, can_fall, recipe.regions, centring)
             sums = replace(sums, product=directed(sums.product))
         part = with_rest(sums.product, tap.rest)
-        # A channel's evidence saturates at 1 / rho: terms of that size cancel, however large the score is.
-        most = tap.shape[0] / rho.abs().to(sums.magnitude)
+        # A channel's evidence saturates at 1 / rho, where its background is left in: terms of that size cancel, however
+        # large the score is.
+        most = tap.shape[0] / (rho.abs().to(sums.magnitude) * (1 - centring))
         found = calmed(found, recipe.regions)
         found = above_rounding(found, torch.minimum(sums.magnitude, most), recipe.aggregation)
         return TapMap(tap.name, tap.kind, tap.shape, tap.path_share, sums, part, found, clamped)

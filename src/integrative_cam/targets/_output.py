@@ -110,11 +110,16 @@ class Output:
             "output['scores'][0], or wrap the model so that it returns one tensor."
         )
 
+    def are_bare_probabilities(self, values: Tensor) -> bool:
+        """Whether the scores of classes are probabilities whose logits are not known, which are explained as they are.
+
+        Values are read only behind functions that may make probabilities.
+        """
+        is_score = values.ndim == 2 and not _is_of_layer(values)
+        return is_score and are_probabilities(values, self.made_probabilities)
+
     def _warn_of_probabilities(self, values: Tensor) -> None:
-        """Values are read only behind functions that may make probabilities."""
-        if values.ndim != 2 or _is_of_layer(values):
-            return
-        if are_probabilities(values, self.made_probabilities):
+        if self.are_bare_probabilities(values):
             warnings.warn(
                 "The model's outputs are probabilities, and the logits they were made of could not be followed: they "
                 "are explained as they are, and the map fades out where one is near 0 or 1. Let the model return its "
