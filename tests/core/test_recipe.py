@@ -63,7 +63,8 @@ def test_ingredients_change_a_given_recipe() -> None:
 def test_ingredients_share_one_trace() -> None:
     """A trace holds all that other ingredients need; the network does not run again."""
     found = trace(MODEL, IMAGES, target=1, contrast=True)
-    for recipe in (Recipe(), Recipe(regions=2), Recipe(bias="none"), Recipe(readout="softmax", fusion="max"), Recipe(weighting="last")):
+    others = Recipe(regions=2), Recipe(bias="none"), Recipe(readout="softmax", fusion="max"), Recipe(weighting="last")
+    for recipe in (Recipe(), *others):
         assert torch.equal(explain_trace(found, recipe).map, explain(MODEL, IMAGES, 1, recipe).map)
 
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from integrative_cam import explain
 from integrative_cam._maps.readout import RHO_LIMIT, differentiate, rho_of
 from integrative_cam.errors import RecipeError
+from integrative_cam.recipe import OF_0_1_0
 
 SCORES = torch.linspace(-7.3, 7.1, 25, dtype=torch.float64)
 
@@ -160,12 +161,12 @@ def test_two_equal_logits_give_a_finite_map_and_are_reported(aggregation: str) -
     last = next(layer for layer in reversed(list(model.modules())) if isinstance(layer, torch.nn.Linear))
     with torch.no_grad():
         last.weight[1], last.bias[1] = last.weight[0], last.bias[0]
-    found = explain(model, networks.images(option), 0, readout="softmax", aggregation=aggregation)
+    found = explain(model, networks.images(option), 0, readout="softmax", aggregation=aggregation, **OF_0_1_0)
     assert torch.equal(found.output[:, 0], found.output[:, 1])
     assert found.map.isfinite().all()
     assert found.map.amax((1, 2)).tolist() == [1, 1]
     assert (found.clamped > 0).all()
-    assert (explain(model, networks.images(option), 0, readout="exp").clamped == 0).all()
+    assert (explain(model, networks.images(option), 0, readout="exp", **OF_0_1_0).clamped == 0).all()
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from integrative_cam import Explanation, IntegrativeCAM, Streams, explain, get_method, trace
 from integrative_cam.errors import InputError, OutputError, TapError
+from integrative_cam.recipe import OF_0_1_0
 
 few = networks.examples(25)
 any_fusion = given(networks.options(), st.sampled_from(networks.FUSIONS), st.booleans())
@@ -59,7 +60,9 @@ def test_the_score_is_what_came_through_each_stream_and_the_biases_behind(
     option: networks.Options, fusion: str, odd: bool
 ) -> None:
     model, inputs = fusing(option, fusion, odd)
-    found = explain(model, inputs)
+    contrast, found = explain(model, inputs), explain(model, inputs, score="logit")
+    streams = streams_of(contrast)
+    close(streams.evidence.sum(1) + streams.shared, contrast.score, 1e-10)
     streams = streams_of(found)
     close(streams.evidence.sum(1) + streams.shared, found.score, 1e-10)
     assert found.target is not None
@@ -75,7 +78,7 @@ def test_the_score_is_what_came_through_each_stream_and_the_biases_behind(
 @pytest.mark.filterwarnings("ignore:The map")
 def test_three_streams_of_different_dimensions(option: networks.Options) -> None:
     model, inputs = mixed(option)
-    found = explain(model, inputs, 1)
+    found = explain(model, inputs, 1, score="logit")
     streams = streams_of(found)
     assert streams.names == ("picture", "signal", "vector")
     assert found.target is not None
@@ -189,11 +192,15 @@ class Hand(nn.Module):
         return self.head(torch.cat([x, y, self.v(v)], 1))
 
 
+def falling_readout(score: Tensor) -> Tensor:
+    return (-score / 100).exp()
+
+
 def test_by_hand() -> None:
     """x = 1, -2, 3 gives 2, 0, 4: 6. y = 1, 0 / 0, 1 gives 1, 0 / 0, 1: 2, against. v = 1 gives 3. 6 - 2 + 3 + 5."""
     inputs = (torch.tensor([[[1.0, -2, 3]]]), torch.tensor([[[[1.0, 0], [0, 1]]]]), torch.tensor([[1.0]]))
     with pytest.warns(UserWarning, match="The map of y of image 0 is blank"):
-        found = explain(Hand(), inputs)
+        found = explain(Hand(), inputs, **networks.AS_THEY_ARE)
     streams = streams_of(found)
     assert found.score.tolist() == [12]
     assert streams.evidence.tolist() == [[6, -2, 3]]
@@ -207,7 +214,7 @@ def test_by_hand() -> None:
     assert not second.any()
     # Explained by exp(-S), what speaks against the score is evidence: of y alone. The score's parts stay as they are.
     with pytest.warns(UserWarning, match="The map of x of image 0 is blank"):
-        falling = streams_of(explain(Hand(), inputs, readout=lambda score: (-score / 100).exp()))
+        falling = streams_of(explain(Hand(), inputs, readout=falling_readout, **networks.AS_THEY_ARE))
     assert falling.share.tolist() == [[0, 1, 0]]
     assert falling.evidence.tolist() == [[6, -2, 3]]
     assert falling.shared.tolist() == [5]
@@ -215,7 +222,7 @@ def test_by_hand() -> None:
     model = Hand()
     with torch.no_grad():
         model.head.weight.fill_(1)
-    streams = streams_of(explain(model, inputs))
+    streams = streams_of(explain(model, inputs, **networks.AS_THEY_ARE))
     close(streams.share, [[6 / 11, 2 / 11, 3 / 11]], 1e-6)
     assert [None if each is None else each.amax().item() for each in streams.maps] == [1, 1, None]
     first, second, _ = streams.scaled_maps
@@ -256,13 +263,13 @@ def test_a_smooth_branch_is_split_where_it_enters_the_fusion() -> None:
     model, inputs = mixed(option)
     for branch in (model.see, model.hear):
         branch[1][1] = nn.GELU()
-    found = explain(model, inputs, 0)
+    found = explain(model, inputs, 0, score="logit")
     assert found.target is not None
     expected = torch.tensor(reference.evidence(model, inputs, found.target, ["see", "hear", "read"]))
     close(streams_of(found).evidence, expected)
     assert ((streams_of(found).evidence.sum(1) + streams_of(found).shared - found.score).abs() < 1e-9).all()
     # Without an own tap the input stands in, and what GELU leaves is a remainder.
-    elsewhere = explain(model, inputs, 0, taps="see.0*")
+    elsewhere = explain(model, inputs, 0, taps="see.0*", score="logit")
     assert (streams_of(elsewhere).evidence - expected).abs().amax() > 1e-3
     torch.testing.assert_close(
         streams_of(elsewhere).evidence.sum(1) + streams_of(elsewhere).shared,
@@ -327,7 +334,7 @@ def test_other_inputs() -> None:
     given = [picture, index, age, unused]
     before = [each.clone() for each in given]
     model = Passing()
-    found = explain(model, given, 0)
+    found = explain(model, given, 0, score="logit")
     assert_equal(tuple(given), tuple(before))
     streams = streams_of(found)
     assert streams.names == ("picture", "more[1]", "more[2]")
@@ -388,7 +395,7 @@ def test_one_floating_point_input_is_as_ever() -> None:
 def test_the_map_is_that_of_the_first_input_that_has_one() -> None:
     model, (picture, signal, vector) = mixed(networks.Options(seed=6))
     given = {"vector": vector, "signal": signal, "picture": picture}
-    found = explain(model, given)
+    found = explain(model, given, gamma=0.85)
     assert torch.equal(found.map, streams_of(found).maps[1])
     assert trace(model, given).main_input.name == "signal"
     positive = found.signed_map.relu()
@@ -453,7 +460,7 @@ def test_path_shares_are_each_inputs_own() -> None:
     first, second = trace(Around(), (ONES[:, :, 0], ONES[:, :, 0])).inputs
     assert [float(each) for each in first.path_shares] == [1, 0, 1]
     assert [float(each) for each in second.path_shares] == [0, 0.5, 1]
-    found = explain(Around(), (ONES[:, :, 0], ONES[:, :, 0]))
+    found = explain(Around(), (ONES[:, :, 0], ONES[:, :, 0]), **OF_0_1_0)
     assert found.completeness.is_cut.tolist() == [False, False, True]
     assert streams_of(found).reached.tolist() == [[True, False], [False, True], [True, True]]
     # y's own tap is no cut, so that its evidence is taken at the input: all of it, 2 for each entry of the sum.
