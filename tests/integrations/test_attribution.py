@@ -44,7 +44,7 @@ def test_by_hand() -> None:
 @given(options())
 def test_signed_maps_are_the_maps_before_the_cut(option: Options) -> None:
     model, seen = build("resnet", option), images(option)
-    found = explain(model, seen)
+    found = explain(model, seen, gamma=0.85)
     signed = found.signed_map
     cut = signed.relu()
     space = tuple(range(1, signed.ndim))

@@ -76,6 +76,19 @@ def test_a_constant_activation_carries_no_evidence() -> None:
     assert (explain(model, images, 0, recipe=Recipe(centred=False, bias="none")).map[0] > 0).all()
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_rounding_of_constant_activations_is_no_map(dtype: torch.dtype) -> None:
+    """An image of one colour in a network without padding: the mean is taken off, and nothing may be made of the rest."""
+    torch.manual_seed(0)
+    layers = (nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3, stride=2), nn.ReLU(), nn.AdaptiveAvgPool2d(1))
+    model = nn.Sequential(*layers, nn.Flatten(), nn.Linear(8, 4)).to(dtype).eval()
+    for target in range(4):
+        with pytest.warns(UserWarning, match="is blank: no layer holds evidence for its target"):
+            found = explain(model, torch.full((1, 3, 16, 16), 0.3, dtype=dtype), target, bias="none")
+        assert not found.map.any()
+        assert not any(layer.map.any() for layer in found.layers)
+
+
 class TestContrast:
     logits = torch.tensor([[2.0, 0.0, -2.0], [1.0, 3.0, 1.0]], dtype=torch.float64)
 

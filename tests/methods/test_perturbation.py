@@ -20,7 +20,7 @@ from reference import methods as reference
 from reference.arrays import Array, relu
 from torch import Tensor, nn
 
-from integrative_cam import Explanation, explain
+from integrative_cam import Explanation, explain, get_method
 from integrative_cam.errors import OutputError, TapError
 from integrative_cam.methods._perturbation import AT_ONCE, ablation_cam, score_cam
 
@@ -163,7 +163,9 @@ def test_twins(name: str, kind: str | type[nn.Module], dims: int, inplace: bool)
     option = networks.Options(dims=dims, seed=31, norm="affine", stride=2, inplace=inplace)
     model, images = networks.build(kind, option), networks.images(option)
     found = METHODS[name](model, images, [3, 0])
-    assert found.completeness.score.tolist() == explain(model, images, [3, 0]).completeness.score.tolist()
+    assert (
+        found.completeness.score.tolist() == explain(model, images, [3, 0], score="logit").completeness.score.tolist()
+    )
     for sample, index in enumerate([3, 0]):
         raw = expected(name, Twin(model, images[sample]), index)
         scale = np.abs(raw).max() / found.layers[0].map[sample].abs().max().item()
@@ -175,7 +177,7 @@ def test_twins(name: str, kind: str | type[nn.Module], dims: int, inplace: bool)
 def test_all_but_the_map_is_the_gradient_methods_own(cam: Callable[..., Explanation]) -> None:
     option = networks.Options(seed=33, norm="affine")
     model, images = networks.build("vgg", option), networks.images(option)
-    found, hires = cam(model, images), explain(model, images, taps="last", weighting="last", bias="none")
+    found, hires = cam(model, images), get_method("hirescam")(model, images)
     for name in ("score", "input", "bias", "activation", "tap_bias", "is_cut"):
         assert torch.equal(getattr(found.completeness, name), getattr(hires.completeness, name)), name
     assert torch.equal(found.layers[0].joint_score, hires.layers[0].joint_score)

@@ -95,7 +95,7 @@ def test_the_record_of_an_answer(model: nn.Module, file: Path) -> None:
     (answer,) = answer_question(Question("bird"), prediction, get_method("integrative"))
     record = answer.record
     logits = prediction.output
-    explanation = explain(model, prediction.view.tensor, 2)
+    explanation = explain(model, prediction.view.tensor, 2, score="logit")
     assert (record["image"], record["size"], record["seen"]) == (str(file), [20, 16], [2, 0, 18, 16])
     assert record["target"] == {"index": 2, "label": "owl, bird", "classes": [2]}
     assert record["probability"] == pytest.approx(float(logits[2].double().sigmoid()))
@@ -159,7 +159,8 @@ def test_pictures_name_a_class_by_its_first_name(named: str, short: str) -> None
 def test_a_network_of_probabilities_has_its_own_probabilities(model: nn.Module, file: Path, end: nn.Module) -> None:
     """Not their softmax; and its map is that of the logits."""
     prediction = predict(file, Network("tiny", nn.Sequential(model, end), VIEW))
-    plain = predict(file, Network("tiny", model, VIEW))
+    task = "multi-label" if isinstance(end, nn.Sigmoid) else "classification"
+    plain = predict(file, Network("tiny", model, VIEW, task=task))
     torch.testing.assert_close(prediction.output, plain.output)
     p = plain.output.double().sigmoid() if isinstance(end, nn.Sigmoid) else plain.output.double().softmax(0)
     assert [entry.value for entry in prediction.ranking.classes] == pytest.approx(p.sort(descending=True)[0].tolist())
@@ -167,7 +168,10 @@ def test_a_network_of_probabilities_has_its_own_probabilities(model: nn.Module, 
         answer_question(Question(), each, get_method("integrative")) for each in (prediction, plain)
     )
     torch.testing.assert_close(found.explanation.map, expected.explanation.map)
-    assert found.explanation.score.item() == pytest.approx(float(plain.output.max()))
+    first, *others = plain.output.double().sort(descending=True)[0]
+    rivals = (torch.stack(others) / 2).softmax(0) @ torch.stack(others)
+    score = first if isinstance(end, nn.Sigmoid) else first - 0.8 * rivals
+    assert found.explanation.score.item() == pytest.approx(float(score))
 
 
 def test_probabilities_out_of_reach_are_the_networks_own(model: nn.Module, file: Path) -> None:

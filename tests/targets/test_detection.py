@@ -10,7 +10,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from networks import examples
+from networks import AS_THEY_ARE, examples
 from reference import targets as reference
 from torch import Tensor, nn
 
@@ -131,7 +131,7 @@ def quarters(output: Tensor) -> Detections:
 def test_evidence_comes_from_the_matched_box_alone() -> None:
     images = torch.rand(2, 2, 8, 8, generator=torch.Generator().manual_seed(0)) + 0.1
     ours = [detection((4, 0, 8, 4), 0, quarters), detection((0, 4, 4, 7), 1, quarters)]
-    found = explain(Detector(), images, ours)
+    found = explain(Detector(), images, ours, **AS_THEY_ARE)
     assert found.target_names == ("class 0 in box", "class 1 in box")
     expected = torch.stack([images[0, 0, :4, 4:].mean(), images[1, 1, 4:, :4].mean()])
     torch.testing.assert_close(found.score, expected)

@@ -58,7 +58,9 @@ def test_what_was_not_computed_from_the_images_is_given_whole(count: int, kind: 
     found = same_as_alone(Returning(lambda scores, _: (scores, beside)), target)
     torch.testing.assert_close(found, SCORES[:, 1])
     assert shapes == {((3,), tuple(beside.shape))}
-    torch.testing.assert_close(explain(Returning(lambda scores, _: (beside, scores)), IMAGES, 2).score, SCORES[:, 2])
+    torch.testing.assert_close(
+        explain(Returning(lambda scores, _: (beside, scores)), IMAGES, 2, score="logit").score, SCORES[:, 2]
+    )
 
 
 @pytest.mark.filterwarnings("ignore:The map")
@@ -91,7 +93,7 @@ def test_a_table_whose_second_axis_counts_images_is_not_split_along_the_first() 
 def test_logits_behind_a_loss(make: Callable[[Tensor, Tensor], Any], key: Any) -> None:
     model = Returning(make)
     torch.testing.assert_close(same_as_alone(model, targets.part(key, 2)), SCORES[:, 2])
-    torch.testing.assert_close(explain(model, IMAGES).score, SCORES.amax(1))
+    torch.testing.assert_close(explain(model, IMAGES, score="logit").score, SCORES.amax(1))
     torch.testing.assert_close(explain(model, IMAGES, targets.contrast(1, 0)).score, SCORES[:, 1] - SCORES[:, 0])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -20,10 +21,22 @@ IMAGES = torch.randn(3, 3, 8, 8)
 LOGITS = MODEL(IMAGES).detach()
 
 
+def contrasts(classes: list[int]) -> Tensor:
+    """Of each image's class: its logit minus 0.8 of the others' mean, weighted by exp(logit / 2)."""
+    found = []
+    for logits, own in zip(LOGITS.tolist(), classes, strict=True):
+        others = [value for index, value in enumerate(logits) if index != own]
+        parts = [math.exp(value / 2) for value in others]
+        mean = sum(part * value for part, value in zip(parts, others, strict=True)) / sum(parts)
+        found.append(logits[own] - 0.8 * mean)
+    return torch.tensor(found)
+
+
 def test_none_takes_each_images_own_top_class() -> None:
     found = explain(MODEL, IMAGES)
     assert torch.equal(found.target, LOGITS.argmax(1))
-    assert torch.equal(found.score, LOGITS.amax(1))
+    torch.testing.assert_close(found.score, contrasts(LOGITS.argmax(1).tolist()))
+    assert torch.equal(explain(MODEL, IMAGES, score="logit").score, LOGITS.amax(1))
     assert torch.equal(found.output, LOGITS)
 
 
@@ -36,7 +49,9 @@ def test_one_class_per_image(target: Any) -> None:
     found = explain(MODEL, IMAGES, target)
     assert found.target.tolist() == [4, 0, 2]
     assert found.target_names == ("4", "0", "2")
-    assert torch.equal(found.score, LOGITS[torch.arange(3), torch.tensor([4, 0, 2])])
+    torch.testing.assert_close(found.score, contrasts([4, 0, 2]))
+    expected = LOGITS[torch.arange(3), torch.tensor([4, 0, 2])]
+    assert torch.equal(explain(MODEL, IMAGES, target, score="logit").score, expected)
 
 
 @pytest.mark.parametrize("target", [3, torch.tensor(3), np.int64(3)])

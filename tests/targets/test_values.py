@@ -10,7 +10,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from networks import examples
+from networks import AS_THEY_ARE, examples
 from reference import targets as reference
 from torch import Tensor, nn
 
@@ -94,7 +94,7 @@ def test_steps_and_heads_in_a_model() -> None:
     model, signals = Reader(), torch.randn(2, 2, 9)
     output = model(signals)["heads"][0].detach()
     channel = int(output[:, 4].amin(0).argmax())
-    found = explain(model, signals, part("heads", part(0, step(4, channel))), bias="none")
+    found = explain(model, signals, part("heads", part(0, step(4, channel))), bias="none", **AS_THEY_ARE)
     torch.testing.assert_close(found.score, output[:, 4, channel])
     assert found.target_names == (f"{channel} at step 4 of 0 of heads",) * 2
     # Nothing but the step itself lies between the only activation and the score.
