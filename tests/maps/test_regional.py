@@ -78,7 +78,7 @@ def test_a_constant_activation_carries_no_evidence() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_the_rounding_of_constant_activations_is_no_map(dtype: torch.dtype) -> None:
-    """An image of one colour in a network without padding: the mean is taken off, and nothing may be made of the rest."""
+    """An image of one colour in a network without padding: of what is left without the mean, nothing may be made."""
     torch.manual_seed(0)
     layers = (nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3, stride=2), nn.ReLU(), nn.AdaptiveAvgPool2d(1))
     model = nn.Sequential(*layers, nn.Flatten(), nn.Linear(8, 4)).to(dtype).eval()
