@@ -24,8 +24,8 @@ WAITING = 64
 """Actions that may wait; those that come then are told to try again."""
 
 PARTS = (
-    "The score is the network's output for the class, before any softmax or sigmoid. The remainder comes from "
-    "clipping, gates and smooth activations, which cannot be split."
+    "The score is the network's output for the class, before any softmax or sigmoid, less most of what it says for "
+    "other classes. The remainder comes from clipping, gates and smooth activations, which cannot be split."
 )
 RADIOS = (
     ("readout", READOUTS, "Read-out", "The smooth function of the score; exp lets strong evidence saturate."),
