@@ -349,7 +349,7 @@ def _has_rivals(scored: targets.Scored, whole: targets.Output, final: FinalProba
     """Labels of a sigmoid do not exclude each other, and probabilities without logits are explained as they are."""
     kind = final.kind(scored.logits)
     if kind is None:
-        return scored.index is not None and not whole.are_bare_probabilities(scored.logits)
+        return (scored.index is not None or bool(scored.classes)) and not whole.are_bare_probabilities(scored.logits)
     return kind == "softmax"
 
 

@@ -107,6 +107,13 @@ class TestContrast:
         assert (gradient * self.logits).sum(1).tolist() == pytest.approx(scored.score.tolist())
         assert gradient[1].tolist() == pytest.approx([1, -0.8 * math.e / (1 + math.e), -0.8 / (1 + math.e)])
 
+    def test_a_class_beside_a_callable_is_explained_as_alone(self) -> None:
+        model, images = network(nn.Identity()), drawn(2, 1, 8, 8)
+        both = explain(model, images, [lambda output: output[0], 2])
+        torch.testing.assert_close(both.score[1], explain(model, images, 2).score[1])
+        torch.testing.assert_close(both.map[1], explain(model, images, 2).map[1])
+        torch.testing.assert_close(both.score[0], model(images)[0, 0])
+
     def test_an_impossible_class_is_no_rival(self) -> None:
         logits = torch.tensor([[1.0, -torch.inf, 0.5]])
         assert targets.against_rivals(targets.score(logits, 0, 1)).score.tolist() == pytest.approx([1 - 0.4])

@@ -97,7 +97,7 @@ def test_each_image_has_the_unit_of_its_own_target() -> None:
     assert found.unit is not None
     assert found.unit[1] == 1
     torch.testing.assert_close(found.unit[:1], trace(Scaled(3.0), IMAGES[:1], own).unit)
-    alone = explain(Scaled(3.0), IMAGES[1:], 2, score="logit")
+    alone = explain(Scaled(3.0), IMAGES[1:], 2)
     torch.testing.assert_close(explain(Scaled(3.0), IMAGES, asked).map[1:], alone.map)
 
 

@@ -32,7 +32,8 @@ class Scored:
 
     `has_unit`: of callables, whether each sample's score is in logits or probabilities; see `named`. `unit`: what the
     score is divided by before the read-out; None for scores as they are. `contrast`: see `against_rivals`; `value`: the
-    scores with their whole graph, where `score` takes a part of it for constant.
+    scores with their whole graph, where `score` takes a part of it for constant. `classes`: of classes beside
+    callables, the class of each sample, None for a callable.
     """
 
     score: Float[Tensor, "batch"]
@@ -43,6 +44,7 @@ class Scored:
     unit: Float[Tensor, "batch"] | None = None
     contrast: bool = False
     value: Float[Tensor, "batch"] | None = None
+    classes: tuple[int | None, ...] = ()
 
 
 def score(output: Any, target: Target, batch: int) -> Scored:
@@ -63,9 +65,12 @@ def score(output: Any, target: Target, batch: int) -> Scored:
     if targets is not None and any(map(callable, targets)):
         scores = torch.stack([_scalar(own, output, sample) for sample, own in enumerate(targets)])
         output.check_alone(scores[0], name_of(targets[0]))
+        names, units = tuple(map(name_of, targets)), tuple(map(has_unit, targets))
+        if not all(map(callable, targets)):
+            indices = tuple(None if callable(own) else own for own in targets)
+            return Scored(scores, output.class_logits(), None, names, units, classes=indices)
         logits = output.any_logits()
-        logits = scores if logits is None else logits
-        return Scored(scores, logits, None, tuple(map(name_of, targets)), tuple(map(has_unit, targets)))
+        return Scored(scores, scores if logits is None else logits, None, names, units)
     logits = output.class_logits()
     # A tensor is not put into words: that would read it.
     classes = class_scores(logits, "target" if isinstance(target, Tensor) else f"target={target}")
@@ -127,6 +132,13 @@ def against_rivals(scored: Scored, differentiable: bool = False) -> Scored:
         scored: of classes or callables.
         differentiable: what is made of the score's gradient can be differentiated through the weights too.
     """
+    if scored.index is None and scored.classes:
+        device = scored.score.device
+        index = torch.tensor([own or 0 for own in scored.classes], device=device)
+        of_class = torch.tensor([own is not None for own in scored.classes], device=device)
+        contrast = against_rivals(replace(scored, index=index), differentiable)
+        value = None if contrast.value is None else torch.where(of_class, contrast.value, scored.score)
+        return replace(scored, score=torch.where(of_class, contrast.score, scored.score), value=value)
     if scored.index is None:
         return scored
     classes = class_scores(scored.logits, "target")
@@ -137,9 +149,9 @@ def against_rivals(scored: Scored, differentiable: bool = False) -> Scored:
     with torch.set_grad_enabled(differentiable and torch.is_grad_enabled()):
         others = (classes.scatter(1, index, -torch.inf) / CONTRAST_TEMPERATURE).softmax(1)
         weights = -CONTRAST_SHARE * others + torch.zeros_like(others).scatter(1, index, 1)
-    contrast: Tensor = _Weighed.apply(classes, weights)
+    score: Tensor = _Weighed.apply(classes, weights)
     value = (weights * torch.where(weights == 0, 0, classes)).sum(1) if differentiable else None
-    return replace(scored, score=contrast, contrast=True, value=value)
+    return replace(scored, score=score, contrast=True, value=value)
 
 
 def check_targets(several: Targets) -> None:
