@@ -73,7 +73,7 @@ def test_callable_sees_one_samples_output() -> None:
 
 
 def test_classes_and_callables_may_be_mixed() -> None:
-    found = explain(MODEL, IMAGES, [2, difference, 0])
+    found = explain(MODEL, IMAGES, [2, difference, 0], score="logit")
     assert found.target_names == ("2", "difference", "0")
     torch.testing.assert_close(found.score, torch.stack([LOGITS[0, 2], LOGITS[1, 1] - LOGITS[1, 2], LOGITS[2, 0]]))
 
