@@ -49,8 +49,8 @@ def test_a_map_of_a_volume_lies_on_the_rod(example: ModuleType, tmp_path: Path) 
     right = example.correct(model, task.make(60, 20_000))
     assert len(right.label) > 30
     pointing, energy = example.localised(model, right, "integrative")
-    assert pointing.mean() > 0.5  # the place is 0.031 of the volume
-    assert energy.mean() > 0.15
+    assert pointing.mean() > 0.4  # the place is 0.031 of the volume
+    assert energy.mean() > 0.3
     found = explain(model, right.values[:2])
     assert found.map.shape == (2, 16, 16, 16)
     assert torch.equal(Explanation.load(found.save(tmp_path / "volume")).map, found.map)

@@ -118,7 +118,7 @@ def test_the_map_of_a_contrast_is_that_of_a_head_of_differences() -> None:
 
 def test_one_target_per_image_and_on_disk(tmp_path: Any) -> None:
     logits = MODEL(IMAGES).detach()
-    found = explain(MODEL, IMAGES, [contrast(4), 2, total([0, 1])])
+    found = explain(MODEL, IMAGES, [contrast(4), 2, total([0, 1])], score="logit")
     assert found.target_names == ("4 - runner-up", "2", "0 + 1")
     expected = [logits[0, 4] - logits[0, :4].max(), logits[1, 2], logits[2, :2].sum()]
     torch.testing.assert_close(found.score, torch.stack(expected))
