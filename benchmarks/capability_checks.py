@@ -489,7 +489,7 @@ def splits(library: str) -> str:
     model = small()
     score = model(IMAGES)[range(3), TARGET].detach()
     if library == OURS:
-        parts = explain(model, IMAGES, list(TARGET)).completeness
+        parts = explain(model, IMAGES, list(TARGET), score="logit").completeness
         total = parts.activation + parts.tap_bias + parts.bypass
         each = parts.input + parts.bias + parts.remainder
         fits = torch.allclose(total, score[:, None], atol=1e-4) and torch.allclose(each, score, atol=1e-4)

@@ -386,7 +386,7 @@ def test_a_trace_without_network_still_has_no_graph() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("recipe", "gain", "most"),
-    [({}, 0.25, 0.15), ({**OF_0_1_0, "negative_share": 0.5}, 0.1, 0.05)],
+    [({}, 0.1, 0.2), ({**OF_0_1_0, "negative_share": 0.5}, 0.1, 0.05)],
     ids=["default", "0.1.0"],
 )
 def test_a_penalty_on_the_map_removes_a_shortcut(recipe: dict[str, Any], gain: float, most: float) -> None:
