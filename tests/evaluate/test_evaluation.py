@@ -203,7 +203,7 @@ def test_grid_pointing_takes_photographs_of_which_the_network_is_sure(tmp_path: 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("integrative_cam.cli._evaluate.Console", lambda **_: printed)
         print_summary(evaluation)
-    assert "n = 5: mean" in (text := printed.export_text())
+    assert "n = 5: mean" in (text := " ".join(printed.export_text().split()))
     assert text.count(", n = 4") == 2
     # The others in the mosaics may be any of the data set, so that no value depends on how many are measured.
     first = evaluated("photos", "first", limit=1)
