@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from difflib import get_close_matches
 from functools import wraps
 from numbers import Real
@@ -117,6 +117,12 @@ class Recipe:
         >>> Recipe.plain(weighting="average", bias="none")
         """
         return cls(**{**PLAIN, **present_names(ingredients)})
+
+    def for_task(self, task: str) -> Recipe:
+        """The recipe for networks of a task (`models.Network.task`): labels and values do not exclude each other, so
+        that classes of a classification alone are contrasted.
+        """
+        return self if task == "classification" or self.score == "logit" else replace(self, score="logit")
 
     if not TYPE_CHECKING:  # which knows the present names only
 

@@ -182,6 +182,18 @@ def test_a_method_times_noise_is_a_control() -> None:
         named("nothing-times-noise")
 
 
+@pytest.mark.parametrize("task", ["multi-label", "classification"])
+def test_a_control_explains_what_its_method_does(task: str) -> None:
+    model, images, _, index = drawn(1)
+    found = named("integrative-times-noise").for_task(task)(model, images, index)
+    expected = get_method("integrative").for_task(task)(model, images, index)
+    assert torch.equal(found.score, expected.score)
+    product = expected.map * get_method("random")(model, images).map
+    torch.testing.assert_close(found.map, product / product.amax((1, 2), keepdim=True))
+    of_logits = explain(model, images, index, score="logit").score
+    assert torch.equal(found.score, of_logits) == (task == "multi-label")
+
+
 def test_other_libraries_methods_have_controls_too() -> None:
     pytest.importorskip("pytorch_grad_cam")
     model, images, _, index = drawn(1)

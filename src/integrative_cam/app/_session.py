@@ -193,8 +193,7 @@ class Session:
 
     def _run(self, name: str, target: int | None, recipe: Recipe) -> Trace:
         network = self.network(name)
-        # Labels and values do not exclude each other.
-        contrast = recipe.score == "contrast" and network.task == "classification"
+        contrast = recipe.for_task(network.task).score == "contrast"
         return trace(network.model, self.seen(name).tensor, target, recipe.taps, contrast=contrast)
 
     def _once(self, name: Hashable, compute: Callable[[], T]) -> T:

@@ -17,7 +17,6 @@ from torch import Tensor
 from .._choices import PROBABILITY_TASKS
 from ..errors import CamError, InputError, first_line
 from ..integrations._libraries import named
-from ..methods import Method
 from ..models import Network, load
 from ..models._image import read_classes
 from ..query import Prediction, predict, probabilities
@@ -139,9 +138,7 @@ def measure(network: Network, part: Part, settings: Settings) -> dict[str, Any]:
                 metrics = [metric for metric in asked if metric != GRID or companions is not None]
                 if not metrics:
                     continue
-                explainer = named(method)
-                if isinstance(explainer, Method):
-                    explainer = explainer.for_task(network.task)
+                explainer = named(method).for_task(network.task)
                 values = evaluate_maps(
                     explainer, metrics, target=target, regions=regions, answers=answers, companions=companions
                 )

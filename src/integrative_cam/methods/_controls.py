@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -52,15 +52,25 @@ def times_noise(method: Method) -> Method:
 
     A metric that rises by it rewards roughness. The map has no sign: `signed_map` is the map.
     """
+    return Method(method.name + TIMES_NOISE, f"the map of {method.name} times noise", "control", _TimesNoise(method))
 
-    def way(model: nn.Module, images: Tensor, target: Target = None) -> Explanation:
-        explanation = method(model, images, target)
+
+@dataclass(frozen=True)
+class _TimesNoise:
+    """The way of `times_noise`."""
+
+    method: Method
+
+    def __call__(self, model: nn.Module, images: Tensor, target: Target = None) -> Explanation:
+        explanation = self.method(model, images, target)
         size = explanation.map.shape[1:]
         noise = [random_maps(1, size, torch.Generator().manual_seed(_seed(image))) for image in images]
         noisy = by_magnitude(explanation.map * torch.cat(noise).to(explanation.map))
         return replace(explanation, map=noisy, layers=(), bias_layers=(), recipe=None, streams=None)
 
-    return Method(method.name + TIMES_NOISE, f"the map of {method.name} times noise", "control", way)
+    def for_task(self, task: str) -> _TimesNoise:
+        """The control of the method as it explains networks of that task."""
+        return _TimesNoise(self.method.for_task(task))
 
 
 def centre_map(size: Sequence[int]) -> Float[Tensor, "*space"]:

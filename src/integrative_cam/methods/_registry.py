@@ -83,12 +83,9 @@ class Method:
         return [highest, *(self(model, images, index) for index in top_classes(highest.output, targets)[1:])]
 
     def for_task(self, task: str) -> Method:
-        """The method as it explains networks of a task: for "multi-label", whose classes do not exclude each other, a
-        recipe of contrasts explains the logits themselves.
-        """
-        if task == "multi-label" and isinstance(self.way, Recipe) and self.way.score == "contrast":
-            return replace(self, way=replace(self.way, score="logit"))
-        return self
+        """The method as it explains networks of a task; see `Recipe.for_task`."""
+        for_task = getattr(self.way, "for_task", None)
+        return self if for_task is None else replace(self, way=for_task(task))
 
     def each(self, model: nn.Module, images: Inputs, targets: Targets) -> list[Explanation]:
         """The old name of `explain_targets`."""
