@@ -50,11 +50,34 @@ def test_averages_by_hand() -> None:
 
 @pytest.mark.parametrize(
     ("space", "expected"),
-    [((14, 14), 1), ((7, 7), 1), ((56, 56), 0.5), ((28, 112), 0.5), ((56,), 1), ((784,), 0.5), ((), 1)],
+    [
+        ((14, 14), 1),
+        ((7, 7), 1),
+        ((56, 56), 0.5),
+        ((28, 112), 0.5),
+        ((56,), 1),
+        ((784,), 0.5),
+        ((1, 784), 0.5),
+        ((), 1),
+    ],
 )
 def test_coherence_by_hand(space: tuple[int, ...], expected: float) -> None:
     assert coherence(space, 14) == pytest.approx(expected)
     assert coherence(space, None) == 1
+
+
+def test_a_signal_has_the_same_map_as_an_image_of_one_row() -> None:
+    torch.manual_seed(0)
+    convs = nn.Conv1d(1, 4, 5, padding=2), nn.Conv1d(4, 4, 5, padding=2)
+    flat = nn.Sequential(convs[0], nn.ReLU(), convs[1], nn.ReLU(), nn.AdaptiveAvgPool1d(1), nn.Flatten())
+    rows = [nn.Conv2d(conv.in_channels, 4, (1, 5), padding=(0, 2)) for conv in convs]
+    for row, conv in zip(rows, convs, strict=True):
+        row.weight.data, row.bias.data = conv.weight.data[:, :, None], conv.bias.data  # type: ignore[union-attr]
+    wide = nn.Sequential(rows[0], nn.ReLU(), rows[1], nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    signal = drawn(2, 1, 400)
+    found, expected = explain(wide.double(), signal[:, :, None], 1), explain(flat.double(), signal, 1)
+    for layer, other in zip(found.layers, expected.layers, strict=True):
+        torch.testing.assert_close(layer.map[:, 0], other.map)
 
 
 def test_a_constant_activation_carries_no_evidence() -> None:

@@ -33,15 +33,16 @@ def averaged_over_regions(gradient: Array, along: int) -> Array:
 
 
 def along_axis(regions: int, space: Space) -> int:
-    """A signal has as many regions as an image."""
-    return regions * regions if len(space) == 1 else regions
+    """A signal has as many regions as an image; an axis of one position is none."""
+    return regions * regions if len([size for size in space if size > 1]) == 1 else regions
 
 
 def coherence(space: Space, regions: int | None) -> float:
     """sqrt(regions along an axis / side), at most 1; the side is the geometric mean over the axes."""
     if regions is None or not space:
         return 1.0
-    return min(1.0, math.sqrt(along_axis(regions, space) / math.prod(space) ** (1 / len(space))))
+    axes = [size for size in space if size > 1]
+    return min(1.0, math.sqrt(along_axis(regions, space) / math.prod(axes) ** (1 / max(len(axes), 1))))
 
 
 def centred(activation: Array, share: float) -> Array:

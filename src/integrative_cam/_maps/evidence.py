@@ -69,7 +69,7 @@ def evidence_and_sums(
     the activation themselves, so that the score's parts stay exact.
     """
     space = activation.shape[2:]
-    along = along_axis(regions, len(space)) if regions is not None and space else None
+    along = along_axis(regions, space) if regions is not None and space else None
 
     def reduced(activation: Tensor, gradient: Tensor, rho: Tensor) -> tuple[Tensor, ...]:
         mass = activation.sum(2)
@@ -170,7 +170,7 @@ def saturated_shift(
     of the gradient's averages over these; the sum is that of the gradient itself.
     """
     factor, space = per_channel(shift), gradient.shape[2:]
-    along = along_axis(regions, len(space)) if regions is not None and space else None
+    along = along_axis(regions, space) if regions is not None and space else None
     if factor is None:
         gradient, factor = gradient * shift, torch.ones_like(shift.flatten(2)[..., :1])
 

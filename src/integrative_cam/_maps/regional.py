@@ -7,7 +7,7 @@ Gradients of fine layers are noise around a mean: strides alias them, and they d
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from math import prod
 from typing import TYPE_CHECKING, Any
 
@@ -48,24 +48,26 @@ def calmed(evidence: Float[Tensor, "batch *space"], regions: int | None) -> Floa
     """
     if regions is None:
         return evidence
-    return averaged_over_regions(evidence[:, None], 2 * along_axis(regions, evidence.ndim - 1))[:, 0]
+    return averaged_over_regions(evidence[:, None], 2 * along_axis(regions, evidence.shape[1:]))[:, 0]
 
 
 def coherence(space: tuple[int, ...], regions: int | None) -> float:
     """How far a layer's gradient is trusted at single positions, in (0, 1]: sqrt(regions along an axis / side), at
     most 1.
 
-    The side of a layer is the geometric mean of its positions along the axes. None regions: 1.
+    The side of a layer is the geometric mean of its positions along the axes that have several. None regions: 1.
 
     >>> coherence((56, 56), 14)
     0.5
     """
     if regions is None or not space:
         return 1.0
-    side = float(prod(space)) ** (1 / len(space))
-    return min(1.0, math.sqrt(along_axis(regions, len(space)) / max(side, 1)))
+    side = float(prod(space)) ** (1 / max(sum(size > 1 for size in space), 1))
+    return min(1.0, math.sqrt(along_axis(regions, space) / max(side, 1)))
 
 
-def along_axis(regions: int, axes: int) -> int:
-    """How many regions there are along each of so many axes; a signal has as many of them as an image."""
-    return regions**2 if axes == 1 else regions
+def along_axis(regions: int, space: Sequence[int]) -> int:
+    """How many regions there are along each axis; a signal, whose other axes have one position, has as many as an
+    image.
+    """
+    return regions**2 if sum(size > 1 for size in space) == 1 else regions
