@@ -96,6 +96,7 @@ def test_networks_that_move_nothing_are_right():
     assert [trial for trial in (tried(seed, moves=0) for seed in range(30)) if trial.verdict != "right"] == []
 
 
+@pytest.mark.slow
 def test_no_map_is_silently_wrong():
     trials = [tried(seed) for seed in SAMPLE]
     assert not [trial for trial in map(rejudged, trials) if trial.verdict in WRONG]

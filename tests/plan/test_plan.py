@@ -95,6 +95,7 @@ def test_a_later_call_of_the_same_form_is_not_planned_again(planned: list[int]) 
         same(model, cam, images, 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("first", [1, 4])
 @pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2", "googlenet", "convnext_tiny", "squeezenet1_1"])
 def test_a_convolutional_networks_plan_serves_any_batch_size(name: str, first: int, planned: list[int]) -> None:
@@ -487,8 +488,11 @@ class Reads(TorchDispatchMode):
 
 
 READS = [
-    *("resnet18", "vgg11_bn", "mobilenet_v2", "mobilenet_v3_small", "googlenet", "densenet121", "squeezenet1_1"),
-    *("shufflenet_v2_x0_5", "efficientnet_b0", "convnext_tiny", "swin_t", "vit_b_16"),
+    *("resnet18", "mobilenet_v2", "mobilenet_v3_small", "squeezenet1_1", "shufflenet_v2_x0_5", "efficientnet_b0"),
+    *(
+        pytest.param(name, marks=pytest.mark.slow)
+        for name in ("vgg11_bn", "googlenet", "densenet121", "convnext_tiny", "swin_t", "vit_b_16")
+    ),
 ]
 
 
